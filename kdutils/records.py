@@ -1,0 +1,181 @@
+"""The run store: a finished run as a folder of plain files, with its provenance.
+
+A record is the folder `KD_RUNS_DIR/<key>/` of spec.json, summary.json, history.csv, predictions.npz and
+model.safetensors, written beside its place and renamed into it: whole or absent. Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from kdutils.models import build_model, parameter_count
+from kdutils.runtime import Runtime, hardware
+from kdutils.specs import InputError, RunSpec
+from kdutils.training import Outcome
+
+_FILES = ("spec.json", "history.csv", "predictions.npz", "model.safetensors")
+
+
+def runs_dir() -> Path:
+    """Where records and teacher tables lie: `KD_RUNS_DIR`, by default `runs/` of the project.
+
+    Creates the folder; raises `InputError` where it cannot be written.
+    """
+    folder = Path(os.environ.get("KD_RUNS_DIR", Path(__file__).parents[1] / "runs")).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the run store {folder} cannot be written ({error.strerror}): set KD_RUNS_DIR to a folder that can") from None
+    return folder
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run on disk. `summary` holds metrics by split, cost and provenance; the rest is read on demand."""
+
+    path: Path
+    spec: RunSpec
+    summary: dict
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A row per epoch: learning rate, losses (nats), accuracies (%), seconds so far."""
+        return pd.read_csv(self.path / "history.csv")
+
+    @property
+    def predictions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Test logits, float32 [N, classes], and labels, uint8 [N]."""
+        with np.load(self.path / "predictions.npz", allow_pickle=False) as file:
+            return file["logits"], file["labels"]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the trained weights' file."""
+        return self.summary["files"]["model.safetensors"]
+
+    def metric(self, split: str, name: str = "accuracy") -> float:
+        """The last epoch's accuracy (%) or loss (nats) on split train, val or test."""
+        return self.summary["metrics"][split][name]
+
+    def load_model(self) -> nn.Module:
+        """The trained network, on the CPU, in evaluation mode."""
+        model = build_model(self.spec.model.name, self.spec.data.num_classes, **self.spec.model.options)
+        model.load_state_dict(load_file(self.path / "model.safetensors"))
+        return model.eval()
+
+
+def read_record(path: Path) -> Record:
+    """The record in folder `path`, every file checked; raises `OSError`, `ValueError` or `KeyError` if it is not whole."""
+    summary = json.loads((path / "summary.json").read_text())
+    for name in _FILES:
+        if _sha256(path / name) != summary["files"][name]:
+            raise ValueError(f"{name} is damaged")
+    spec = RunSpec.model_validate_json((path / "spec.json").read_text())
+    if spec.key != path.name:
+        raise ValueError(f"its spec is that of {spec.key}")
+    return Record(path, spec, summary)
+
+
+def find(spec: RunSpec) -> Record | None:
+    """The spec's record, or None; one that does not read back is set aside with a warning."""
+    path = runs_dir() / spec.key
+    if not path.is_dir():
+        return None
+    try:
+        return read_record(path)
+    except (OSError, ValueError, KeyError) as error:
+        aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+        os.replace(path, aside)
+        warnings.warn(f"the record {path} does not read back ({error}): set aside as {aside.name} and run again", stacklevel=2)
+        return None
+
+
+def save(spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime, facts: dict) -> Record:
+    """Write the record of a finished run; `facts` (data, weights, teachers) join its summary.
+
+    Raises `InputError` that names the folder where the disk is full or the folder cannot be written; the store then
+    holds what it held before.
+    """
+    draft = None
+    try:
+        draft = Path(tempfile.mkdtemp(prefix=f".{spec.key}-", dir=runs_dir()))
+        (draft / "spec.json").write_text(spec.model_dump_json(indent=1))
+        pd.DataFrame(outcome.history).to_csv(draft / "history.csv", index=False)
+        np.savez_compressed(draft / "predictions.npz", logits=outcome.logits, labels=outcome.labels)
+        save_file({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, draft / "model.safetensors")
+        summary = _summary(spec, model, outcome, runtime) | facts | {"files": {name: _sha256(draft / name) for name in _FILES}}
+        (draft / "summary.json").write_text(json.dumps(summary, indent=1))
+        os.chmod(draft, 0o755)
+        if find(spec) is None:  # else another process was quicker: its record is as good
+            os.replace(draft, runs_dir() / spec.key)
+    except OSError as error:
+        raise InputError(f"the record of {spec.key} cannot be written to {runs_dir()} ({error.strerror or error}): free space there or set KD_RUNS_DIR") from None
+    finally:
+        if draft:
+            shutil.rmtree(draft, ignore_errors=True)
+    return read_record(runs_dir() / spec.key)
+
+
+def _summary(spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime) -> dict:
+    summary = {
+        "key": spec.key,
+        "metrics": outcome.metrics,
+        "parameters": parameter_count(model),
+        "seconds": outcome.seconds,
+        "images_per_second": outcome.images_per_second,
+        "peak_memory_mb": outcome.peak_memory_mb,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment(runtime),
+    }
+    validated = [row for row in outcome.history if "val_accuracy" in row]
+    if validated:  # what the documents call their best; never our headline
+        best = max(validated, key=lambda row: row["val_accuracy"])
+        summary["best_val"] = {name: best[f"val_{name}"] for name in ("accuracy", "loss")} | {"epoch": best["epoch"]}
+    return summary
+
+
+def environment(runtime: Runtime) -> dict[str, str]:
+    """Device, precision, threads, versions and the code's digest, as they are now."""
+    packages = {name: version(name) for name in ("torch", "torchvision", "numpy")}
+    return {
+        "hardware": hardware(),
+        "runtime": runtime.name,
+        "threads": str(torch.get_num_threads()),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **packages,
+        "code": code_version(),
+    }
+
+
+@lru_cache
+def code_version() -> str:
+    """A digest of the package's sources, and the git commit where there is one."""
+    root = Path(__file__).parent
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(root.rglob("*.py")))).hexdigest()[:12]
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+    return f"sources {sources}" + (f", commit {commit}" if commit else "")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

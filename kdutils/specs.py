@@ -1,0 +1,151 @@
+"""What a run is: frozen, strict descriptions that are data, compare by value and hash by content.
+
+A student's spec contains its teachers' specs, so the graph of what depends on what is the data itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+DATASETS = {"cifar10": 10, "cifar100": 100, "synthetic": 10}
+"""Every data set's name and its number of classes."""
+
+VIEWS = 162
+"""Random crop with padding 4 and a flip have exactly 9 x 9 x 2 views of an image."""
+
+TEMPERATURES = (2.0, 4.0, 8.0)
+KD_WEIGHTS = (0.3, 0.5, 0.7, 0.9)
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message says what was wrong, what is allowed and what to do."""
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong in `error`, as one sentence."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if not where:
+        return message
+    got = first["input"]
+    return f"{where}: {message[0].lower()}{message[1:]}" + ("" if isinstance(got, dict) else f" (got {got!r})")
+
+
+class Spec(BaseModel):
+    """A frozen value; unknown fields and impossible values raise a `ValidationError`, which is a `ValueError`."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataSpec(Spec):
+    """Which images are trained on, chosen and tested with, and how they are shown."""
+
+    name: Literal["cifar10", "cifar100", "synthetic"]
+    train_size: Annotated[int, Field(gt=0)] | None = None  # None: all that validation leaves
+    val_size: Annotated[int, Field(ge=0)] = 0
+    test_size: Annotated[int, Field(gt=0)] | None = None  # None: the whole test set
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    normalisation: Literal["imagenet", "cifar10", "cifar100", "half"] = "imagenet"
+    views: Annotated[int, Field(ge=1, le=VIEWS)] = VIEWS  # 1: the image itself, no augmentation
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the data set."""
+        return DATASETS[self.name]
+
+
+class ModelSpec(Spec):
+    """A network of the registry in `kdutils.models`, with that factory's own options."""
+
+    name: str
+    options: dict[str, str | int | float | bool] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> ModelSpec:
+        from kdutils.models import check_options  # the registry lives one floor up: asked only when a spec is made
+
+        check_options(self.name, self.options)
+        return self
+
+
+class OptimiserSpec(Spec):
+    """The optimiser and its learning-rate schedule; milestones are counted in finished epochs."""
+
+    name: Literal["adam", "sgd"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "step", "one_cycle"] = "constant"
+    milestones: tuple[int, ...] = ()
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class Distillation(Spec):
+    """The teachers of a run and how their knowledge enters its loss (`kdutils.losses.kd_loss`)."""
+
+    teachers: Annotated[tuple[RunSpec, ...], Field(min_length=1)]
+    temperature: Annotated[float, Field(gt=0)]
+    kd_weight: Annotated[float, Field(ge=0, le=1)]
+    average: Literal["logits", "probabilities"] = "logits"
+
+
+class RunSpec(Spec):
+    """One training run, complete: the same spec on the same data is the same run, known by `key`."""
+
+    data: DataSpec
+    model: ModelSpec
+    init: Literal["random", "imagenet"] = "random"
+    trainable: Literal["head", "last_block", "layer3_up", "all"] = "all"
+    optimiser: OptimiserSpec = OptimiserSpec()
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    seed: Annotated[int, Field(ge=0)] = 0
+    distillation: Distillation | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunSpec:
+        for teacher in self.teachers:
+            if teacher.data.name != self.data.name:
+                raise ValueError(
+                    f"the teacher {teacher.model.name} knows {teacher.data.name} ({teacher.data.num_classes} classes), "
+                    f"its student {self.model.name} learns {self.data.name} ({self.data.num_classes} classes): "
+                    "train both on one data set"
+                )
+        if not self.model.name.startswith("resnet") and (self.init, self.trainable) != ("random", "all"):
+            raise ValueError(f"{self.model.name} has no ImageNet weights and no frozen parts: init 'random', trainable 'all'")
+        return self
+
+    @property
+    def teachers(self) -> tuple[RunSpec, ...]:
+        """The runs whose networks teach this one; empty without distillation."""
+        return self.distillation.teachers if self.distillation else ()
+
+    @property
+    def key(self) -> str:
+        """The run's name in the store: its model and a hash of its content.
+
+        Fields that keep their defaults do not enter the hash, so a field added later, whose default means what was
+        done before, leaves every recorded run valid. Never change the meaning of a default.
+        """
+        content = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+        return f"{self.model.name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+def unique(specs) -> list[RunSpec]:
+    """`specs` without duplicates, every teacher before its students."""
+    found: dict[str, RunSpec] = {}
+
+    def visit(spec: RunSpec) -> None:
+        if spec.key not in found:
+            for teacher in spec.teachers:
+                visit(teacher)
+            found[spec.key] = spec
+
+    for spec in specs:
+        visit(spec)
+    return list(found.values())

@@ -1,0 +1,106 @@
+"""The studies as data: functions that return RunSpecs. Reading one tells its protocol without reading the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from kdutils.specs import DataSpec, Distillation, InputError, ModelSpec, OptimiserSpec, RunSpec
+
+PROFILES = ("smoke", "quick", "paper")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Study A: four classifiers on CIFAR-10. A profile sets these sizes; the code paths are the same for all."""
+
+    data: DataSpec
+    seeds: tuple[int, ...]
+    teacher_seeds: tuple[int, ...]
+    epochs: int  # of the small CNN, alone and distilled
+    resnet_epochs: int
+    temperatures: tuple[float, ...]  # the grid, searched on validation
+    kd_weights: tuple[float, ...]
+    init: str = "imagenet"
+
+    def small_cnn(self, seed: int = 0) -> RunSpec:
+        """Task 1: the small CNN alone. Adam and 1e-3 are our choice, the document names no optimiser."""
+        return RunSpec(
+            data=self.data,
+            model=ModelSpec(name="small_cnn"),
+            optimiser=OptimiserSpec(name="adam", learning_rate=1e-3),
+            epochs=self.epochs,
+            batch_size=32,
+            seed=seed,
+        )
+
+    def resnet(self, name: str, seed: int = 0, stem: str = "cifar_pool", trainable: str = "all") -> RunSpec:
+        """Task 2: an ImageNet ResNet (resnet18 or resnet50), fine-tuned."""
+        return RunSpec(
+            data=self.data,
+            model=ModelSpec(name=name, options={"stem": stem}),
+            init=self.init,
+            trainable=trainable,
+            optimiser=OptimiserSpec(name="adam", learning_rate=1e-4),
+            epochs=self.resnet_epochs,
+            batch_size=32,
+            seed=seed,
+        )
+
+    def student(
+        self, teachers: tuple[str, ...], temperature: float, kd_weight: float, seed: int = 0, average: str = "logits"
+    ) -> RunSpec:
+        """Tasks 3 and 4: the small CNN of Task 1, taught by the fine-tuned ResNets `teachers` (their first seed)."""
+        taught = Distillation(
+            teachers=tuple(self.resnet(name, self.teacher_seeds[0]) for name in teachers),
+            temperature=float(temperature),
+            kd_weight=float(kd_weight),
+            average=average,
+        )
+        return RunSpec(**dict(self.small_cnn(seed)) | {"distillation": taught})
+
+    def grid(self, teachers: tuple[str, ...], average: str = "logits") -> list[RunSpec]:
+        """Every temperature with every kd_weight, with the first seed; the best is chosen on validation."""
+        return [
+            self.student(teachers, temperature, kd_weight, self.seeds[0], average)
+            for temperature in self.temperatures
+            for kd_weight in self.kd_weights
+        ]
+
+    def policies(self) -> list[RunSpec]:
+        """What may train in a ResNet18, side by side, under ImageNet's stem and under the 3x3 stem."""
+        choices = (("imagenet", "head"), ("imagenet", "all"), ("cifar_pool", "last_block"), ("cifar_pool", "layer3_up"), ("cifar_pool", "all"))
+        return [self.resnet("resnet18", self.teacher_seeds[0], stem, trainable) for stem, trainable in choices]
+
+
+_ASSIGNMENT = {
+    "smoke": Assignment(DataSpec(name="cifar10", train_size=200, val_size=100, test_size=200, views=2), (0, 1), (0,), 2, 1, (4.0,), (0.5, 0.9)),
+    "quick": Assignment(DataSpec(name="cifar10", train_size=4000, val_size=1000, test_size=2000, views=8), (0, 1, 2), (0,), 20, 3, (2.0, 4.0), (0.5, 0.9)),
+    "paper": Assignment(DataSpec(name="cifar10", train_size=9000, val_size=1000), (0, 1, 2, 3, 4), (0, 1, 2, 3, 4), 30, 20, (2.0, 4.0, 8.0), (0.3, 0.5, 0.7, 0.9)),
+}  # fmt: skip
+
+
+def assignment(
+    profile: str = "quick",
+    dataset: str = "cifar10",
+    seeds: tuple[int, ...] | None = None,
+    init: str = "imagenet",
+    teacher_seeds: tuple[int, ...] | None = None,
+) -> Assignment:
+    """Study A in a profile's sizes (smoke, quick, paper), on a data set, with other seeds if given."""
+    if profile not in _ASSIGNMENT:
+        raise InputError(f"unknown profile {profile!r}: allowed are {', '.join(PROFILES)}")
+    sizes = _ASSIGNMENT[profile]
+    return replace(
+        sizes,
+        data=DataSpec(**dict(sizes.data) | {"name": dataset}),
+        seeds=_distinct(seeds) or sizes.seeds,
+        teacher_seeds=_distinct(teacher_seeds) or sizes.teacher_seeds,
+        init=init,
+    )
+
+
+def _distinct(seeds: tuple[int, ...] | None) -> tuple[int, ...]:
+    seeds = tuple(seeds or ())
+    if len(set(seeds)) != len(seeds):
+        raise InputError(f"seeds must differ from each other, got {', '.join(map(str, seeds))}")
+    return seeds

@@ -1,0 +1,246 @@
+"""The training loop: one, readable, for every network of the suite."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from kdutils.data import IDENTITY_VIEW, Dataset, epoch_stream, render, split_indices
+from kdutils.losses import soft_loss, teacher_log_probabilities
+from kdutils.models import freeze, train_mode
+from kdutils.runtime import Runtime, peak_memory_mb
+from kdutils.specs import OptimiserSpec, RunSpec
+from kdutils.teachers import ViewTable
+
+_CHUNK = 1024  # images rendered at a time: large enough to hide Python's cost, small enough for the cache
+_EVALUATION_BATCH = 250
+
+
+@dataclass
+class Progress:
+    """Where a run stands; kept between epochs so that a killed run goes on where it was."""
+
+    epoch: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves: a row per epoch, final metrics by split, test logits and labels, and its cost."""
+
+    history: list[dict[str, float]]
+    metrics: dict[str, dict[str, float]]
+    logits: np.ndarray
+    labels: np.ndarray
+    seconds: float
+    images_per_second: float
+    peak_memory_mb: float
+
+
+def train(
+    model: nn.Module,
+    spec: RunSpec,
+    dataset: Dataset,
+    runtime: Runtime,
+    tables: Sequence[ViewTable] = (),
+    features: ViewTable | None = None,
+    report: Callable[[int], None] = lambda epoch: None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> Outcome:
+    """Train `model` in place as `spec` says and evaluate it; the test set is read once, after the last epoch.
+
+    tables: the teachers' logits, one table each, filled for this run. features: the frozen backbone's outputs; then
+    only the head, `model.fc`, is computed. report(epoch) is called after every epoch. checkpoint: a file written at
+    most every `checkpoint_seconds` and continued from if it is there.
+    """
+    torch.use_deterministic_algorithms(True)
+    freeze(model, spec.trainable)
+    model.to(runtime.device, memory_format=torch.channels_last)
+    trained = model.fc if features else model
+    optimiser = _optimiser(spec.optimiser, [p for p in trained.parameters() if p.requires_grad])
+    progress = _resume(checkpoint, model, optimiser) if checkpoint and checkpoint.is_file() else Progress()
+    train_indices, val_indices = split_indices(dataset.train_labels, spec.data)
+    inputs = _Inputs(dataset, spec, runtime, features)
+    saved = time.monotonic()
+    while progress.epoch < spec.epochs:
+        began = time.monotonic()
+        row = _train_epoch(trained, optimiser, inputs, train_indices, spec, runtime, tables, progress.epoch)
+        if len(val_indices):
+            logits = predict(trained, inputs, val_indices, runtime)
+            row |= _scores(logits, dataset.train_labels[val_indices], "val_")
+        progress.seconds += time.monotonic() - began
+        progress.epoch += 1
+        progress.history.append({"epoch": progress.epoch, **row, "seconds": round(progress.seconds, 3)})
+        report(progress.epoch)
+        if checkpoint and progress.epoch < spec.epochs and time.monotonic() - saved >= checkpoint_seconds:
+            _save_checkpoint(checkpoint, model, optimiser, progress)
+            saved = time.monotonic()
+    return _finish(model, spec, dataset, runtime, progress, len(train_indices))
+
+
+def _finish(model, spec, dataset, runtime, progress, train_size) -> Outcome:
+    test_size = spec.data.test_size or len(dataset.test_labels)
+    test = _Inputs(dataset, spec, runtime, None, split="test")
+    logits = predict(model, test, np.arange(min(test_size, len(dataset.test_labels))), runtime)
+    labels = dataset.test_labels[: len(logits)]
+    last = progress.history[-1]
+    metrics = {split: {name: last[f"{split}_{name}"] for name in ("loss", "accuracy") if f"{split}_{name}" in last} for split in ("train", "val")}
+    metrics["test"] = _scores(logits, labels, "")
+    images = train_size * spec.epochs
+    return Outcome(
+        progress.history,
+        {split: scores for split, scores in metrics.items() if scores},
+        logits.numpy(),
+        labels.numpy(),
+        round(progress.seconds, 3),
+        round(images / progress.seconds, 1),
+        round(peak_memory_mb(runtime), 1),
+    )
+
+
+class _Inputs:
+    """What the trained part of a network is fed for given images and views: pixels, or cached features."""
+
+    def __init__(self, dataset: Dataset, spec: RunSpec, runtime: Runtime, features: ViewTable | None, split: str = "train"):
+        images, labels = (dataset.train_images, dataset.train_labels) if split == "train" else (dataset.test_images, dataset.test_labels)
+        self.images = images.to(runtime.device)
+        self.labels = labels.to(runtime.device).long()
+        self.normalisation, self.features, self.device = spec.data.normalisation, features, runtime.device
+
+    def __call__(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        if self.features:
+            return self.features.lookup(indices, views).to(self.device)
+        return render(self.images, indices.to(self.device), views.to(self.device), self.normalisation)
+
+
+def _train_epoch(model, optimiser, inputs, train_indices, spec, runtime, tables, epoch) -> dict[str, float]:
+    """One pass over the training images; the mean loss and accuracy as they were while training."""
+    torch.manual_seed(int(np.random.RandomState([spec.seed, epoch, 1]).randint(2**31)))  # dropout, resumed or not
+    train_mode(model)
+    indices, views = epoch_stream(train_indices, spec.data.views, spec.seed, epoch)
+    batches = _batches(len(indices), spec.batch_size)
+    totals = torch.zeros(4, device=runtime.device)  # objective, cross-entropy, distillation loss, correct: no host sync
+    kd = spec.distillation
+    per_chunk = max(1, _CHUNK // spec.batch_size)
+    for first in range(0, len(batches), per_chunk):
+        chunk = batches[first : first + per_chunk]
+        where = slice(chunk[0].start, chunk[-1].stop)
+        pixels = inputs(indices[where], views[where])
+        labels = inputs.labels[indices[where].to(runtime.device)]
+        targets = None
+        if kd:
+            logits = torch.stack([table.lookup(indices[where], views[where]) for table in tables]).to(runtime.device)
+            targets = teacher_log_probabilities(logits, kd.temperature, kd.average)
+        for number, batch in enumerate(chunk, first):
+            part = slice(batch.start - where.start, batch.stop - where.start)
+            _set_learning_rate(optimiser, spec, epoch + number / len(batches))
+            with runtime.autocast():
+                outputs = model(pixels[part])
+            outputs = outputs.float()
+            loss = hard = F.cross_entropy(outputs, labels[part])
+            soft = hard.new_zeros(())
+            if kd:
+                soft = soft_loss(outputs, targets[part], kd.temperature)
+                loss = (1 - kd.kd_weight) * hard + kd.kd_weight * soft
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            correct = (outputs.argmax(1) == labels[part]).float().mean()
+            totals += torch.stack([loss.detach(), hard.detach(), soft.detach(), correct]) * (batch.stop - batch.start)
+    objective, hard, soft, correct = (totals / len(indices)).tolist()
+    if not np.isfinite(objective):
+        raise FloatingPointError(f"the loss of {spec.key} is {objective} after epoch {epoch + 1}: lower the learning rate")
+    row = {"learning_rate": optimiser.param_groups[0]["lr"], "train_loss": objective, "train_accuracy": 100 * correct}
+    return row | ({"train_cross_entropy": hard, "train_distillation": soft} if kd else {})
+
+
+def _batches(count: int, size: int) -> list[slice]:
+    """Slices of `size`, the last one partial; a single left-over image joins it, for batch norm needs two."""
+    starts = list(range(0, count, size))
+    if len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return [slice(start, stop) for start, stop in zip(starts, starts[1:] + [count])]
+
+
+def _optimiser(spec: OptimiserSpec, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    settings = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "fused": True}
+    if spec.name == "adam":
+        return torch.optim.Adam(parameters, **settings)
+    return torch.optim.SGD(parameters, momentum=spec.momentum, **settings)
+
+
+def _set_learning_rate(optimiser: torch.optim.Optimizer, spec: RunSpec, epoch: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(spec.optimiser, epoch, spec.epochs)
+
+
+def learning_rate(spec: OptimiserSpec, epoch: float, epochs: int) -> float:
+    """The learning rate after `epoch` (a fraction within an epoch) of `epochs`.
+
+    `step` multiplies by `factor` at every milestone; `one_cycle` rises linearly from a twentieth over the first 30%
+    and falls linearly to zero.
+    """
+    if spec.schedule == "step":
+        return spec.learning_rate * spec.factor ** sum(epoch >= milestone for milestone in spec.milestones)
+    if spec.schedule == "one_cycle":
+        return spec.learning_rate * float(np.interp(epoch / epochs, [0, 0.3, 1], [0.05, 1, 0]))
+    return spec.learning_rate
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, inputs: Callable, indices: np.ndarray, runtime: Runtime) -> torch.Tensor:
+    """Logits of the unaugmented images, float32 [N, classes] on the CPU."""
+    model.eval()
+    parts = []
+    for batch in torch.from_numpy(indices).split(_EVALUATION_BATCH):
+        with runtime.autocast():
+            parts.append(model(inputs(batch, torch.full_like(batch, IDENTITY_VIEW))).float())
+    return torch.cat(parts).cpu()
+
+
+def _scores(logits: torch.Tensor, labels: torch.Tensor, prefix: str) -> dict[str, float]:
+    """Mean cross-entropy (nats) and accuracy (%)."""
+    labels = labels.cpu().long()
+    accuracy = 100 * (logits.argmax(1) == labels).double().mean().item()
+    return {f"{prefix}loss": F.cross_entropy(logits, labels).item(), f"{prefix}accuracy": round(accuracy, 6)}
+
+
+def _save_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value.contiguous() for name, value in state.items() if torch.is_tensor(value)}
+    draft = path.with_suffix(".draft")
+    save_file(tensors, draft, metadata={"progress": json.dumps(vars(progress))})
+    os.replace(draft, path)
+
+
+def _resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
+    """Load what `_save_checkpoint` wrote; an unreadable checkpoint costs the epochs it held, nothing else."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+    except (SafetensorError, KeyError, ValueError, OSError):
+        path.unlink()
+        return Progress()
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")})
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, entry = name.split(".", 2)
+            state.setdefault(int(index), {})[entry] = tensor
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+    return progress
