@@ -17,7 +17,6 @@ import time
 import warnings
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -163,17 +162,19 @@ def environment(runtime: Runtime) -> dict[str, str]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         **packages,
-        "code": code_version(),
+        "code": _CODE,
     }
 
 
-@lru_cache
-def code_version() -> str:
+def _code_version() -> str:
     """A digest of the package's sources, and the git commit where there is one."""
     root = Path(__file__).parent
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(root.rglob("*.py")))).hexdigest()[:12]
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
     return f"sources {sources}" + (f", commit {commit}" if commit else "")
+
+
+_CODE = _code_version()  # of the code that was loaded, whatever happens to the files during a long run
 
 
 def _sha256(path: Path) -> str:
