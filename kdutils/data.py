@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdutils.specs import DATASETS, VIEWS, DataSpec, InputError
+from kdutils.specs import DATASETS, VIEWS, DataSpec, InputError, Unreachable
 
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "synthetic": "synthetic data"}
 
@@ -112,15 +112,15 @@ def resolve_dataset(name: str = "auto") -> str:
     try:
         load_dataset("cifar10")
         return "cifar10"
-    except ConnectionError as error:
-        print(f"CIFAR-10 is not in {data_dir()} and cannot be downloaded ({error}): the synthetic data set stands in.")
+    except Unreachable as error:
+        print(f"{error}: the synthetic data set stands in.")
         return "synthetic"
 
 
 def build_dataset(name: str) -> Path:
     """Build the cache of data set `name` anew, whole or not at all; the folder's path.
 
-    Raises `ConnectionError` where CIFAR cannot be downloaded and `InputError` where the folder cannot be written.
+    Raises `Unreachable` where CIFAR cannot be downloaded and `InputError` where the folder cannot be written.
     """
     folder = data_dir() / name
     try:
@@ -140,8 +140,6 @@ def build_dataset(name: str) -> Path:
     except OSError as error:
         if is_cached(name):  # another process built it meanwhile
             return folder
-        if isinstance(error, ConnectionError):
-            raise
         raise InputError(f"the data folder {folder} cannot be written ({error.strerror}): free space there or set KD_DATA_DIR") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -175,7 +173,7 @@ def _download(name: str, work: Path) -> tuple[list[np.ndarray], tuple[str, ...]]
     except (OSError, RuntimeError) as error:
         if getattr(error, "errno", None) in (13, 28, 30):  # not permitted, disk full, read-only: the folder's fault
             raise
-        raise ConnectionError(f"{TITLES[name]} could not be downloaded: {error}") from None
+        raise Unreachable(f"{TITLES[name]} is not in {work.parent / name} and cannot be downloaded ({error})") from None
     finally:
         socket.setdefaulttimeout(patience)
     return arrays, tuple(split.classes)

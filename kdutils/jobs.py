@@ -55,12 +55,12 @@ class Progress:
         """Add what turned out to be more (or less) work than expected."""
         self._bar.total = max(self._bar.total + difference, 1.0)
 
-    def show(self, jobs: list[Job], fractions: list[float]) -> None:
-        """Show how far these jobs are, beside all that finished before them."""
-        active = [f"{job.title} {fraction:.0%}" for job, fraction in zip(jobs, fractions) if 0 < fraction < 1]
+    def show(self, jobs: list[Job], fractions: list[float | None]) -> None:
+        """Show how far these jobs are (None: not begun), beside all that finished before them."""
+        active = [f"{job.title} {fraction:.0%}" for job, fraction in zip(jobs, fractions) if fraction is not None and fraction < 1]
         runs = sum(job.is_run for job in self._finished) + sum(job.is_run for job, done in zip(jobs, fractions) if done == 1)
-        self._bar.set_description_str(f"{runs}/{self._runs} runs; {', '.join(active) or 'starting'}", refresh=False)
-        work = sum(job.work for job in self._finished) + sum(job.work * fraction for job, fraction in zip(jobs, fractions))
+        self._bar.set_description_str(f"{runs}/{self._runs} runs; {', '.join(active)}", refresh=False)
+        work = sum(job.work for job in self._finished) + sum(job.work * (fraction or 0) for job, fraction in zip(jobs, fractions))
         self._bar.update(min(work, self._bar.total) - self._bar.n)
 
     def finish(self, jobs: list[Job]) -> None:
@@ -100,13 +100,14 @@ def execute(jobs: list[Job], progress: Progress, executor: Executor | None = Non
 
 
 def _in_this_process(jobs: list[Job], progress: Progress) -> None:
-    fractions = [0.0] * len(jobs)
+    fractions: list[float | None] = [None] * len(jobs)
     for number, job in enumerate(jobs):
 
         def report(fraction: float, number: int = number) -> None:
             fractions[number] = fraction
             progress.show(jobs, fractions)
 
+        report(0.0)
         job.function(*job.arguments, report)
         report(1.0)
 
@@ -128,14 +129,15 @@ def _attend(job: Job, note: Path) -> None:
         with suppress(OSError):  # the one who asked may have gone
             note.write_text(str(fraction))
 
+    report(0.0)
     job.function(*job.arguments, report)
 
 
-def _fraction(note: Path) -> float:
+def _fraction(note: Path) -> float | None:
     try:
         return float(note.read_text())
     except (OSError, ValueError):  # not begun, or just being written
-        return 0.0
+        return None
 
 
 def _pool() -> ProcessPoolExecutor:

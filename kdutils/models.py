@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdutils.data import data_dir
-from kdutils.specs import InputError
+from kdutils.specs import InputError, Unreachable
 
 Stem = Literal["imagenet", "cifar_pool", "cifar"]
 IMAGENET_CLASSES = 1000
@@ -163,11 +163,27 @@ def _imagenet_state(name: str) -> tuple[dict[str, torch.Tensor], str]:
     try:
         state = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"the ImageNet weights of {name} are neither at {path} nor to be downloaded ({error}): "
-            "put the file there, go online, or choose init 'random'"
-        ) from None
+        raise Unreachable(f"the ImageNet weights of {name} are neither at {path} nor to be downloaded ({error})") from None
     return dict(state), f"torchvision {weights} ({Path(weights.url).name})"
+
+
+def resolve_init(init: str = "auto", names: tuple[str, ...] = ("resnet18", "resnet50")) -> str:
+    """`init` itself (imagenet or random), or for "auto": imagenet where all the weights can be had, else random.
+
+    Raises `InputError` for another word, for "imagenet" without the weights, or for a damaged file.
+    """
+    if init not in ("auto", "imagenet", "random"):
+        raise InputError(f"unknown init {init!r}: allowed are auto, imagenet, random")
+    try:
+        if init != "random":
+            for name in names:
+                load_imagenet(build_model(name, 2), name)
+        return "random" if init == "random" else "imagenet"
+    except Unreachable as error:
+        if init == "imagenet":
+            raise
+        print(f"{error}: the ResNets start from random weights.")
+        return "random"
 
 
 def freeze(model: nn.Module, policy: str) -> None:
@@ -203,7 +219,7 @@ def layer_summary(model: nn.Module) -> tuple[pd.DataFrame, dict[str, float]]:
         summary(copy.deepcopy(model).cpu().float().eval(), (3, 32, 32), device="cpu")
     rows = re.findall(r"^\s*(\S+-\d+)\s+(\[.*?\])\s+([\d,]+)$", printed.getvalue(), re.MULTILINE)
     layers = pd.DataFrame(
-        [(layer, shape.replace("[-1, ", "["), int(count.replace(",", ""))) for layer, shape, count in rows],
+        [(layer, shape.replace("[-1, ", "["), count) for layer, shape, count in rows],
         columns=["layer", "output shape", "parameters"],
     )
     totals = re.findall(r"^(?:Estimated )?([A-Z][^:\n]*?)(?: \(MB\))?: ([\d.,]+)$", printed.getvalue(), re.MULTILINE)

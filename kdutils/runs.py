@@ -34,6 +34,7 @@ def run(spec: RunSpec, report: Report = lambda fraction: None) -> Record:
     `report(fraction)` is called while this run itself (not its teachers) advances from 0 to 1. An interrupted run
     goes on from its last checkpoint, at most a minute (or one epoch) old.
     """
+    _note_use(spec)
     if found := find(spec):
         return found
     teachers = [run(teacher) for teacher in spec.teachers]
@@ -57,6 +58,13 @@ def run(spec: RunSpec, report: Report = lambda fraction: None) -> Record:
     record = save(spec, model, outcome, runtime, {"data": data, "weights": weights, "teachers": [t.spec.key for t in teachers]})
     shutil.rmtree(partial, ignore_errors=True)
     return record
+
+
+def _note_use(spec: RunSpec) -> None:
+    """Tell the suite, if it asks, which records a notebook rests on."""
+    if path := os.environ.get("KD_USED_RUNS"):
+        with open(path, "a") as file:
+            file.write(f"{spec.key}\n")
 
 
 def fill(teacher: RunSpec, codes: np.ndarray, report: Report = lambda fraction: None) -> None:
@@ -111,8 +119,14 @@ def run_all(specs: Iterable[RunSpec], executor: Executor | None = None) -> list[
                 filling = _fill_jobs(_wanted_entries(level))
                 progress.correct(sum(job.work for job in filling) - expectation)
                 execute(filling, progress, executor)
-                execute([Job(run, (spec,), _run_work(spec), spec.key, is_run=True) for spec in level], progress, executor)
+                execute([Job(run, (spec,), _run_work(spec), f"{spec.model.name}, seed {spec.seed}", is_run=True) for spec in level], progress, executor)
     return [run(spec) for spec in specs]
+
+
+def run_arms(arms: dict[str, list[RunSpec]]) -> dict[str, list[Record]]:
+    """The records of named lists of specs, under the same names, through one `run_all`."""
+    records = iter(run_all([spec for specs in arms.values() for spec in specs]))
+    return {name: [next(records) for _ in specs] for name, specs in arms.items()}
 
 
 def _depth(spec: RunSpec) -> int:
@@ -135,7 +149,7 @@ def _fill_jobs(wanted: list[tuple[RunSpec, np.ndarray]]) -> list[Job]:
         for missing in [_table(run(teacher)).missing(codes)]
         for start in range(0, len(missing), _SHARD)
     ]
-    return [Job(fill, shard, _fill_work([shard]), f"teacher table of {shard[0].key}") for shard in shards]
+    return [Job(fill, shard, _fill_work([shard]), f"table of {shard[0].model.name}") for shard in shards]
 
 
 def _fill_work(wanted: list[tuple[RunSpec, np.ndarray]]) -> float:

@@ -25,6 +25,10 @@ class InputError(ValueError):
     """What the user gave cannot be used; the message says what was wrong, what is allowed and what to do."""
 
 
+class Unreachable(InputError):
+    """What was asked for is not on this machine and cannot be downloaded either."""
+
+
 def explain(error: ValidationError) -> str:
     """The first thing that is wrong in `error`, as one sentence."""
     first = error.errors()[0]

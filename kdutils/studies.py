@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kdutils.specs import DataSpec, Distillation, InputError, ModelSpec, OptimiserSpec, RunSpec
+from kdutils.analysis import best_cell
+from kdutils.data import load_dataset, resolve_dataset
+from kdutils.models import resolve_init
+from kdutils.runs import run_all
+from kdutils.specs import VIEWS, DataSpec, Distillation, InputError, ModelSpec, OptimiserSpec, RunSpec
 
 PROFILES = ("smoke", "quick", "paper")
 
@@ -21,6 +26,18 @@ class Assignment:
     temperatures: tuple[float, ...]  # the grid, searched on validation
     kd_weights: tuple[float, ...]
     init: str = "imagenet"
+    profile: str = "quick"
+
+    @property
+    def setting(self) -> str:
+        """For captions: what these numbers hold for, in a sentence or two."""
+        dataset, spec = load_dataset(self.data.name), self.data
+        test = spec.test_size or len(dataset.test_labels)
+        title = dataset.title[0].upper() + dataset.title[1:]
+        data = f"{title}: {spec.train_size:,} training, {spec.val_size:,} validation and {min(test, len(dataset.test_labels)):,} test images"
+        seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        start = "" if self.init == "imagenet" else " The ResNets start from random weights, for want of ImageNet's."
+        return f"{data}, {spec.views} of {VIEWS} views, {seeds}; profile {self.profile}.{start}"
 
     def small_cnn(self, seed: int = 0) -> RunSpec:
         """Task 1: the small CNN alone. Adam and 1e-3 are our choice, the document names no optimiser."""
@@ -66,6 +83,25 @@ class Assignment:
             for kd_weight in self.kd_weights
         ]
 
+    def choose(self, teachers: tuple[str, ...], average: str = "logits") -> tuple[float, float]:
+        """Temperature and kd_weight of the grid's best run on validation; runs what of the grid is not recorded."""
+        chosen = best_cell(run_all(self.grid(teachers, average))).spec.distillation
+        return chosen.temperature, chosen.kd_weight
+
+    def classifiers(self) -> dict[str, list[RunSpec]]:
+        """All classifiers of the study, by the names that the published table uses; chooses the distilled ones' cells."""
+        one, two = self.choose(("resnet50",)), self.choose(("resnet18", "resnet50"))
+        both = ("resnet18", "resnet50")
+        return {
+            "small CNN": [self.small_cnn(seed) for seed in self.seeds],
+            "ResNet18": [self.resnet("resnet18", seed) for seed in self.teacher_seeds],
+            "ResNet50": [self.resnet("resnet50", seed) for seed in self.teacher_seeds],
+            "distilled from ResNet50": [self.student(("resnet50",), *one, seed) for seed in self.seeds],
+            "distilled from ResNet18": [self.student(("resnet18",), *one, seed) for seed in self.seeds],
+            "distilled from both, logits averaged": [self.student(both, *two, seed) for seed in self.seeds],
+            "distilled from both, probabilities averaged": [self.student(both, *two, seed, "probabilities") for seed in self.seeds],
+        }
+
     def policies(self) -> list[RunSpec]:
         """What may train in a ResNet18, side by side, under ImageNet's stem and under the 3x3 stem."""
         choices = (("imagenet", "head"), ("imagenet", "all"), ("cifar_pool", "last_block"), ("cifar_pool", "layer3_up"), ("cifar_pool", "all"))
@@ -81,25 +117,33 @@ _ASSIGNMENT = {
 
 def assignment(
     profile: str = "quick",
-    dataset: str = "cifar10",
-    seeds: tuple[int, ...] | None = None,
+    dataset: str = "auto",
+    seeds: Sequence[int] | None = None,
     init: str = "imagenet",
-    teacher_seeds: tuple[int, ...] | None = None,
+    teacher_seeds: Sequence[int] | None = None,
+    temperature: float | None = None,
+    kd_weight: float | None = None,
 ) -> Assignment:
-    """Study A in a profile's sizes (smoke, quick, paper), on a data set, with other seeds if given."""
+    """Study A in a profile's sizes (smoke, quick, paper), on a data set, with other seeds if given.
+
+    A given temperature or kd_weight takes the place of the grid's. `dataset` and `init` may be "auto": see `kdutils.data.resolve_dataset` and `kdutils.models.resolve_init`.
+    """
     if profile not in _ASSIGNMENT:
         raise InputError(f"unknown profile {profile!r}: allowed are {', '.join(PROFILES)}")
     sizes = _ASSIGNMENT[profile]
     return replace(
         sizes,
-        data=DataSpec(**dict(sizes.data) | {"name": dataset}),
+        data=DataSpec(**dict(sizes.data) | {"name": resolve_dataset(dataset)}),
         seeds=_distinct(seeds) or sizes.seeds,
         teacher_seeds=_distinct(teacher_seeds) or sizes.teacher_seeds,
-        init=init,
+        temperatures=sizes.temperatures if temperature is None else (float(temperature),),
+        kd_weights=sizes.kd_weights if kd_weight is None else (float(kd_weight),),
+        init=resolve_init(init) if init == "auto" else init,
+        profile=profile,
     )
 
 
-def _distinct(seeds: tuple[int, ...] | None) -> tuple[int, ...]:
+def _distinct(seeds: Sequence[int] | None) -> tuple[int, ...]:
     seeds = tuple(seeds or ())
     if len(set(seeds)) != len(seeds):
         raise InputError(f"seeds must differ from each other, got {', '.join(map(str, seeds))}")

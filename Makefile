@@ -1,0 +1,30 @@
+# make report   set up, run the suite on the quick profile, say where the report is
+# make test     set up, run the tests
+# make lab      set up, open the notebooks in JupyterLab
+# make clean    remove the environment and the made reports; recorded runs and data stay
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: report test lab clean
+
+report: $(READY)
+	$(BIN)/python -m kdutils report $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks
+
+# uv installs the same wheels as pip, with several downloads at once
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] < (3, 11) and 'Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12' % sys.version_info[:2])"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt
+	touch $@
+
+clean:
+	rm -rf .venv reports/smoke reports/quick reports/paper

@@ -1,0 +1,287 @@
+"""Tables and sentences: pure functions of records that return DataFrames or strings.
+
+An arm is a name with its records, one for each seed: `arms = {"small CNN": [record, ...], ...}`. Accuracies are in
+percent, losses in nats; a spread is the sample standard deviation (ddof 1) with the number of runs beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from torch import nn
+
+from kdutils.data import Dataset, split_indices
+from kdutils.models import forward_macs, freeze, layer_summary
+from kdutils.records import Record
+from kdutils.specs import InputError
+
+Arms = dict[str, list[Record]]
+
+PUBLISHED = Path(__file__).parents[1] / "reports" / "published.csv"
+
+
+def spread(values, digits: int = 2) -> str:
+    """Mean ± sample SD of values [n]; a single value stands alone. Its n belongs beside it."""
+    values = np.asarray(values, dtype=float)
+    deviation = f" ± {values.std(ddof=1):,.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():,.{digits}f}{deviation}"
+
+
+def value(record: Record, split: str, metric: str) -> float:
+    """A record's loss or accuracy on split train, val, test (last epoch) or "best val" (best epoch on validation)."""
+    return record.summary["best_val"][metric] if split == "best val" else record.metric(split, metric)
+
+
+def published(study: str) -> pd.DataFrame:
+    """The published values of a study: arm, split, metric, value, remark."""
+    table = pd.read_csv(PUBLISHED)
+    known = sorted(table["study"].unique())
+    if study not in known:
+        raise InputError(f"nothing is published for {study!r}: allowed are {', '.join(known)}")
+    return table[table["study"] == study].drop(columns="study").reset_index(drop=True)
+
+
+def compare(arms: Arms, study: str) -> pd.DataFrame:
+    """Ours beside published: a row for every published value of an arm, and our difference from it."""
+    rows = []
+    for row in published(study).itertuples():
+        if row.arm in arms:
+            ours = [value(record, row.split, row.metric) for record in arms[row.arm]]
+            digits = 2 if row.metric == "accuracy" else 3
+            unit = " (%)" if row.metric == "accuracy" else " (nats)"
+            difference = f"{np.mean(ours) - row.value:+.{digits}f}"
+            rows.append((row.arm, row.split, row.metric + unit, spread(ours, digits), len(ours), f"{row.value:g}", difference, row.remark))
+    return pd.DataFrame(rows, columns=["classifier", "split", "metric", "ours", "n", "published", "difference", "remark"])
+
+
+def beside(arms: Arms, study: str) -> str:
+    """One sentence for each published accuracy of these arms: ours, the document's, and the difference."""
+    sentences = []
+    for row in published(study).query("metric == 'accuracy' and split != 'train'").itertuples():
+        if row.arm in arms:
+            ours = [value(record, row.split, "accuracy") for record in arms[row.arm]]
+            difference = np.mean(ours) - row.value
+            word = "more" if difference >= 0 else "less"
+            sentences.append(f"{row.arm}, {row.split}: {spread(ours)} % here (n={len(ours)}), {row.value:g} % in the document, {abs(difference):.2f} points {word}.")
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def metrics_table(arms: Arms) -> pd.DataFrame:
+    """Loss (nats) and accuracy (%) on every split after the last epoch, a row for each arm with its n runs."""
+    rows = []
+    for name, records in arms.items():
+        row = {"classifier": name, "n": len(records)}
+        for split in ("train", "val", "test"):
+            row[f"{split} loss"] = spread([value(record, split, "loss") for record in records], 3)
+            row[f"{split} (%)"] = spread([value(record, split, "accuracy") for record in records])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def cost_table(arms: Arms) -> pd.DataFrame:
+    """Size and measured cost of an arm's runs: parameters, MACs of a forward pass, seconds, images per second, memory."""
+    rows = []
+    for name, records in arms.items():
+        spec, summary = records[0].spec, records[0].summary
+        rows.append(
+            {
+                "classifier": name,
+                "n": len(records),
+                "parameters": f"{summary['parameters']:,}",
+                "MACs per image": f"{forward_macs(spec.model.name, spec.data.num_classes, spec.model.options):,}",
+                "training time (s)": spread([r.summary["seconds"] for r in records], 0),
+                "images/s": spread([r.summary["images_per_second"] for r in records], 0),
+                "peak memory (MB)": f"{max(r.summary['peak_memory_mb'] for r in records):,.0f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The paired difference of test accuracies (percentage points) between two arms, seed by seed."""
+
+    treated: str
+    control: str
+    mean: float
+    deviation: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def interval(self) -> str:
+        """The mean with its 95% confidence interval (Student's t, n - 1 degrees of freedom)."""
+        if self.n < 2:
+            return f"{self.mean:+.2f} points (one pair: no interval)"
+        return f"{self.mean:+.2f} points, 95% CI [{self.low:+.2f}, {self.high:+.2f}], n={self.n}"
+
+    @property
+    def sentence(self) -> str:
+        """What the numbers allow to be said, "no gain" included."""
+        if self.n < 2:
+            return f"With one pair of runs, {self.treated} differs from {self.control} by {self.interval}: nothing follows from a single pair."
+        if self.low > 0:
+            verdict = "a gain: the interval lies above zero"
+        elif self.high < 0:
+            verdict = "a loss: the interval lies below zero"
+        else:
+            verdict = "no gain that these runs could tell from zero: the interval holds zero"
+        return f"Against {self.control}, {self.treated} changes test accuracy by {self.interval}. That is {verdict}."
+
+
+def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -> Gain:
+    """The paired gain of `treated` over `control`: runs of equal seeds share their data, order and views.
+
+    Raises `InputError` unless both have the same seeds.
+    """
+    ours, theirs = ({r.spec.seed: r.metric("test") for r in records} for records in (treated, control))
+    if ours.keys() != theirs.keys():
+        raise InputError(f"a paired difference needs equal seeds, got {sorted(ours)} and {sorted(theirs)}")
+    differences = np.array([ours[seed] - theirs[seed] for seed in sorted(ours)])
+    n, mean = len(differences), float(differences.mean())
+    deviation = float(differences.std(ddof=1)) if n > 1 else float("nan")
+    half = stats.t.ppf(0.975, n - 1) * deviation / np.sqrt(n) if n > 1 else float("nan")
+    return Gain(*names, mean, deviation, mean - half, mean + half, n)
+
+
+def gains_table(gains: list[Gain]) -> pd.DataFrame:
+    """Paired gains, a row each: mean, SD, 95% confidence interval (percentage points), number of pairs."""
+    rows = [(g.treated, g.control, f"{g.mean:+.2f}", f"{g.deviation:.2f}", f"[{g.low:+.2f}, {g.high:+.2f}]", g.n) for g in gains]
+    return pd.DataFrame(rows, columns=["classifier", "against", "gain (points)", "SD", "95% CI", "pairs"])
+
+
+def grid_table(records: list[Record]) -> pd.DataFrame:
+    """Validation accuracy (%) by kd_weight (rows) and temperature (columns)."""
+    cells = [(r.spec.distillation.kd_weight, r.spec.distillation.temperature, r.metric("val")) for r in records]
+    return pd.DataFrame(cells, columns=["kd_weight", "temperature", "accuracy"]).pivot(index="kd_weight", columns="temperature", values="accuracy")
+
+
+def best_cell(records: list[Record]) -> Record:
+    """The run with the best validation accuracy after its last epoch, ties by the lower validation loss."""
+    return max(records, key=lambda record: (record.metric("val"), -record.metric("val", "loss")))
+
+
+def confusion(record: Record) -> np.ndarray:
+    """Share (%) of the images of a true class (rows) that were given a class (columns), [classes, classes]."""
+    logits, labels = record.predictions
+    counts = np.zeros((logits.shape[1],) * 2)
+    np.add.at(counts, (labels, logits.argmax(1)), 1)
+    return 100 * counts / counts.sum(1, keepdims=True).clip(1)
+
+
+def confused_sentence(records: list[Record], classes) -> str:
+    """Names the pair of classes that is confused most, and the class that is recognised best."""
+    share = np.mean([confusion(record) for record in records], axis=0)
+    best = int(np.diag(share).argmax())
+    errors = share - np.diag(np.diag(share))
+    true, predicted = np.unravel_index(errors.argmax(), errors.shape)
+    return (
+        f"The most frequent error takes {classes[true]} for {classes[predicted]} ({errors[true, predicted]:.1f} % of that class); "
+        f"{classes[best]} is recognised best ({share[best, best]:.1f} %)."
+    )
+
+
+def ranking_sentence(arms: Arms) -> str:
+    """All arms by mean test accuracy, and how many times larger the best network is than the smallest."""
+    means = {name: np.mean([record.metric("test") for record in records]) for name, records in arms.items()}
+    order = sorted(arms, key=means.get, reverse=True)
+    sizes = {name: records[0].summary["parameters"] for name, records in arms.items()}
+    smallest = min(sizes, key=sizes.get)
+    ranking = ", ".join(f"{name} ({means[name]:.2f} %)" for name in order)
+    return f"By mean test accuracy: {ranking}. The first of them has {sizes[order[0]] / sizes[smallest]:.1f} times the parameters of the small CNN."
+
+
+def standard_error(record: Record) -> float:
+    """Binomial standard error (percentage points) of a record's validation accuracy."""
+    share = record.metric("val") / 100
+    return 100 * float(np.sqrt(share * (1 - share) / record.spec.data.val_size))
+
+
+def telling_images(record: Record, count: int = 4) -> np.ndarray:
+    """Test images [count], of different classes, that the run classifies rightly but with the highest entropy."""
+    logits, labels = record.predictions
+    probabilities = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    entropy = -(probabilities * np.log(probabilities.clip(1e-12))).sum(1)
+    entropy[logits.argmax(1) != labels] = -1
+    best = [int(np.where(labels == label, entropy, -2).argmax()) for label in np.unique(labels)]
+    return np.array(sorted(best, key=lambda image: -entropy[image])[:count])
+
+
+def agreement_table(arms: Arms, teachers: Arms) -> pd.DataFrame:
+    """How often (% of the test images) an arm gives a teacher's class, and its expected calibration error (%)."""
+    rows = [
+        {"classifier": name}
+        | {f"agrees with {teacher} (%)": spread([agreement(record, runs[0]) for record in records]) for teacher, runs in teachers.items()}
+        | {"calibration error (%)": spread([calibration_error(record) for record in records])}
+        for name, records in arms.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def agreement(first: Record, second: Record) -> float:
+    """Share (%) of test images that two runs give the same class."""
+    return 100 * float(np.mean(first.predictions[0].argmax(1) == second.predictions[0].argmax(1)))
+
+
+def calibration_error(record: Record, bins: int = 15) -> float:
+    """Expected calibration error (%) on the test images: |confidence - accuracy| averaged over equal-width bins.
+
+    Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), eq. 3.
+    """
+    logits, labels = record.predictions
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    confidence = exponentials.max(1) / exponentials.sum(1)
+    correct = logits.argmax(1) == labels
+    where = np.minimum((confidence * bins).astype(int), bins - 1)
+    return 100 * sum(abs(confidence[where == b].sum() - correct[where == b].sum()) for b in range(bins)) / len(labels)
+
+
+def memory_table(models: dict[str, nn.Module]) -> pd.DataFrame:
+    """torchsummary's totals, a column for each network: numbers of parameters, and sizes in MB for one image."""
+    totals = {name: layer_summary(model)[1] for name, model in models.items()}
+    rows = []
+    for quantity in next(iter(totals.values())):
+        layout = "{:,.0f}" if "params" in quantity else "{:.2f} MB"
+        rows.append({"quantity": quantity} | {name: layout.format(values[quantity]) for name, values in totals.items()})
+    return pd.DataFrame(rows)
+
+
+def dataset_table(dataset: Dataset, spec) -> pd.DataFrame:
+    """Every class with its number of training, validation and test images in this study's split."""
+    train, val = split_indices(dataset.train_labels, spec)
+    test = dataset.test_labels[: spec.test_size]
+    counts = [np.bincount(labels, minlength=len(dataset.classes)) for labels in (dataset.train_labels[train], dataset.train_labels[val], test)]
+    table = pd.DataFrame({"class": dataset.classes, "training": counts[0], "validation": counts[1], "test": counts[2]})
+    total = pd.DataFrame([("all", *(int(count.sum()) for count in counts))], columns=table.columns)
+    return pd.concat([table, total], ignore_index=True)
+
+
+def policies_table(records: list[Record]) -> pd.DataFrame:
+    """What trains, side by side: stem, policy, trained parameters, accuracies (%) after the last epoch, training time."""
+    rows = []
+    for record in records:
+        spec = record.spec
+        model = record.load_model()
+        freeze(model, spec.trainable)
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        accuracies = [f"{record.metric(split):.2f}" for split in ("train", "val", "test")]
+        rows.append((spec.model.options["stem"], spec.trainable, f"{trained:,}", *accuracies, f"{record.summary['seconds']:.0f}"))
+    return pd.DataFrame(rows, columns=["stem", "trained", "trained parameters", "train (%)", "val (%)", "test (%)", "time (s)"])
+
+
+def provenance(records: list[Record]) -> pd.DataFrame:
+    """Where the numbers come from: data, weights, machines, versions and code of these runs, each with its runs."""
+    facts: dict[tuple[str, str], int] = {}
+    for record in records:
+        summary = record.summary
+        named = {"data": f"{summary['data']['title']} (digest {summary['data']['digest']})", "initial weights": summary["weights"] or "random"}
+        for item in (named | summary["environment"]).items():
+            facts[item] = facts.get(item, 0) + 1
+    rows = [(name, fact, count) for (name, fact), count in sorted(facts.items(), key=lambda item: item[0][0])]
+    return pd.DataFrame(rows, columns=["what", "value", "runs"])

@@ -1,0 +1,282 @@
+"""The suite: notebooks run headlessly with checked parameters, and the report that they make.
+
+papermill passes over three mistakes in silence; here they are errors: a notebook without exactly one cell tagged
+`parameters` (its defaults would overwrite what is given), a name that this cell does not hold, and a cell that is only
+looked at with regular expressions (here it is parsed).
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import nbformat
+import papermill
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from kdutils.data import load_dataset, resolve_dataset
+from kdutils.export import Cover, export_notebook, export_report, read_chapter, write_index
+from kdutils.files import write_whole
+from kdutils.models import resolve_init
+from kdutils.records import environment as current_environment
+from kdutils.records import read_record, runs_dir
+from kdutils.runtime import detect_runtime
+from kdutils.specs import InputError, explain
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+_PROFILES = {
+    "smoke": "a test that everything runs; its numbers mean nothing",
+    "quick": "fewer images and epochs than the documents' protocols",
+    "paper": "the documents' full protocols",
+}
+_CELL_SECONDS = 24 * 3600  # a cell may train for a night, never for ever
+
+
+class Parameters(BaseModel):
+    """Every parameter that a notebook may have, and its allowed values."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    profile: Literal["smoke", "quick", "paper"] = "quick"
+    dataset: Literal["auto", "cifar10", "synthetic"] = "auto"
+    init: Literal["auto", "imagenet", "random"] = "auto"
+    seeds: list[Annotated[int, Field(ge=0)]] | None = None
+    teacher_seeds: list[Annotated[int, Field(ge=0)]] | None = None
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    kd_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @field_validator("seeds", "teacher_seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
+        if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+            raise ValueError("at least one seed is needed, and they must differ from each other")
+        return seeds
+
+
+def check_parameters(values: dict) -> None:
+    """Raise `InputError` for the first unknown name or impossible value."""
+    unknown = sorted(values.keys() - Parameters.model_fields.keys())
+    if unknown:
+        raise InputError(f"unknown parameter {unknown[0]!r}: allowed are {', '.join(Parameters.model_fields)}")
+    try:
+        Parameters(**values)
+    except ValidationError as error:
+        raise InputError(explain(error)) from None
+
+
+def find_notebook(name: str) -> Path:
+    """The notebook that `name` means: its number (03), its stem, or a path; raises `InputError` naming those there are."""
+    notebooks = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    for path in notebooks:
+        if name in (path.stem, path.name, path.stem.partition("_")[0]) or Path(name).absolute() == path:
+            return path
+    raise InputError(f"unknown notebook {name!r}: allowed are {', '.join(path.stem for path in notebooks)}")
+
+
+def notebook_parameters(path: Path) -> dict:
+    """Names and defaults of the notebook's tagged cell; raises `InputError` unless there is exactly one such cell of plain values."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise InputError(f"{path.name} has {len(cells)} cells tagged 'parameters': exactly one is needed")
+    try:
+        return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cells[0].source).body}
+    except (SyntaxError, ValueError, AttributeError):
+        raise InputError(f"the cell tagged 'parameters' of {path.name} may only hold lines such as `name = value`") from None
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a notebook's run ended: its seconds, whether its last version still held, and what went wrong."""
+
+    notebook: Path
+    seconds: float
+    reused: bool = False
+    error: str | None = None
+
+
+def execute(notebook: Path, values: dict, folder: Path) -> Result:
+    """Run a notebook with those of `values` that it has, into `folder`/<name>.ipynb, .html and .pdf.
+
+    Nothing is run where that file holds the same notebook, parameters and code, and the runs it used are still
+    recorded. A notebook that fails is kept as `folder`/failed/<name>.ipynb, and nothing of it is published.
+    """
+    own = notebook_parameters(notebook)
+    given = {name: value for name, value in values.items() if name in own}
+    check_parameters(own | given)
+    published, failed = folder / notebook.name, folder / "failed" / notebook.name
+    fingerprint = _fingerprint(notebook, given)
+    if _is_current(published, fingerprint):
+        return Result(notebook, 0.0, reused=True)
+    began = time.monotonic()
+    for old in [*folder.glob(f"{notebook.stem}.*"), *folder.glob(f"*/{notebook.stem[:2]}_*")]:
+        old.unlink()
+    with tempfile.TemporaryDirectory() as scratch:
+        draft, used = Path(scratch) / notebook.name, Path(scratch) / "runs"
+        error = _papermill(notebook, draft, given, {"KD_REPORT_DIR": str(folder.absolute()), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)})
+        executed = nbformat.read(draft, as_version=4)
+        runs = sorted(set(used.read_text().split())) if used.exists() else []
+    executed.metadata["kdutils"] = {"fingerprint": fingerprint, "runs": runs}
+    write_whole(failed if error else published, nbformat.writes(executed).encode())
+    if not error:
+        export_notebook(published, folder, index=folder / "index.html")
+    return Result(notebook, time.monotonic() - began, error=error)
+
+
+def _papermill(notebook: Path, draft: Path, given: dict, settings: dict[str, str]) -> str | None:
+    """Execute into `draft`; None, or what went wrong in one line."""
+    before = dict(os.environ)
+    paths = os.pathsep.join(filter(None, [str(ROOT), before.get("PYTHONPATH")]))
+    os.environ.update(settings | {"PYTHONPATH": paths})  # the kernel inherits them
+    try:
+        papermill.execute_notebook(
+            notebook, draft, given, kernel_name="python3", cwd=str(notebook.parent), execution_timeout=_CELL_SECONDS,
+            progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr, extra_arguments=["--log-level=ERROR"],
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        return f"cell {error.exec_count}: {error.ename}: {error.evalue}".splitlines()[0]
+    except CellTimeoutError:
+        return f"a cell took longer than {_CELL_SECONDS} s"
+    except DeadKernelError:
+        return "the kernel died (killed, or out of memory)"
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return None
+
+
+def _fingerprint(notebook: Path, given: dict) -> str:
+    """Of all that an executed notebook depends on beside its runs."""
+    sources = [notebook, ROOT / "reports" / "published.csv", *sorted((ROOT / "kdutils").rglob("*.*"))]
+    content = b"".join(path.read_bytes() for path in sources if path.is_file() and path.suffix != ".pyc")
+    return hashlib.sha256(content + json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_current(published: Path, fingerprint: str) -> bool:
+    if not all(published.with_suffix(suffix).is_file() for suffix in (".ipynb", ".html", ".pdf")):
+        return False
+    made = _made(published)
+    return made.get("fingerprint") == fingerprint and all((runs_dir() / key).is_dir() for key in made["runs"])
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be reported: notebooks in their order, values for all of them, and values for one by its stem."""
+
+    notebooks: list[Path]
+    values: dict
+    own_values: dict[str, dict]
+
+    @property
+    def folder(self) -> Path:
+        """Where this profile's report lies."""
+        return ROOT / "reports" / self.values["profile"]
+
+
+def make_order(values: dict, only: list[str] | None = None, settings: list[str] = []) -> Order:
+    """Check everything before anything is run; raises `InputError`.
+
+    settings: `notebook.name=value` for one notebook, or `name=value` for all that have that parameter.
+    """
+    notebooks = [find_notebook(name) for name in only] if only else sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    values, own_values = dict(values), {}
+    for setting in settings:
+        where, name, value = _parse(setting)
+        if where:
+            notebook = find_notebook(where)
+            allowed = notebook_parameters(notebook)
+            if name not in allowed:
+                raise InputError(f"{notebook.stem} has no parameter {name!r}: allowed are {', '.join(allowed)}")
+            own_values.setdefault(notebook.stem, {})[name] = value
+        else:
+            values[name] = value
+    for given in [values, *own_values.values()]:
+        check_parameters(given)
+    values["dataset"], values["init"] = resolve_dataset(values.get("dataset", "auto")), resolve_init(values.get("init", "auto"))
+    return Order(notebooks, values, own_values)
+
+
+def _parse(setting: str) -> tuple[str, str, object]:
+    target, equals, text = setting.partition("=")
+    where, _, name = target.rpartition(".")
+    if not (equals and name):
+        raise InputError(f"cannot read {setting!r}: write notebook.name=value, such as 03.temperature=4")
+    try:
+        return where, name, ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return where, name, text
+
+
+def report(order: Order) -> list[Result]:
+    """Run the notebooks one after the other, export them, and lead through them with index.html and report.pdf.
+
+    A notebook that fails does not stop the others.
+    """
+    results = []
+    for number, notebook in enumerate(order.notebooks, 1):
+        print(f"[{number}/{len(order.notebooks)}] {notebook.stem}", flush=True)
+        results.append(execute(notebook, order.values | order.own_values.get(notebook.stem, {}), order.folder))
+        if results[-1].error:
+            print(f"    failed: {results[-1].error}", flush=True)
+    if not (all(result.reused for result in results) and (order.folder / "index.html").is_file()):
+        publish(order)
+    return results
+
+
+def publish(order: Order) -> None:
+    """Write index.html, report.pdf and the summaries of all runs from the profile's executed notebooks."""
+    folder, chapters = order.folder, []
+    for notebook in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        if (folder / notebook.name).is_file():
+            chapters.append(read_chapter(folder / notebook.name, folder))
+        elif (folder / "failed" / notebook.name).is_file():
+            chapters.append(read_chapter(folder / "failed" / notebook.name, folder, error="it failed; failed/ holds it for diagnosis"))
+    whole = [folder / f"{chapter.stem}.ipynb" for chapter in chapters if not chapter.error]
+    cover = _cover(order)
+    _keep_summaries(whole, folder / "records")
+    if whole:
+        export_report(whole, folder / "report.pdf", cover)
+    write_index(folder / "index.html", cover, chapters)
+
+
+def _keep_summaries(executed: list[Path], folder: Path) -> None:
+    """One JSON file for every run that these notebooks rest on: its spec, metrics, cost and provenance."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for key in sorted({key for path in executed for key in _made(path).get("runs", [])}):
+        record = read_record(runs_dir() / key)
+        content = {"spec": record.spec.model_dump(mode="json", exclude_defaults=True)} | record.summary
+        write_whole(folder / f"{key}.json", json.dumps(content, indent=1).encode())
+
+
+def _made(published: Path) -> dict:
+    """What `execute` noted in an executed notebook: its fingerprint and the keys of its runs."""
+    return nbformat.read(published, as_version=4).metadata.get("kdutils", {})
+
+
+def _cover(order: Order) -> Cover:
+    dataset, environment = load_dataset(order.values["dataset"]), current_environment(detect_runtime())
+    facts = {
+        "Data": f"{dataset.title} (digest {dataset.digest})",
+        "Profile": f"{order.values['profile']}: {_PROFILES[order.values['profile']]}",
+        "ResNets start from": "ImageNet weights" if order.values["init"] == "imagenet" else "random weights",
+        "Hardware": environment["hardware"],
+        "Versions": f"Python {environment['python']}, torch {environment['torch']}, torchvision {environment['torchvision']}",
+        "Code": environment["code"],
+        "Date": datetime.now().strftime("%-d %B %Y"),
+    }
+    notices = {
+        "synthetic": "Synthetic data: procedural images stand in for CIFAR-10. Nothing here is a result on CIFAR-10.",
+    }
+    return Cover("Knowledge distillation", "Four classifiers, and what a small one learns from large ones", facts, notices.get(dataset.name))

@@ -1,0 +1,209 @@
+"""Specs refuse what cannot be meant, and are named by their content alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from kdutils import studies
+from kdutils.specs import DataSpec, Distillation, InputError, ModelSpec, OptimiserSpec, RunSpec, explain, unique
+
+
+def cnn(**changes) -> RunSpec:
+    return RunSpec(**{"data": DataSpec(name="synthetic"), "model": ModelSpec(name="small_cnn"), "epochs": 2} | changes)
+
+
+def resnet(**changes) -> RunSpec:
+    return cnn(**{"model": ModelSpec(name="resnet18")} | changes)
+
+
+def taught(*teachers: RunSpec, **changes) -> RunSpec:
+    fields = {"teachers": teachers, "temperature": 4.0, "kd_weight": 0.5}
+    return cnn(distillation=Distillation(**fields | {k: changes.pop(k) for k in list(changes) if k in Distillation.model_fields}), **changes)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: cnn(learning_rate=0.1),
+        lambda: DataSpec(name="synthetic", size=3),
+        lambda: OptimiserSpec(lr=0.1),
+        lambda: cnn(epochs=True),
+        lambda: cnn(epochs=2.0),
+        lambda: cnn(epochs="2"),
+        lambda: cnn(epochs=0),
+        lambda: cnn(seed=-1),
+        lambda: cnn(seed=False),
+        lambda: cnn(batch_size=1),
+        lambda: cnn(data={"name": "mnist"}),
+        lambda: DataSpec(name="cifar10", train_size=0),
+        lambda: DataSpec(name="cifar10", val_size=-1),
+        lambda: DataSpec(name="cifar10", views=0),
+        lambda: DataSpec(name="cifar10", views=163),
+        lambda: DataSpec(name="cifar10", normalisation="mnist"),
+        lambda: OptimiserSpec(learning_rate=float("nan")),
+        lambda: OptimiserSpec(learning_rate=float("inf")),
+        lambda: OptimiserSpec(learning_rate=0.0),
+        lambda: OptimiserSpec(learning_rate=True),
+        lambda: OptimiserSpec(momentum=1.0),
+        lambda: OptimiserSpec(weight_decay=-1e-4),
+        lambda: OptimiserSpec(name="lbfgs"),
+        lambda: OptimiserSpec(schedule="cosine"),
+        lambda: OptimiserSpec(milestones=(1.5,)),
+        lambda: taught(resnet(), temperature=0.0),
+        lambda: taught(resnet(), temperature=-2.0),
+        lambda: taught(resnet(), temperature=float("nan")),
+        lambda: taught(resnet(), temperature=float("inf")),
+        lambda: taught(resnet(), kd_weight=-0.01),
+        lambda: taught(resnet(), kd_weight=1.01),
+        lambda: taught(resnet(), kd_weight=float("nan")),
+        lambda: taught(resnet(), average="median"),
+        lambda: taught(),
+    ],
+)
+def test_impossible_values_are_refused(make):
+    with pytest.raises(ValidationError):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ModelSpec(name="resnet34"), ["resnet34", "small_cnn", "resnet18", "resnet50", "resnet101"]),
+        (lambda: ModelSpec(name="small_cnn", options={"stem": "cifar"}), ["small_cnn", "stem", "none"]),
+        (lambda: ModelSpec(name="resnet18", options={"width": 2}), ["resnet18", "width", "stem"]),
+        (lambda: ModelSpec(name="resnet18", options={"stem": "mnist"}), ["mnist", "imagenet", "cifar_pool", "cifar"]),
+        (lambda: cnn(init="imagenet"), ["small_cnn", "random"]),
+        (lambda: cnn(trainable="head"), ["small_cnn", "all"]),
+        (lambda: taught(resnet(data=DataSpec(name="cifar100"))), ["cifar100", "synthetic", "resnet18", "small_cnn"]),
+        (lambda: studies.assignment("papers"), ["papers", "smoke", "quick", "paper"]),
+        (lambda: studies.assignment("smoke", "synthetic", seeds=(1, 2, 1), init="random"), ["1, 2, 1"]),
+    ],
+)
+def test_errors_name_what_was_given_and_what_is_allowed(make, words):
+    with pytest.raises((ValidationError, InputError)) as error:
+        make()
+    assert all(word in str(error.value) for word in words)
+
+
+def test_explain_is_one_sentence_with_the_field_and_the_value():
+    with pytest.raises(ValidationError) as error:
+        cnn(epochs=-3)
+    assert explain(error.value).startswith("epochs:") and "-3" in explain(error.value) and "\n" not in explain(error.value)
+
+
+def test_specs_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        cnn().epochs = 3
+
+
+CHANGES = {
+    "data": DataSpec(name="synthetic", train_size=10),
+    "model": ModelSpec(name="resnet50"),
+    "init": "imagenet",
+    "trainable": "head",
+    "optimiser": OptimiserSpec(name="sgd"),
+    "epochs": 3,
+    "batch_size": 33,
+    "seed": 1,
+    "distillation": taught(cnn()).distillation,
+}
+DATA_CHANGES = {"name": "cifar10", "train_size": 9, "val_size": 1, "test_size": 5, "split_seed": 1, "normalisation": "half", "views": 161}
+OPTIMISER_CHANGES = {
+    "name": "sgd", "learning_rate": 2e-3, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step", "milestones": (3,), "factor": 0.2,
+}  # fmt: skip
+KD_CHANGES = {"teachers": (resnet(seed=1),), "temperature": 3.0, "kd_weight": 0.4, "average": "probabilities"}
+
+
+def test_every_field_changes_the_key():
+    changed = [resnet(**{name: value}) for name, value in CHANGES.items()]
+    changed += [resnet(data=DataSpec(**{"name": "synthetic"} | {name: value})) for name, value in DATA_CHANGES.items()]
+    changed += [resnet(optimiser=OptimiserSpec(**{name: value})) for name, value in OPTIMISER_CHANGES.items()]
+    changed += [resnet(model=ModelSpec(name="resnet18", options={"stem": stem})) for stem in ("cifar", "imagenet")]
+    kd = {"teachers": (resnet(),), "temperature": 4.0, "kd_weight": 0.5}
+    changed += [cnn(distillation=Distillation(**kd | {name: value})) for name, value in KD_CHANGES.items()]
+    changed += [cnn(), taught(resnet()), taught(resnet(), resnet(seed=1)), taught(resnet(seed=1), resnet()), resnet()]
+    different = {spec.model_dump_json() for spec in changed}
+    assert len({spec.key for spec in changed}) == len(different) == len(changed) - 1  # another optimiser occurs twice
+
+
+def test_the_list_of_changes_is_complete():
+    assert set(CHANGES) == set(RunSpec.model_fields) and set(DATA_CHANGES) == set(DataSpec.model_fields)
+    assert set(OPTIMISER_CHANGES) == set(OptimiserSpec.model_fields) and set(KD_CHANGES) == set(Distillation.model_fields)
+
+
+def test_fields_at_their_default_do_not_enter_the_key():
+    spelled_out = RunSpec(
+        data=DataSpec(name="synthetic", train_size=None, val_size=0, test_size=None, split_seed=0, normalisation="imagenet", views=162),
+        model=ModelSpec(name="small_cnn", options={}),
+        init="random",
+        trainable="all",
+        optimiser=OptimiserSpec(name="adam", learning_rate=1e-3, momentum=0.0, weight_decay=0.0, schedule="constant", milestones=(), factor=0.1),
+        epochs=2,
+        batch_size=32,
+        seed=0,
+        distillation=None,
+    )
+    assert spelled_out == cnn() and spelled_out.key == cnn().key
+
+
+def test_an_integer_learning_rate_is_the_same_number():
+    assert cnn(optimiser=OptimiserSpec(learning_rate=1)).key == cnn(optimiser=OptimiserSpec(learning_rate=1.0)).key
+
+
+def paper(dataset_folder) -> studies.Assignment:
+    """The study as published, on whatever data and weights a machine has."""
+    assert dataset_folder.is_dir()
+    return dataclasses.replace(studies.assignment("paper", "cifar10", init="random"), init="imagenet")
+
+
+def test_keys_of_recorded_runs_are_pinned():
+    """Computed once by hand-written JSON and SHA-256: were they to change, every recorded run would be lost."""
+    data = DataSpec(name="cifar10", train_size=9000, val_size=1000)
+    alone = RunSpec(data=data, model=ModelSpec(name="small_cnn"), epochs=30)
+    teachers = tuple(
+        RunSpec(data=data, model=ModelSpec(name=name, options={"stem": "cifar_pool"}), init="imagenet", optimiser=OptimiserSpec(learning_rate=1e-4), epochs=20)
+        for name in ("resnet18", "resnet50")
+    )
+    student = RunSpec(**dict(alone) | {"distillation": Distillation(teachers=teachers, temperature=4.0, kd_weight=0.9)})
+    content = '{"data": {"name": "cifar10", "train_size": 9000, "val_size": 1000}, "epochs": 30, "model": {"name": "small_cnn"}}'
+    assert alone.key == "small_cnn-2aa0dbe13f44f87d" == f"small_cnn-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    assert teachers[1].key == "resnet50-1801ddc61b5a771d"
+    assert student.key == "small_cnn-992d0c1061b02eb9"
+
+
+def test_study_a_as_published_has_the_pinned_keys(cifar):
+    study = paper(cifar)
+    assert study.small_cnn(0).key == "small_cnn-2aa0dbe13f44f87d"
+    assert study.resnet("resnet50").key == "resnet50-1801ddc61b5a771d"
+    assert study.student(("resnet18", "resnet50"), 4, 0.9).key == "small_cnn-992d0c1061b02eb9"
+
+
+def test_json_round_trip_keeps_value_and_key():
+    spec = taught(resnet(optimiser=OptimiserSpec(milestones=(1, 2), learning_rate=1 / 3)), resnet(seed=1), average="probabilities")
+    again = RunSpec.model_validate_json(spec.model_dump_json())
+    assert again == spec and again.key == spec.key
+    assert json.loads(spec.model_dump_json())["distillation"]["teachers"][1]["seed"] == 1
+
+
+def test_unique_puts_teachers_before_students_and_drops_duplicates():
+    grandteacher, teacher = resnet(seed=1), resnet(seed=2)
+    middle = taught(grandteacher, seed=5)
+    student = cnn(distillation=Distillation(teachers=(middle, teacher), temperature=2.0, kd_weight=0.5), seed=6)
+    found = unique([student, teacher, middle, student, cnn(seed=6)])
+    assert len(found) == len({spec.key for spec in found}) == 5
+    position = {spec.key: number for number, spec in enumerate(found)}
+    assert all(position[teacher.key] < position[spec.key] for spec in found for teacher in spec.teachers)
+
+
+def test_study_a_searches_every_temperature_with_every_weight_and_trains_every_policy(cifar):
+    study = paper(cifar)
+    grid = study.grid(("resnet50",))
+    assert {(spec.distillation.temperature, spec.distillation.kd_weight) for spec in grid} == {(t, w) for t in (2, 4, 8) for w in (0.3, 0.5, 0.7, 0.9)}
+    assert len({spec.key for spec in grid}) == 12 and all(spec.teachers == (study.resnet("resnet50"),) for spec in grid)
+    assert {spec.trainable for spec in study.policies()} == {"head", "last_block", "layer3_up", "all"}
+    assert (study.data.train_size, study.data.val_size, study.epochs, study.resnet_epochs, len(study.seeds)) == (9000, 1000, 30, 20, 5)
