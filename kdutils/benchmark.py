@@ -31,6 +31,7 @@ from kdutils.studies import assignment
 from kdutils.teachers import ViewTable, training_codes
 from kdutils.training import train
 
+
 def plain(spec: RunSpec, loaders: int = 0) -> float:
     """Images per second of the plain arm: PIL, DataLoader, float32, the teacher's forward pass in every step."""
     batches = loaded_batches(spec, load_dataset(spec.data.name), loaders)
@@ -115,7 +116,7 @@ def benchmark(images: int = 4000, epochs: int = 2, students: int = 16, json_file
     """Measure both arms and the ladder between them, print them, return (and write to `json_file`) every figure.
 
     Each arm uses the machine in the better of its ways: one process with all threads, or several side by side that
-    share them, as the suite does. Of our arm, the median over `students` runs. The ratios:
+    share them, as the suite does. Of our arm, the median over `students` runs. `images` are more than one batch.
 
     - `ratio_filled`: our images per second with a filled table over the plain arm's;
     - `ratio_with_filling`: the same with I / (E / f + I / s) in place of our s images per second, where I images and E

@@ -77,9 +77,14 @@ def check_parameters(values: dict) -> None:
         raise InputError(explain(error)) from None
 
 
+def list_notebooks() -> list[Path]:
+    """The chapters in their order."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
 def find_notebook(name: str) -> Path:
     """The notebook that `name` means: its number (03), its stem, or a path; raises `InputError` naming those there are."""
-    notebooks = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    notebooks = list_notebooks()
     for path in notebooks:
         if name in (path.stem, path.name, path.stem.partition("_")[0]) or Path(name).absolute() == path:
             return path
@@ -131,7 +136,9 @@ def execute(notebook: Path, values: dict, folder: Path) -> Result:
     executed.metadata["kdutils"] = {"fingerprint": fingerprint, "runs": runs}
     write_whole(failed if error else published, nbformat.writes(executed).encode())
     if not error:
-        export_notebook(published, folder, index=folder / "index.html")
+        chapters = [None, *list_notebooks(), None]
+        place = chapters.index(notebook)
+        export_notebook(published, folder, index=folder / "index.html", previous=chapters[place - 1], following=chapters[place + 1])
     return Result(notebook, time.monotonic() - began, error=error)
 
 
@@ -190,7 +197,7 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
 
     settings: `notebook.name=value` for one notebook, or `name=value` for all that have that parameter.
     """
-    notebooks = [find_notebook(name) for name in only] if only else sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    notebooks = [find_notebook(name) for name in only] if only else list_notebooks()
     values, own_values = dict(values), {}
     for setting in settings:
         where, name, value = _parse(setting)
@@ -238,7 +245,7 @@ def report(order: Order) -> list[Result]:
 def publish(order: Order) -> None:
     """Write index.html, report.pdf and the summaries of all runs from the profile's executed notebooks."""
     folder, chapters = order.folder, []
-    for notebook in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+    for notebook in list_notebooks():
         if (folder / notebook.name).is_file():
             chapters.append(read_chapter(folder / notebook.name, folder))
         elif (folder / "failed" / notebook.name).is_file():

@@ -67,6 +67,7 @@ def train(
     most every `checkpoint_seconds` and continued from if it is there.
     """
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     freeze(model, spec.trainable)
     model.to(runtime.device, memory_format=torch.channels_last)
     trained = model.fc if features else model

@@ -80,7 +80,7 @@ def test_what_was_never_run_is_not_found():
 
 def flip(path):
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[len(content) // 2] ^= 128  # no text has this bit
     path.write_bytes(content)
 
 
@@ -91,8 +91,6 @@ def truncate(path):
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), truncate, flip], ids=["missing", "truncated", "a bit flipped"])
 def test_a_damaged_record_is_set_aside_and_named(name, damage):
-    if (name, damage) == ("summary.json", flip):
-        pytest.skip("see test_a_changed_number_in_the_summary_is_found")
     path = saved().path
     damage(path / name)
     with pytest.warns(UserWarning, match=f"{path.name}.*does not read back.*set aside"):
