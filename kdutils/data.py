@@ -7,6 +7,7 @@ arrays are the same, and so are the splits that a seed draws.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -200,21 +201,23 @@ def _check(name: str, folder: Path, arrays: list[np.ndarray]) -> str:
     digests = [hashlib.sha256(array).hexdigest() for array in arrays]
     note = folder / "SHA256"  # a part of a set has no official digest: what was first read is what must come back
     expected = _OFFICIAL.get(name) if sizes == _OFFICIAL_SIZE else None
-    if expected is None and note.is_file():
-        expected = tuple(note.read_text().split())
+    if expected is None and note.is_file() and len(noted := note.read_text().split()) == len(_ARRAYS):
+        expected = tuple(noted)
     for part, digest, official in zip(_ARRAYS, digests, expected or digests):
         if digest != official:
             raise InputError(f"{folder / part}.npy is damaged: its SHA-256 is {digest[:12]}..., expected {official[:12]}...; {_remedy(name)}")
-    if expected is None and os.access(folder, os.W_OK):
-        note.write_text("\n".join(digests) + "\n")
+    if expected is None:
+        with contextlib.suppress(OSError):  # a folder that can only be read is good enough to read from
+            note.write_text("\n".join(digests) + "\n")
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 
 def split_indices(labels: np.ndarray | torch.Tensor, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
     """Disjoint, sorted indices of the training and the validation images, stratified by class.
 
-    Drawn with `spec.split_seed` from NumPy's frozen legacy stream, so the same on every machine and version. Class
-    shares differ by at most one image. Raises `InputError` where more images are asked for than there are.
+    Drawn with `spec.split_seed` from NumPy's frozen legacy stream, so the same on every machine and version. The
+    numbers of training images of any two classes differ by at most one, those of validation images by at most two,
+    where the data set is balanced. Raises `InputError` where more images are asked for than there are.
     """
     labels = np.asarray(labels)
     train_size = len(labels) - spec.val_size if spec.train_size is None else spec.train_size

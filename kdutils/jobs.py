@@ -72,7 +72,7 @@ class Progress:
 def workers() -> int:
     """Number of worker processes: `KD_WORKERS`, else one for each core, or one where there is a GPU."""
     given = os.environ.get("KD_WORKERS", "")
-    if given and not (given.isdigit() and int(given)):
+    if given and not (given.isdecimal() and int(given)):
         raise InputError(f"KD_WORKERS must be a positive whole number, got {given!r}")
     return int(given) if given else (cores() if detect_runtime().device.type == "cpu" else 1)
 
@@ -101,6 +101,7 @@ def execute(jobs: list[Job], progress: Progress, executor: Executor | None = Non
 
 def _in_this_process(jobs: list[Job], progress: Progress) -> None:
     fractions: list[float | None] = [None] * len(jobs)
+    failures: list[Exception] = []
     for number, job in enumerate(jobs):
 
         def report(fraction: float, number: int = number) -> None:
@@ -108,8 +109,13 @@ def _in_this_process(jobs: list[Job], progress: Progress) -> None:
             progress.show(jobs, fractions)
 
         report(0.0)
-        job.function(*job.arguments, report)
+        try:
+            job.function(*job.arguments, report)
+        except Exception as error:  # the others first, as in worker processes
+            failures.append(error)
         report(1.0)
+    if failures:
+        raise failures[0]
 
 
 def _through(pool: Executor, jobs: list[Job], progress: Progress) -> None:
@@ -143,10 +149,12 @@ def _fraction(note: Path) -> float | None:
 def _pool() -> ProcessPoolExecutor:
     context = get_context("forkserver")
     context.set_forkserver_preload(["kdutils.runs"])  # PyTorch is imported once, not once for each worker
-    return ProcessPoolExecutor(workers(), context, _begin_worker, (max(1, cores() // workers()),))
+    settings = {name: value for name, value in os.environ.items() if name.startswith("KD_")}  # the fork server has older ones
+    return ProcessPoolExecutor(workers(), context, _begin_worker, (max(1, cores() // workers()), settings))
 
 
-def _begin_worker(threads: int) -> None:
+def _begin_worker(threads: int, settings: dict[str, str]) -> None:
+    os.environ.update(settings)
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -28,6 +28,8 @@ def teacher_log_probabilities(
     if len(shares) != len(stacked):
         raise InputError(f"{len(stacked)} teachers need {len(stacked)} weights, got {len(shares)}")
     shares = shares.to(stacked)[:, None, None]
+    if average not in ("logits", "probabilities"):
+        raise InputError(f"unknown average {average!r}: allowed are logits, probabilities")
     if average == "logits":
         return F.log_softmax((shares * stacked).sum(0) / temperature, dim=1)
     return torch.logsumexp(F.log_softmax(stacked / temperature, dim=2) + shares.log(), dim=0)

@@ -140,8 +140,9 @@ def load_imagenet(model: nn.Module, name: str) -> str:
     source can be had or the file does not fit the network.
     """
     state, source = _imagenet_state(name)
-    if model.conv1.kernel_size == (3, 3):
-        state["conv1.weight"] = state["conv1.weight"][:, :, 2:5, 2:5].contiguous()
+    kernels = state.get("conv1.weight")
+    if model.conv1.kernel_size == (3, 3) and kernels is not None and kernels.shape[2:] == (7, 7):
+        state["conv1.weight"] = kernels[:, :, 2:5, 2:5].contiguous()
     body = {key: value for key, value in state.items() if not key.startswith("fc.")}
     expected = {key: value.shape for key, value in model.state_dict().items() if not key.startswith("fc.")}
     different = sorted(key for key in expected.keys() | body.keys() if key not in body or expected.get(key) != body[key].shape)

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -85,6 +86,8 @@ class Record:
 def read_record(path: Path) -> Record:
     """The record in folder `path`, every file checked; raises `OSError`, `ValueError` or `KeyError` if it is not whole."""
     summary = json.loads((path / "summary.json").read_text())
+    if not isinstance(summary, dict) or summary.get("digest", _digest(summary)) != _digest(summary):
+        raise ValueError("summary.json is damaged")
     for name in _FILES:
         if _sha256(path / name) != summary["files"][name]:
             raise ValueError(f"{name} is damaged")
@@ -101,7 +104,7 @@ def find(spec: RunSpec) -> Record | None:
         return None
     try:
         return read_record(path)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
         os.replace(path, aside)
         warnings.warn(f"the record {path} does not read back ({error}): set aside as {aside.name} and run again", stacklevel=2)
@@ -122,12 +125,12 @@ def save(spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime, fa
         np.savez_compressed(draft / "predictions.npz", logits=outcome.logits, labels=outcome.labels)
         save_file({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, draft / "model.safetensors")
         summary = _summary(spec, model, outcome, runtime) | facts | {"files": {name: _sha256(draft / name) for name in _FILES}}
-        (draft / "summary.json").write_text(json.dumps(summary, indent=1))
+        (draft / "summary.json").write_text(json.dumps(summary | {"digest": _digest(summary)}, indent=1))
         os.chmod(draft, 0o755)
         if find(spec) is None:  # else another process was quicker: its record is as good
             os.replace(draft, runs_dir() / spec.key)
-    except OSError as error:
-        raise InputError(f"the record of {spec.key} cannot be written to {runs_dir()} ({error.strerror or error}): free space there or set KD_RUNS_DIR") from None
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+        raise InputError(f"the record of {spec.key} cannot be written to {runs_dir()} ({getattr(error, 'strerror', None) or error}): free space there or set KD_RUNS_DIR") from None
     finally:
         if draft:
             shutil.rmtree(draft, ignore_errors=True)
@@ -170,11 +173,21 @@ def _code_version() -> str:
     """A digest of the package's sources, and the git commit where there is one."""
     root = Path(__file__).parent
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(root.rglob("*.py")))).hexdigest()[:12]
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    except OSError:  # no git on this machine
+        return f"sources {sources}"
+    commit = done.stdout.strip()
     return f"sources {sources}" + (f", commit {commit}" if commit else "")
 
 
 _CODE = _code_version()  # of the code that was loaded, whatever happens to the files during a long run
+
+
+def _digest(summary: dict) -> str:
+    """SHA-256 of a summary's content, but for this digest itself (records made before it was kept have none)."""
+    content = {name: value for name, value in summary.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

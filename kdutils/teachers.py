@@ -7,6 +7,7 @@ every student, temperature, weight and seed. The features of a frozen backbone a
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Callable
 
@@ -16,7 +17,7 @@ from torch import nn
 
 from kdutils.data import IDENTITY_VIEW, Dataset, epoch_stream, render, split_indices
 from kdutils.runtime import Runtime
-from kdutils.specs import VIEWS, RunSpec
+from kdutils.specs import VIEWS, InputError, RunSpec
 
 FILL_BATCH = 128  # always full: kernels are chosen by batch size, and an entry must not depend on its neighbours
 
@@ -56,6 +57,7 @@ class ViewTable:
         missing = self.missing(codes)
         if not len(missing):
             return 0
+        self._check_space(len(missing))
         model = model.to(runtime.device, memory_format=torch.channels_last).eval()
         images = dataset.train_images.to(runtime.device)
         for start in range(0, len(missing), FILL_BATCH):
@@ -70,6 +72,12 @@ class ViewTable:
         self.values.flush()
         self.filled.flush()
         return len(missing)
+
+    def _check_space(self, entries: int) -> None:
+        """A full disk under a sparse mapped file kills the process; so ask before. An entry may claim a 4 kB block."""
+        needed = min(entries * max(4096, 2 * self.values.shape[2]), self.values.nbytes)
+        if shutil.disk_usage(self.folder).free < needed:
+            raise InputError(f"{self.folder} may need {needed / 1e6:,.0f} MB more than is free: free space there or set KD_RUNS_DIR")
 
     def lookup(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """Values of the given entries, float32 [B, columns]; raises `LookupError` if one is not filled."""

@@ -20,7 +20,7 @@ from kdutils.data import IDENTITY_VIEW, Dataset, epoch_stream, render, split_ind
 from kdutils.losses import soft_loss, teacher_log_probabilities
 from kdutils.models import freeze, train_mode
 from kdutils.runtime import Runtime, peak_memory_mb
-from kdutils.specs import OptimiserSpec, RunSpec
+from kdutils.specs import InputError, OptimiserSpec, RunSpec
 from kdutils.teachers import ViewTable
 
 _CHUNK = 1024  # images rendered at a time: large enough to hide Python's cost, small enough for the cache
@@ -223,9 +223,14 @@ def _save_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimi
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value.contiguous() for name, value in state.items() if torch.is_tensor(value)}
-    draft = path.with_suffix(".draft")
-    save_file(tensors, draft, metadata={"progress": json.dumps(vars(progress))})
-    os.replace(draft, path)
+    draft = path.with_suffix(f".draft-{os.getpid()}")
+    try:
+        path.parent.mkdir(exist_ok=True)  # another process that ran the same spec may have finished, and tidied up
+        save_file(tensors, draft, metadata={"progress": json.dumps(vars(progress))})
+        os.replace(draft, path)
+    except (OSError, SafetensorError) as error:
+        draft.unlink(missing_ok=True)
+        raise InputError(f"the checkpoint {path} cannot be written ({error}): free space there or set KD_RUNS_DIR") from None
 
 
 def _resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
@@ -234,14 +239,17 @@ def _resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> P
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             progress = Progress(**json.loads(file.metadata()["progress"]))
-    except (SafetensorError, KeyError, ValueError, OSError):
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
         path.unlink()
         return Progress()
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")})
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimiser."):
             _, index, entry = name.split(".", 2)
+            if tensor.dim():  # in its weight's memory layout: fused optimisers step through both without looking
+                tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
             state.setdefault(int(index), {})[entry] = tensor
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
     return progress

@@ -137,7 +137,6 @@ def test_what_cannot_be_meant_is_refused(changes, words):
     assert all(word in str(error.value) for word in words)
 
 
-@pytest.mark.xfail(strict=True, reason="an unknown average is computed as 'probabilities'")
 def test_an_unknown_average_is_refused():
     with pytest.raises(InputError, match="logits.*probabilities"):
         kd_loss(tensor(STUDENT), tensor(TEACHERS), torch.tensor(LABELS), 4.0, 0.5, "logit")
