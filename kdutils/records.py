@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from kdutils.data import is_cached, load_dataset
 from kdutils.models import build_model, parameter_count
 from kdutils.runtime import Runtime, hardware
 from kdutils.specs import InputError, RunSpec
@@ -98,17 +99,31 @@ def read_record(path: Path) -> Record:
 
 
 def find(spec: RunSpec) -> Record | None:
-    """The spec's record, or None; one that does not read back is set aside with a warning."""
+    """The spec's record, or None; one that does not read back, or rests on other data, is set aside with a warning."""
     path = runs_dir() / spec.key
     if not path.is_dir():
         return None
+    data = load_dataset(spec.data.name).digest if is_cached(spec.data.name) else None
     try:
-        return read_record(path)
+        record = read_record(path)
+        _check_sources(record, data)
+        return record
     except (OSError, ValueError, KeyError, TypeError) as error:
         aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
         os.replace(path, aside)
         warnings.warn(f"the record {path} does not read back ({error}): set aside as {aside.name} and run again", stacklevel=2)
         return None
+
+
+def _check_sources(record: Record, data: str | None) -> None:
+    """Raise `ValueError` where the record was made from other data or by other teachers than are here now."""
+    made_from = record.summary["data"]["digest"]
+    if data and data != made_from:
+        raise ValueError(f"it was made from {record.spec.data.name} with digest {made_from}, here it has {data}")
+    for teacher, digest in record.summary["teachers"].items():
+        summary = runs_dir() / teacher / "summary.json"
+        if summary.is_file() and json.loads(summary.read_text())["files"]["model.safetensors"] != digest:
+            raise ValueError(f"its teacher {teacher} has been trained anew")
 
 
 def save(spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime, facts: dict) -> Record:

@@ -55,7 +55,7 @@ def run(spec: RunSpec, report: Report = lambda fraction: None) -> Record:
         checkpoint_seconds=float(os.environ.get("KD_CHECKPOINT_SECONDS", 60)),
     )  # fmt: skip
     data = {"title": dataset.title, "digest": dataset.digest}
-    record = save(spec, model, outcome, runtime, {"data": data, "weights": weights, "teachers": [t.spec.key for t in teachers]})
+    record = save(spec, model, outcome, runtime, {"data": data, "weights": weights, "teachers": {t.spec.key: t.digest for t in teachers}})
     shutil.rmtree(partial, ignore_errors=True)
     return record
 

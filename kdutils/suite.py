@@ -168,6 +168,8 @@ def _fingerprint(notebook: Path, given: dict) -> str:
     """Of all that an executed notebook depends on beside its runs."""
     sources = [notebook, ROOT / "reports" / "published.csv", *sorted((ROOT / "kdutils").rglob("*.*"))]
     content = b"".join(path.read_bytes() for path in sources if path.is_file() and path.suffix != ".pyc")
+    if "dataset" in given:
+        content += load_dataset(given["dataset"]).digest.encode()
     return hashlib.sha256(content + json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
 
 

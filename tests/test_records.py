@@ -38,7 +38,7 @@ def network() -> torch.nn.Module:
 
 
 def saved(spec: RunSpec = SPEC, facts: dict | None = None):
-    return save(spec, network(), outcome(), RUNTIME, facts or {"data": {"title": "a part of CIFAR-10"}, "weights": None, "teachers": []})
+    return save(spec, network(), outcome(), RUNTIME, facts or {"data": {"title": "a part of CIFAR-10", "digest": "abc"}, "weights": None, "teachers": {}})
 
 
 def test_what_is_saved_reads_back():
@@ -55,10 +55,10 @@ def test_what_is_saved_reads_back():
 
 
 def test_the_summary_tells_cost_and_provenance():
-    summary = saved(facts={"data": {"digest": "abc"}, "weights": "from somewhere", "teachers": ["resnet18-0"]}).summary
+    summary = saved(facts={"data": {"digest": "abc"}, "weights": "from somewhere", "teachers": {"resnet18-0": "def"}}).summary
     assert (summary["key"], summary["parameters"], summary["seconds"], summary["images_per_second"], summary["peak_memory_mb"]) == (SPEC.key, 268_650, 1.5, 80.0, 12.5)
     assert summary["best_val"] == {"accuracy": 60.0, "loss": pytest.approx(0.1 + 2 / 3), "epoch": 2}
-    assert summary["data"] == {"digest": "abc"} and summary["weights"] == "from somewhere" and summary["teachers"] == ["resnet18-0"]
+    assert summary["data"] == {"digest": "abc"} and summary["weights"] == "from somewhere" and summary["teachers"] == {"resnet18-0": "def"}
     environment = summary["environment"]
     assert environment["torch"] == version("torch") and environment["runtime"] == "cpu-float32" and environment["code"].startswith("sources ")
 

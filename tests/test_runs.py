@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -61,7 +63,7 @@ def test_a_run_is_trained_once_and_then_found(monkeypatch):
         np.testing.assert_allclose(model(pixels).numpy(), logits, atol=0.03)  # bfloat16 where the machine has it
     monkeypatch.setattr(runs, "train", None)
     assert numbers(run(cnn())) == numbers(record)
-    assert record.summary["data"] == {"title": dataset.title, "digest": dataset.digest} and record.summary["teachers"] == []
+    assert record.summary["data"] == {"title": dataset.title, "digest": dataset.digest} and record.summary["teachers"] == {}
 
 
 def test_progress_rises_to_one_by_epochs():
@@ -81,7 +83,7 @@ def test_the_same_spec_gives_the_same_numbers_in_another_store(tmp_path, monkeyp
 def test_a_student_trains_its_teachers_first_and_names_them():
     teachers = cnn(seed=1), cnn(seed=2)
     record = run(student(*teachers))
-    assert record.summary["teachers"] == [teacher.key for teacher in teachers] and all(find(teacher) for teacher in teachers)
+    assert record.summary["teachers"] == {teacher.key: find(teacher).digest for teacher in teachers}
     assert "train_distillation" in record.history and record.history["train_distillation"].gt(0).all()
     assert record.summary["metrics"] != run(cnn()).summary["metrics"]
 
@@ -339,3 +341,45 @@ def test_a_pool_that_keeps_dying_is_an_error(monkeypatch):
     with pytest.warns(UserWarning), pytest.raises(jobs.BrokenProcessPool), ThreadPoolExecutor(1) as executor:
         execute([Job(fail, (), 1.0, "")], Progress(1.0, 0), executor)
     assert 2 <= len(attempts) <= 5
+
+
+def test_a_record_made_from_other_data_is_set_aside_and_run_again(monkeypatch):
+    made = run(cnn())
+    images = np.load(Path(os.environ["KD_DATA_DIR"]) / "cifar10" / "train_images.npy")
+    images[0] ^= 255
+    folder = Path(os.environ["KD_DATA_DIR"]) / "cifar10"
+    np.save(folder / "train_images.npy", images)
+    (folder / "SHA256").unlink(missing_ok=True)
+    with pytest.warns(UserWarning, match="digest"):
+        assert find(cnn()) is None
+    again = run(cnn())
+    assert again.summary["data"]["digest"] == load_dataset("cifar10").digest != made.summary["data"]["digest"]
+
+
+def test_a_student_whose_teacher_was_trained_anew_is_run_again():
+    teacher = cnn(seed=5)
+    run(student(teacher))
+    other = find(teacher).load_model()
+    with torch.no_grad():
+        other.fc2.bias += 1
+    path = find(teacher).path
+    summary = json.loads((path / "summary.json").read_text())
+    save_file(other.state_dict(), path / "model.safetensors")
+    summary["files"]["model.safetensors"] = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+    del summary["digest"]
+    (path / "summary.json").write_text(json.dumps(summary))
+    with pytest.warns(UserWarning, match="trained anew"):
+        assert find(student(teacher)) is None
+
+
+def test_a_record_is_found_where_its_data_are_not(monkeypatch, tmp_path):
+    made = run(cnn())
+    monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "nothing"))
+    assert find(cnn()).digest == made.digest
+
+
+def test_a_table_that_would_not_fit_on_the_disk_is_refused_before_it_is_filled(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(InputError, match="tables.*free space"):
+        run(student(cnn(seed=5)))
+    assert find(cnn(seed=5))
