@@ -73,9 +73,9 @@ def _parser() -> argparse.ArgumentParser:
 def _report(options: argparse.Namespace) -> int:
     from kdutils import suite
 
-    only = options.only.split(",") if options.only else None
+    only = options.only.split(",") if options.only is not None else None
     values = {"profile": options.profile, "dataset": options.dataset}
-    if options.seeds:
+    if options.seeds is not None:
         values["seeds"] = _seeds(options.seeds)
     if options.command is _report and only and len(only) == 1:  # for a single notebook its name may be left out
         settings = [s if "." in s.partition("=")[0] else f"{only[0]}.{s}" for s in options.settings]

@@ -151,7 +151,10 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
 
 def gains_table(gains: list[Gain]) -> pd.DataFrame:
     """Paired gains, a row each: mean, SD, 95% confidence interval (percentage points), number of pairs."""
-    rows = [(g.treated, g.control, f"{g.mean:+.2f}", f"{g.deviation:.2f}", f"[{g.low:+.2f}, {g.high:+.2f}]", g.n) for g in gains]
+    rows = [
+        (g.treated, g.control, f"{g.mean:+.2f}", *((f"{g.deviation:.2f}", f"[{g.low:+.2f}, {g.high:+.2f}]") if g.n > 1 else ("–", "–")), g.n)
+        for g in gains
+    ]
     return pd.DataFrame(rows, columns=["classifier", "against", "gain (points)", "SD", "95% CI", "pairs"])
 
 

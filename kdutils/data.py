@@ -96,7 +96,9 @@ def _load(name: str, folder: Path, written: tuple[int, ...]) -> Dataset:
     """Read and check the arrays once per process, and again whenever a file was `written` anew."""
     arrays = [_read(folder / f"{part}.npy") for part in _ARRAYS]
     digest = _check(name, folder, arrays)
-    classes = tuple((folder / "classes.txt").read_text(encoding="utf-8").split("\n")[: DATASETS[name]])
+    classes = tuple((folder / "classes.txt").read_text(encoding="utf-8", errors="replace").split("\n")[: DATASETS[name]])
+    if len(classes) < DATASETS[name] or not all(classes):
+        raise InputError(f"{folder / 'classes.txt'} does not name {DATASETS[name]} classes, one a line: {_remedy(name)}")
     return Dataset(name, classes, *(torch.from_numpy(array) for array in arrays), digest=digest)
 
 

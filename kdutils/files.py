@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from kdutils.specs import InputError
@@ -19,6 +20,7 @@ def write_whole(path: Path, content: bytes) -> Path:
         draft.write_bytes(content)
         os.replace(draft, path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         raise InputError(f"{path.parent} cannot be written ({error.strerror or error}): free space there or choose another folder") from None
     return path

@@ -38,7 +38,8 @@ def plot_curves(arms: Arms) -> Figure:
         for row, (metric, label) in enumerate((("accuracy", "accuracy (%)"), ("loss", "cross-entropy (nats)"))):
             axis = axes[row, column]
             for index, (split, title) in enumerate((("train", "training"), ("val", "validation"))):
-                _band(axis, histories.groupby("epoch")[f"{split}_{metric}"], title, index)
+                if f"{split}_{metric}" in histories:  # a run may have no validation images
+                    _band(axis, histories.groupby("epoch")[f"{split}_{metric}"], title, index)
             axis.set_ylabel(label if column == 0 else "")
         axes[0, column].set_title(name)
         axes[1, column].set_xlabel("epoch")
@@ -60,7 +61,7 @@ def plot_overlay(arms: Arms, column: str = "val_accuracy", label: str = "validat
 
 
 def _band(axis: plt.Axes, groups, label: str, index: int) -> None:
-    mean, low, high = groups.mean(), groups.min(), groups.max()
+    mean, low, high, index = groups.mean(), groups.min(), groups.max(), index % len(COLOURS)
     axis.plot(mean.index, mean, color=COLOURS[index], linestyle=DASHES[index], marker=MARKERS[index], markersize=3, markevery=max(1, len(mean) // 10), label=label)
     axis.fill_between(mean.index, low, high, color=COLOURS[index], alpha=0.2, linewidth=0)
 
@@ -142,7 +143,7 @@ def plot_size_accuracy(arms: Arms) -> Figure:
     figure, axis = plt.subplots(figsize=(7.2, 3.6))
     for index, (name, records) in enumerate(arms.items()):
         sizes, accuracies = [r.summary["parameters"] for r in records], [r.metric("test") for r in records]
-        axis.scatter(sizes, accuracies, color=COLOURS[index % 7], marker=MARKERS[index % 7], s=36, label=name, edgecolor="black", linewidth=0.4)
+        axis.scatter(sizes, accuracies, color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(COLOURS)], s=36, label=name, edgecolor="black", linewidth=0.4)
     axis.set(xscale="log", xlabel="parameters", ylabel="test accuracy (%)")
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
@@ -153,7 +154,7 @@ def plot_gains(gains: Sequence[Gain]) -> Figure:
     figure, axis = plt.subplots(figsize=(5.6, 0.5 * len(gains) + 1.1))
     for row, gain in enumerate(gains):
         error = [[gain.mean - gain.low], [gain.high - gain.mean]] if gain.n > 1 else None
-        axis.errorbar(gain.mean, row, xerr=error, color=COLOURS[row % 7], marker=MARKERS[row % 7], capsize=4)
+        axis.errorbar(gain.mean, row, xerr=error, color=COLOURS[row % len(COLOURS)], marker=MARKERS[row % len(COLOURS)], capsize=4)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set(yticks=range(len(gains)), yticklabels=[gain.treated for gain in gains], ylim=(len(gains) - 0.5, -0.5))
     axis.set_xlabel("gain in test accuracy (percentage points)")

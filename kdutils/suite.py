@@ -11,7 +11,6 @@ import ast
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -26,14 +25,16 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from kdutils.data import load_dataset, resolve_dataset
+from kdutils.data import load_dataset, resolve_dataset, split_indices
 from kdutils.export import Cover, export_notebook, export_report, read_chapter, write_index
 from kdutils.files import write_whole
+from kdutils.jobs import workers
 from kdutils.models import resolve_init
 from kdutils.records import environment as current_environment
 from kdutils.records import read_record, runs_dir
 from kdutils.runtime import detect_runtime
 from kdutils.specs import InputError, explain
+from kdutils.studies import assignment
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -97,7 +98,7 @@ def notebook_parameters(path: Path) -> dict:
     if len(cells) != 1:
         raise InputError(f"{path.name} has {len(cells)} cells tagged 'parameters': exactly one is needed")
     try:
-        return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cells[0].source).body}
+        return {target.id: ast.literal_eval(node.value) for node in ast.parse(cells[0].source).body for [target] in [node.targets]}
     except (SyntaxError, ValueError, AttributeError):
         raise InputError(f"the cell tagged 'parameters' of {path.name} may only hold lines such as `name = value`") from None
 
@@ -113,7 +114,7 @@ class Result:
 
 
 def execute(notebook: Path, values: dict, folder: Path) -> Result:
-    """Run a notebook with those of `values` that it has, into `folder`/<name>.ipynb, .html and .pdf.
+    """Run a notebook with those of `values` that it has, into `folder`/<name>.ipynb.
 
     Nothing is run where that file holds the same notebook, parameters and code, and the runs it used are still
     recorded. A notebook that fails is kept as `folder`/failed/<name>.ipynb, and nothing of it is published.
@@ -133,12 +134,8 @@ def execute(notebook: Path, values: dict, folder: Path) -> Result:
         error = _papermill(notebook, draft, given, {"KD_REPORT_DIR": str(folder.absolute()), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)})
         executed = nbformat.read(draft, as_version=4)
         runs = sorted(set(used.read_text().split())) if used.exists() else []
-    executed.metadata["kdutils"] = {"fingerprint": fingerprint, "runs": runs}
+    executed.metadata["kdutils"] = {"fingerprint": fingerprint, "runs": runs, "dataset": given.get("dataset")}
     write_whole(failed if error else published, nbformat.writes(executed).encode())
-    if not error:
-        chapters = [None, *list_notebooks(), None]
-        place = chapters.index(notebook)
-        export_notebook(published, folder, index=folder / "index.html", previous=chapters[place - 1], following=chapters[place + 1])
     return Result(notebook, time.monotonic() - began, error=error)
 
 
@@ -158,6 +155,8 @@ def _papermill(notebook: Path, draft: Path, given: dict, settings: dict[str, str
         return f"a cell took longer than {_CELL_SECONDS} s"
     except DeadKernelError:
         return "the kernel died (killed, or out of memory)"
+    except RuntimeError as error:  # nbclient's word for a kernel that does not start in time
+        return f"the kernel did not start: {error}".splitlines()[0]
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -174,8 +173,6 @@ def _fingerprint(notebook: Path, given: dict) -> str:
 
 
 def _is_current(published: Path, fingerprint: str) -> bool:
-    if not all(published.with_suffix(suffix).is_file() for suffix in (".ipynb", ".html", ".pdf")):
-        return False
     made = _made(published)
     return made.get("fingerprint") == fingerprint and all((runs_dir() / key).is_dir() for key in made["runs"])
 
@@ -200,20 +197,29 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
     settings: `notebook.name=value` for one notebook, or `name=value` for all that have that parameter.
     """
     notebooks = [find_notebook(name) for name in only] if only else list_notebooks()
-    values, own_values = dict(values), {}
+    values, own_values, shared = dict(values), {}, set()
     for setting in settings:
         where, name, value = _parse(setting)
         if where:
             notebook = find_notebook(where)
+            if notebook not in notebooks:
+                raise InputError(f"{setting!r} is for {notebook.stem}, which is not run: allowed are {', '.join(path.stem for path in notebooks)}")
             allowed = notebook_parameters(notebook)
             if name not in allowed:
                 raise InputError(f"{notebook.stem} has no parameter {name!r}: allowed are {', '.join(allowed)}")
             own_values.setdefault(notebook.stem, {})[name] = value
         else:
             values[name] = value
+            shared.add(name)
     for given in [values, *own_values.values()]:
         check_parameters(given)
+    offered = {name for notebook in notebooks for name in notebook_parameters(notebook)}
+    if useless := sorted(shared - offered - {"profile", "dataset", "init"}):
+        raise InputError(f"no notebook that is run has a parameter {useless[0]!r}: allowed are {', '.join(sorted(offered))}")
+    workers(), runs_dir()  # they complain before anything is run
     values["dataset"], values["init"] = resolve_dataset(values.get("dataset", "auto")), resolve_init(values.get("init", "auto"))
+    sizes = assignment(values["profile"], values["dataset"]).data
+    split_indices(load_dataset(sizes.name).train_labels, sizes)  # a part of a data set may be too small for the profile
     return Order(notebooks, values, own_values)
 
 
@@ -239,42 +245,61 @@ def report(order: Order) -> list[Result]:
         results.append(execute(notebook, order.values | order.own_values.get(notebook.stem, {}), order.folder))
         if results[-1].error:
             print(f"    failed: {results[-1].error}", flush=True)
-    if not (all(result.reused for result in results) and (order.folder / "index.html").is_file()):
+    if not (all(result.reused for result in results) and _is_published(order.folder)):
         publish(order)
     return results
 
 
+def _is_published(folder: Path) -> bool:
+    """Whether index.html, which is written last, is newer than all chapters: a command may have been killed before."""
+    index, chapters = folder / "index.html", list(folder.glob("*.ipynb"))
+    pages = [folder / "report.pdf", *(path.with_suffix(suffix) for path in chapters for suffix in (".html", ".pdf"))]
+    made = [path.stat().st_mtime_ns for path in [*chapters, *folder.glob("failed/*.ipynb")]]
+    return index.is_file() and all(page.is_file() for page in pages) and max(made) <= index.stat().st_mtime_ns
+
+
 def publish(order: Order) -> None:
-    """Write index.html, report.pdf and the summaries of all runs from the profile's executed notebooks."""
-    folder, chapters = order.folder, []
-    for notebook in list_notebooks():
-        if (folder / notebook.name).is_file():
-            chapters.append(read_chapter(folder / notebook.name, folder))
-        elif (folder / "failed" / notebook.name).is_file():
-            chapters.append(read_chapter(folder / "failed" / notebook.name, folder, error="it failed; failed/ holds it for diagnosis"))
-    whole = [folder / f"{chapter.stem}.ipynb" for chapter in chapters if not chapter.error]
-    cover = _cover(order)
+    """Export all of the profile's executed notebooks, and write report.pdf, the runs' summaries and index.html."""
+    folder = order.folder
+    whole = [folder / notebook.name for notebook in list_notebooks() if (folder / notebook.name).is_file()]
+    failed = [folder / "failed" / notebook.name for notebook in list_notebooks() if (folder / "failed" / notebook.name).is_file()]
+    for previous, chapter, following in zip([None, *whole], whole, [*whole[1:], None]):
+        export_notebook(chapter, folder, index=folder / "index.html", previous=previous, following=following)
     _keep_summaries(whole, folder / "records")
+    cover = _cover(order, whole)
     if whole:
         export_report(whole, folder / "report.pdf", cover)
-    write_index(folder / "index.html", cover, chapters)
+    else:
+        (folder / "report.pdf").unlink(missing_ok=True)
+    chapters = [read_chapter(path, folder) for path in whole]
+    chapters += [read_chapter(path, folder, error="it failed; failed/ holds it for diagnosis") for path in failed]
+    write_index(folder / "index.html", cover, sorted(chapters, key=lambda chapter: chapter.stem))
 
 
 def _keep_summaries(executed: list[Path], folder: Path) -> None:
     """One JSON file for every run that these notebooks rest on: its spec, metrics, cost and provenance."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for key in sorted({key for path in executed for key in _made(path).get("runs", [])}):
-        record = read_record(runs_dir() / key)
+    keys = {key for path in executed for key in _made(path).get("runs", [])}
+    for old in folder.glob("*.json"):
+        if old.stem not in keys:
+            old.unlink()
+    for key in sorted(keys):
+        try:
+            record = read_record(runs_dir() / key)
+        except (OSError, ValueError, KeyError):  # of an earlier command with another store: what was kept of it stays
+            continue
         content = {"spec": record.spec.model_dump(mode="json", exclude_defaults=True)} | record.summary
         write_whole(folder / f"{key}.json", json.dumps(content, indent=1).encode())
 
 
 def _made(published: Path) -> dict:
     """What `execute` noted in an executed notebook: its fingerprint and the keys of its runs."""
-    return nbformat.read(published, as_version=4).metadata.get("kdutils", {})
+    try:
+        return nbformat.read(published, as_version=4).metadata.get("kdutils", {})
+    except (OSError, ValueError, AttributeError):  # not what `execute` wrote: it is made anew
+        return {}
 
 
-def _cover(order: Order) -> Cover:
+def _cover(order: Order, chapters: list[Path]) -> Cover:
     dataset, environment = load_dataset(order.values["dataset"]), current_environment(detect_runtime())
     facts = {
         "Data": f"{dataset.title} (digest {dataset.digest})",
@@ -285,7 +310,14 @@ def _cover(order: Order) -> Cover:
         "Code": environment["code"],
         "Date": datetime.now().strftime("%-d %B %Y"),
     }
-    notices = {
-        "synthetic": "Synthetic data: procedural images stand in for CIFAR-10. Nothing here is a result on CIFAR-10.",
-    }
-    return Cover("Knowledge distillation", "Four classifiers, and what a small one learns from large ones", facts, notices.get(dataset.name))
+    subtitle = "Four classifiers, and what a small one learns from large ones"
+    return Cover("Knowledge distillation", subtitle, facts, _notice(chapters))
+
+
+def _notice(chapters: list[Path]) -> str | None:
+    """A warning where chapters rest on synthetic data, which must never pass for CIFAR."""
+    synthetic = [path.stem for path in chapters if _made(path).get("dataset") == "synthetic"]
+    if not synthetic:
+        return None
+    where = "" if len(synthetic) == len(chapters) else f" in {', '.join(synthetic)}"
+    return f"Synthetic data{where}: procedural images stand in for CIFAR-10. Nothing there is a result on CIFAR-10."

@@ -1,0 +1,63 @@
+"""The whole command in a copy of the project, without network; one smoke report serves all tests that read it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+
+class Copy:
+    """A copy of the project's sources in `root`, with a run store beside them."""
+
+    command = ("report", "--profile", "smoke", "--dataset", "synthetic")
+
+    def __init__(self, root: Path, data: Path):
+        self.root, self.runs, self.reports = root / "project", root / "runs", root / "project" / "reports" / "smoke"
+        for folder in ("kdutils", "notebooks"):
+            shutil.copytree(PROJECT / folder, self.root / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        (self.root / "reports").mkdir()
+        for file in ("pyproject.toml", "reports/published.csv"):
+            shutil.copy(PROJECT / file, self.root / file)
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("KD_") and name.lower() != "no_proxy"} | {
+            "KD_DATA_DIR": str(data),
+            "KD_RUNS_DIR": str(self.runs),
+            "TORCH_HOME": str(root / "torch"),
+            **{name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")},  # refuses at once
+        }
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
+        """The command, begun; its output is thrown away."""
+        return subprocess.Popen(self._command(arguments), cwd=self.root, env=self._environment | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        """The command, ended."""
+        return subprocess.run(self._command(arguments), cwd=self.root, env=self._environment | environment, capture_output=True, text=True, timeout=3600)
+
+    def summaries(self) -> dict[str, dict]:
+        """Every finished run's summary by its key."""
+        return {path.parent.name: json.loads(path.read_text()) for path in self.runs.glob("[a-z]*/summary.json")}
+
+    @staticmethod
+    def _command(arguments):
+        return [sys.executable, "-m", "kdutils", *arguments]
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory, data_folder):
+    """A copy of the project in which the smoke report was made on the synthetic data."""
+    copy = Copy(tmp_path_factory.mktemp("smoke"), data_folder)
+    copy.outcome = copy.run(*copy.command)
+    return copy
+
+
+@pytest.fixture
+def another_copy(tmp_path, data_folder):
+    """A copy of the project in which nothing was run."""
+    return Copy(tmp_path, data_folder)

@@ -1,0 +1,74 @@
+"""The report in a browser: it opens from disk without an error, a request or a missing image."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+pytest_plugins = ["smoke_report"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("there is no chromium on this machine (Debian: apt-get install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(params=["index.html", "00_data.html", "03_one_teacher.html", "09_report.html"])
+def visit(request, browser, smoke):
+    """An opened page, with the list of what went wrong and of what it asked for."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.errors, page.asked = [], []
+    page.on("console", lambda message: page.errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("requestfailed", lambda asked: page.errors.append(asked.url))
+    page.on("request", lambda asked: page.asked.append(asked.url))
+    page.goto((smoke.reports / request.param).as_uri(), wait_until="load", timeout=120_000)
+    page.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
+    page.wait_for_function("[...document.images].every(image => image.complete)", timeout=120_000)
+    yield page
+    page.close()
+
+
+def test_it_opens_without_an_error_or_a_request_outside(visit):
+    assert visit.errors == []
+    assert visit.asked and [url[:80] for url in visit.asked if not url.startswith(("file://", "data:"))] == []
+
+
+def test_every_image_is_seen(visit):
+    images = visit.evaluate("[...document.images].map(image => [image.naturalWidth, image.getBoundingClientRect().width])")
+    assert images and all(natural > 0 and shown > 0 for natural, shown in images)
+
+
+def test_maths_is_set_as_mathml(visit):
+    maths = visit.evaluate("[...document.querySelectorAll('math')].map(m => [m instanceof MathMLElement, m.getBoundingClientRect().width])")
+    assert all(native and width > 0 for native, width in maths)
+    assert bool(maths) == visit.url.endswith(("00_data.html", "03_one_teacher.html"))
+    assert "$" not in visit.inner_text("main") and "\\frac" not in visit.inner_text("main")
+
+
+def test_code_is_folded_away(visit):
+    assert visit.evaluate("[...document.querySelectorAll('details.code')].every(fold => !fold.open)")
+    assert "import kdutils" not in visit.inner_text("main")
+
+
+def test_a_narrow_screen_does_not_scroll_sideways(visit):
+    visit.set_viewport_size({"width": 390, "height": 800})
+    assert visit.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_index_leads_to_a_chapter_and_back(browser, smoke):
+    page = browser.new_page()
+    page.goto((smoke.reports / "index.html").as_uri())
+    page.click("h2 a >> text=Task 3")
+    assert page.url.endswith("03_one_teacher.html") and page.inner_text("h1") == "Task 3: one teacher"
+    page.click("a[rel=index]")
+    assert page.url.endswith("index.html")
+    page.close()

@@ -1,0 +1,232 @@
+"""The command line: bad input gets one sentence and exit code 2, and leaves no trace."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kdutils import suite
+from kdutils.__main__ import main
+from kdutils.data import load_dataset
+
+NOTEBOOKS = ["00_data", "01_baseline_small_cnn", "02_finetune_resnets", "03_one_teacher", "04_two_teachers", "09_report"]
+
+
+@pytest.fixture(scope="session")
+def synthetic(data_folder):
+    """The folder of the synthetic data set, built."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KD_DATA_DIR", str(data_folder))
+        load_dataset("synthetic")
+    return data_folder / "synthetic"
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """Reports, runs and data in one folder, and no notebook may run."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a notebook was run in spite of bad input")
+
+    monkeypatch.setattr(suite, "ROOT", tmp_path / "project")
+    monkeypatch.setattr(suite.papermill, "execute_notebook", refuse)
+    monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path
+
+
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.lstat().st_mtime_ns for path in folder.rglob("*") if not path.is_dir()}
+
+
+def complaint(arguments, world, capsys) -> str:
+    """The one sentence that a command which must be refused says, after it was checked that it did nothing."""
+    before = content(world)
+    assert main(arguments) == 2
+    assert content(world) == before
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("kdutils: "), lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "command, named",
+    {
+        "report --profile fast": ["'fast'", "smoke", "quick", "paper"],
+        "report --dataset mnist": ["'mnist'", "auto", "cifar10", "synthetic"],
+        "report --only 01,07": ["'07'", *NOTEBOOKS],
+        "report --only 01,": ["''", *NOTEBOOKS],
+        "run one_teacher": ["'one_teacher'", *NOTEBOOKS],
+        "run notebooks/missing.ipynb": ["missing.ipynb", *NOTEBOOKS],
+        "report -p 03.temprature=4": ["'temprature'", "03_one_teacher", "profile", "temperature", "kd_weight"],
+        "report -p temprature=4": ["'temprature'", "temperature", "kd_weight"],
+        "report -p 12.temperature=4": ["'12'", *NOTEBOOKS],
+        "run 00 -p temperature=4": ["'temperature'", "00_data", "profile, dataset"],
+        "report --only 00 -p temperature=4": ["'temperature'", "00_data", "profile, dataset"],
+        "report --only 00,01 -p temperature=4": ["temperature"],
+        "report --only 01 -p 03.temperature=4": ["03_one_teacher"],
+        "report -p 03.temperature": ["03.temperature", "notebook.name=value"],
+        "report -p temperature": ["temperature", "notebook.name=value"],
+        "run 03 -p temperature=0": ["temperature", "greater than 0", "(got 0)"],
+        "report -p temperature=-2.5": ["temperature", "greater than 0", "-2.5"],
+        "report -p 03.temperature=hot": ["temperature", "number", "'hot'"],
+        "report -p 03.temperature=nan": ["temperature", "number", "'nan'"],
+        "report -p 03.temperature=1e999": ["temperature", "finite"],
+        "report -p 03.temperature=True": ["temperature", "number", "True"],
+        "run 03 -p kd_weight=1.5": ["kd_weight", "less than or equal to 1", "1.5"],
+        "report -p kd_weight=-0.1": ["kd_weight", "greater than or equal to 0", "-0.1"],
+        "report --seeds 0,1,0": ["seeds", "differ", "[0, 1, 0]"],
+        "report --seeds 0,one": ["--seeds", "whole numbers", "'0,one'"],
+        "report --seeds 0.5": ["--seeds", "whole numbers", "'0.5'"],
+        "report --seeds 0,-1": ["seeds", "greater than or equal to 0", "-1"],
+        "report -p 03.teacher_seeds=[1,1]": ["teacher_seeds", "differ", "[1, 1]"],
+        "report -p seeds=[]": ["seeds", "at least one"],
+        "report -p seeds=3": ["seeds", "list", "3"],
+        "report -p init=zeros": ["init", "auto", "imagenet", "random", "'zeros'"],
+        "data mnist": ["'mnist'", "cifar10", "cifar100", "synthetic"],
+        "export missing.ipynb": ["missing.ipynb"],
+    }.items(),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_input_is_refused_by_name(command, named, world, capsys):
+    said = complaint(command.split(), world, capsys)
+    assert [word for word in named if word not in said] == [], said
+
+
+def test_an_empty_list_of_seeds_is_refused(world, capsys):
+    assert "seeds" in complaint(["report", "--seeds", ""], world, capsys)
+
+
+def test_an_empty_list_of_notebooks_is_refused(world, capsys):
+    assert all(name in complaint(["report", "--only", ""], world, capsys) for name in NOTEBOOKS)
+
+
+@pytest.mark.parametrize("command", ["data synthetic", "report --dataset synthetic", "report --dataset cifar10", "report"])
+def test_a_data_folder_that_cannot_be_written_is_refused(command, world, monkeypatch, capsys):
+    (world / "file").write_text("not a folder")
+    monkeypatch.setenv("KD_DATA_DIR", str(world / "file" / "data"))
+    said = complaint(command.split(), world, capsys)
+    assert str(world / "file" / "data") in said and "KD_DATA_DIR" in said
+
+
+def test_a_run_store_that_cannot_be_written_is_refused(world, synthetic, monkeypatch, capsys):
+    (world / "file").write_text("not a folder")
+    monkeypatch.setenv("KD_DATA_DIR", str(synthetic.parent))
+    monkeypatch.setenv("KD_RUNS_DIR", str(world / "file" / "runs"))
+    said = complaint(["report", "--dataset", "synthetic", "-p", "init=random"], world, capsys)
+    assert str(world / "file" / "runs") in said and "KD_RUNS_DIR" in said
+
+
+def test_a_number_of_workers_that_is_none_is_refused(world, synthetic, monkeypatch, capsys):
+    monkeypatch.setenv("KD_DATA_DIR", str(synthetic.parent))
+    monkeypatch.setenv("KD_WORKERS", "many")
+    assert "KD_WORKERS" in complaint(["report", "--dataset", "synthetic", "-p", "init=random"], world, capsys)
+
+
+def test_data_that_cannot_be_had_are_refused(world, capsys):
+    said = complaint(["data", "cifar10"], world, capsys)
+    assert "CIFAR-10" in said and str(world / "data" / "cifar10") in said
+    assert "CIFAR-10" in complaint(["report", "--dataset", "cifar10"], world, capsys)
+
+
+@pytest.mark.parametrize("part, damage", [("train_images", "a flipped bit"), ("test_labels", "a lost end"), ("test_images", "no array at all")])
+def test_a_damaged_cache_is_refused_by_file(world, synthetic, part, damage, capsys):
+    shutil.copytree(synthetic, world / "data" / "synthetic")
+    file = world / "data" / "synthetic" / f"{part}.npy"
+    whole = file.read_bytes()
+    file.write_bytes({"a flipped bit": whole[:-1] + bytes([whole[-1] ^ 1]), "a lost end": whole[:-7], "no array at all": b"a web page"}[damage])
+    for command in (["data", "synthetic"], ["report", "--dataset", "synthetic"]):
+        said = complaint(command, world, capsys)
+        assert str(file) in said and "data synthetic --rebuild" in said
+
+
+def test_a_damaged_cache_is_rebuilt_on_demand(world, synthetic):
+    shutil.copytree(synthetic, world / "data" / "synthetic")
+    file = world / "data" / "synthetic" / "test_labels.npy"
+    file.write_bytes(b"a web page")
+    assert main(["data", "synthetic", "--rebuild"]) == 0
+    assert file.read_bytes() == (synthetic / "test_labels.npy").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["no weights at all", "a lost end", "other weights"])
+def test_a_damaged_weight_file_is_refused_by_name(world, synthetic, damage, capsys):
+    (world / "data" / "imagenet").mkdir(parents=True)
+    (world / "data" / "synthetic").symlink_to(synthetic)
+    file = world / "data" / "imagenet" / "resnet18.safetensors"
+    save_file({"weight": torch.zeros(3, 4)}, file)
+    if damage != "other weights":
+        file.write_bytes(b"a web page" if damage == "no weights at all" else file.read_bytes()[:-5])
+    said = complaint(["report", "--dataset", "synthetic"], world, capsys)
+    assert file.name in said and "resnet18" in said and ("expected" in said or "does not fit" in said)
+
+
+def test_weights_that_cannot_be_had_are_refused_where_they_are_asked_for(world, synthetic, capsys):
+    (world / "data").mkdir()
+    (world / "data" / "synthetic").symlink_to(synthetic)
+    said = complaint(["report", "--dataset", "synthetic", "-p", "init=imagenet"], world, capsys)
+    assert str(world / "data" / "imagenet" / "resnet18.safetensors") in said
+
+
+def test_an_unknown_command_or_option_is_refused(world, capsys):
+    for arguments in ([], ["repot"], ["report", "--profle", "smoke"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 2 and "usage: python -m kdutils" in capsys.readouterr().err
+
+
+# What good input gets
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0
+    for word in ("report", "run", "data", "export", "benchmark", "examples:", "-p 03.temperature=4", "KD_DATA_DIR", "KD_RUNS_DIR", "KD_WORKERS"):
+        assert word in said
+
+
+@pytest.mark.parametrize("command", ["report", "run", "data", "export", "benchmark"])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and f"usage: python -m kdutils {command}" in said
+    if command in ("report", "run"):
+        assert all(word in said for word in ("smoke", "quick", "paper", "--dataset", "--seeds", "[NOTEBOOK.]NAME=VALUE"))
+
+
+def test_data_lists_what_there_is(synthetic, capsys):
+    digest = load_dataset("synthetic").digest
+    assert main(["data"]) == 0
+    said = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in said.splitlines()[1:]}
+    assert said.startswith(f"{synthetic.parent}:\n") and sorted(lines) == ["cifar10", "cifar100", "synthetic"]
+    assert "10,000 training and  2,000 test images, 10 classes" in lines["synthetic"] and digest in lines["synthetic"]
+    assert "not here" in lines["cifar10"] and "data cifar100" in lines["cifar100"]
+
+
+def test_values_reach_the_order(synthetic, monkeypatch, capsys):
+    orders = []
+    monkeypatch.setattr(suite, "report", lambda order: orders.append(order) or [suite.Result(path, 1.0) for path in order.notebooks])
+    fixed = ["--profile", "smoke", "--dataset", "synthetic", "--seeds", "3,5", "-p", "init=random"]
+    assert main(["report", *fixed, "--only", "01,03", "-p", "03.temperature=4", "-p", "kd_weight=0.9"]) == 0
+    assert main(["run", "03_one_teacher", *fixed, "-p", "temperature=4"]) == 0
+    both, single = orders
+    assert [path.stem for path in both.notebooks] == ["01_baseline_small_cnn", "03_one_teacher"]
+    assert both.values == {"profile": "smoke", "dataset": "synthetic", "seeds": [3, 5], "init": "random", "kd_weight": 0.9}
+    assert both.own_values == {"03_one_teacher": {"temperature": 4}}
+    assert [path.stem for path in single.notebooks] == ["03_one_teacher"]
+    assert single.values.get("temperature", single.own_values.get("03_one_teacher", {}).get("temperature")) == 4
+    assert str(both.folder / "index.html") in capsys.readouterr().out
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite, "make_order", interrupted)
+    assert main(["report"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err

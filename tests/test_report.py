@@ -1,0 +1,289 @@
+"""The report end to end: one command makes it, again takes nothing, and killed goes on to the same numbers."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import os
+import re
+import subprocess
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import nbformat
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from pypdf import PdfReader
+
+import kdutils as kd
+
+pytest_plugins = ["smoke_report"]
+
+CHAPTERS = ("00_data", "01_baseline_small_cnn", "02_finetune_resnets", "03_one_teacher", "04_two_teachers", "09_report")
+PUBLISHED = ("57.84", "63.4", "62.43", "79.99", "78", "81.18", "80.2", "83.98", "62.25", "66.34", "81.1", "62.8", "65.7", "1.1739", "1.0587", "0.5757", "0.6967",
+             "0.5292", "0.604", "0.8913", "1.3488", "1.27", "0.95", "1.35", "1.29")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def report(smoke):
+    """The report's folder."""
+    assert smoke.outcome.returncode == 0, smoke.outcome.stdout + smoke.outcome.stderr
+    return smoke.reports
+
+
+@pytest.fixture(scope="module")
+def printed(report):
+    """The text of report.pdf, page by page, in single spaces."""
+    return [" ".join(page.extract_text().split()) for page in PdfReader(report / "report.pdf").pages]
+
+
+class Page(HTMLParser):
+    """What a page refers to, its captions and the text of its elements."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.loads, self.links, self.ids, self.tags, self.captions, self._open = [], [], set(), [], [], False
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        self.ids.add(attributes.get("id"))
+        self.links += [attributes["href"]] if tag == "a" else []
+        self.loads += [value for name, value in attributes.items() if name in ("src", "srcset", "poster", "data", "action", "background", "xlink:href") or (name == "href" and tag != "a")]
+        if tag == "figcaption":
+            self.captions.append("")
+            self._open = True
+
+    def handle_endtag(self, tag):
+        self._open = self._open and tag != "figcaption"
+
+    def handle_data(self, data):
+        if self._open:
+            self.captions[-1] += data
+
+
+def pages(folder):
+    return {path.name: Page(path) for path in folder.glob("*.html")}
+
+
+def shown_in(chapter):
+    """The names that a notebook gives its figures and tables, read from its source."""
+    source = "\n".join(cell.source for cell in nbformat.read(Path(kd.__file__).parents[1] / "notebooks" / f"{chapter}.ipynb", as_version=4).cells if cell.cell_type == "code")
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    return {kind: {call.args[1].value for call in calls if call.func.attr == kind} for kind in ("figure", "table")}
+
+
+def state(*folders):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+# What one command makes
+
+
+def test_the_command_says_where_the_report_is(smoke, report):
+    lines = smoke.outcome.stdout.splitlines()
+    assert lines[-1] == f"The report: {report / 'index.html'}"
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("notebook ")) + 1 :][: len(CHAPTERS)]
+    assert [line.split()[0] for line in table] == list(CHAPTERS) and all(line.endswith("done") for line in table)
+
+
+def test_every_chapter_is_a_notebook_a_page_and_a_pdf(report):
+    for chapter in CHAPTERS:
+        notebook = nbformat.read(report / f"{chapter}.ipynb", as_version=4)
+        nbformat.validate(notebook)
+        assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source)
+        assert "<h1" in (report / f"{chapter}.html").read_text()
+        assert len(PdfReader(report / f"{chapter}.pdf").pages) >= 1
+    assert not (report / "failed").exists()
+
+
+def test_the_parameters_arrived(report):
+    for chapter in CHAPTERS:
+        cells = nbformat.read(report / f"{chapter}.ipynb", as_version=4).cells
+        injected = next(cell.source for cell in cells if "injected-parameters" in cell.metadata.get("tags", []))
+        assert 'profile = "smoke"' in injected and 'dataset = "synthetic"' in injected
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_every_figure_and_table_of_a_chapter_is_a_file(report, chapter):
+    names = shown_in(chapter)
+    for name in names["figure"]:
+        png = (report / "figures" / f"{chapter[:2]}_{name}.png").read_bytes()
+        width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
+        assert png.startswith(b"\x89PNG") and width > 300 and height > 200
+        assert ElementTree.parse(report / "figures" / f"{chapter[:2]}_{name}.svg").getroot().tag.endswith("svg")
+    for name in names["table"]:
+        assert len(pd.read_csv(report / "tables" / f"{chapter[:2]}_{name}.csv"))
+    for folder, kind in (("figures", "figure"), ("tables", "table")):
+        assert {path.stem[3:] for path in (report / folder).glob(f"{chapter[:2]}_*")} == names[kind]
+
+
+def test_pages_load_nothing_from_a_network(report):
+    for name, page in pages(report).items():
+        assert "script" not in page.tags and "iframe" not in page.tags and "link" not in page.tags
+        outside = [address for address in page.loads if not re.match(r"data:|figures/[\w.]+$" if name == "index.html" else "data:image/", address)]
+        assert outside == [], name
+        source = (report / name).read_text().replace("http://www.w3.org/1998/Math/MathML", "")
+        assert re.findall(r"(?:https?:|url\(|@import|[\"']//)\S{0,40}", source) == [], name
+
+
+def test_embedded_images_load_nothing_either(report):
+    for name, page in pages(report).items():
+        for kind, content in re.findall(r"data:image/([\w+]+);base64,(\S+)", " ".join(page.loads)):
+            if kind == "svg+xml":
+                references = re.findall(r"""(?:href|src)=["']([^"']*)|url\(["']?([^"')]*)""", base64.b64decode(content).decode())
+                assert all((a or b).startswith(("#", "data:")) for a, b in references), name
+
+
+def test_every_link_leads_somewhere(report):
+    found = pages(report)
+    for name, page in found.items():
+        for link in page.links:
+            file, _, anchor = link.partition("#")
+            assert (report / unquote(file or name)).is_file(), (name, link)
+            assert not anchor or unquote(anchor) in found[file or name].ids, (name, link)
+
+
+def test_the_index_leads_to_everything(report):
+    links = {unquote(link) for link in pages(report)["index.html"].links}
+    files = {path.relative_to(report).as_posix() for pattern in ("*.pdf", "0*.*", "figures/*.svg", "tables/*.csv") for path in report.glob(pattern)}
+    assert files <= links
+
+
+def test_every_caption_says_that_the_data_are_synthetic(report):
+    count = 0
+    for chapter in CHAPTERS:
+        captions = [" ".join(caption.split()) for caption in pages(report)[f"{chapter}.html"].captions]
+        assert len(captions) == sum(map(len, shown_in(chapter).values()))
+        assert [caption for caption in captions if "Synthetic data: 200 training, 100 validation and 200 test images" not in caption or "profile smoke" not in caption] == []
+        count += len(captions)
+    assert count > 20
+
+
+def test_the_first_page_says_what_the_report_holds_for(report, printed):
+    first, index = printed[0], " ".join((report / "index.html").read_text().split())
+    for text in (first, index):
+        for words in ("Knowledge distillation", "Nothing here is a result on CIFAR-10", "synthetic data (digest", "smoke", "random weights", "torch", "Python", "cores"):
+            assert words in text, words
+    assert re.search(r"Date \d+ \w+ 20\d\d", first)
+
+
+def test_the_pdf_is_one_course_report(report, printed):
+    whole = " ".join(printed)
+    assert "Contents" in printed[0] + printed[1]
+    for path in report.glob("*.html"):
+        title = re.search(r"<h1[^>]*>(.*?)</h1>", path.read_text(), re.DOTALL)[1]
+        assert re.sub(r"\s+", " ", title) in whole
+    for kind in ("Figure", "Table"):
+        numbers = [int(number) for number in re.findall(rf"\b{kind} (\d+)[.:]", whole)]
+        assert numbers == list(range(1, max(numbers) + 1)) and len(numbers) == sum(len(shown_in(chapter)[kind.lower()]) for chapter in CHAPTERS)
+
+
+def test_ours_stand_beside_the_published_values(report, printed):
+    tables = pd.concat([pd.read_csv(report / "tables" / f"09_{name}.csv", dtype=str) for name in ("published", "published_one", "published_two")])
+    assert sorted(tables["published"]) == sorted(PUBLISHED)
+    whole = " ".join(printed)
+    assert [value for value in PUBLISHED if not re.search(rf"(?<![\d.]){re.escape(value)}(?![\d.]\d)", whole)] == []
+    for row in tables.itertuples():
+        ours, digits = float(row.ours.split()[0]), 2 if "(%)" in row.metric else 3
+        assert float(row.difference) == pytest.approx(ours - float(row.published), abs=1.1 * 10**-digits)
+
+
+def test_the_tables_hold_what_the_records_hold(smoke, report, printed):
+    specs = {path.parent.name: path.read_text() for path in smoke.runs.glob("[a-z]*/spec.json")}
+    alone = [s["metrics"]["test"]["accuracy"] for key, s in smoke.summaries().items() if key.startswith("small_cnn") and not s["teachers"]]
+    assert len(alone) == 2 and len(specs) == len(smoke.summaries())
+    expected = f"{np.mean(alone):.2f} ± {np.std(alone, ddof=1):.2f}"
+    rows = pd.read_csv(report / "tables" / "09_classifiers.csv").set_index("classifier")
+    assert (rows.loc["small CNN", "test (%)"], rows.loc["small CNN", "n"]) == (expected, 2)
+    assert expected in " ".join(printed)
+    assert len(rows) == 7  # four kinds: alone, fine-tuned, one teacher, two teachers
+
+
+def test_students_read_their_teachers_tables(smoke, report):
+    taught = [summary["teachers"] for key, summary in smoke.summaries().items() if summary["teachers"]]
+    assert {len(teachers) for teachers in taught} == {1, 2}
+    assert {teacher for teachers in taught for teacher in teachers} <= smoke.summaries().keys()
+
+
+def test_nothing_on_disk_is_pickled_or_half_written(smoke, report):
+    names = [path.relative_to(folder).as_posix() for folder in (smoke.runs, report) for path in folder.rglob("*")]
+    assert [name for name in names if re.search(r"\.(pt|pth|pkl|pickle)$|\.draft|\.partial|(^|/)\.", name)] == []
+
+
+# Again
+
+
+def test_the_same_command_again_takes_nothing(smoke, report):
+    before = state(smoke.runs, report)
+    again = smoke.run(*smoke.command)
+    assert again.returncode == 0 and again.stdout.count("unchanged") == len(CHAPTERS)
+    assert state(smoke.runs, report) == before
+
+
+# Killed
+
+
+def wait_for(pattern: str, folder: Path, process: subprocess.Popen, seconds: float = 900) -> None:
+    end = time.monotonic() + seconds
+    while not any(folder.glob(pattern)):
+        assert process.poll() is None and time.monotonic() < end, f"{pattern} never came"
+        time.sleep(0.002)
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass
+
+
+def test_a_killed_command_takes_its_processes_along_and_goes_on_to_the_same_numbers(smoke, report, another_copy):
+    copy = another_copy
+    command = (*copy.command, "--only", "01", "--seeds", "0,1,2,3,4,5,6,7")
+
+    process = copy.start(*command)  # the command alone is killed: nothing of it may go on
+    wait_for("*.partial", copy.runs, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any("ipykernel" in " ".join(member.cmdline()) for member in family)
+    process.kill()
+    process.wait()
+    alive = psutil.wait_procs(family, timeout=10)[1]
+    kill(alive)
+    assert alive == []
+
+    interrupted: set[str] = set()
+    for _ in range(3):  # all are killed at once, in the middle of a run
+        process = copy.start(*command, KD_CHECKPOINT_SECONDS="0")
+        wait_for("*.partial", copy.runs, process)
+        family = psutil.Process(process.pid).children(recursive=True)
+        wait_for("*.partial/checkpoint.safetensors", copy.runs, process)
+        kill([*map(psutil.Process, [process.pid]), *family])
+        process.wait()
+        psutil.wait_procs(family, timeout=10)
+        interrupted = {path.parent.name.removesuffix(".partial") for path in copy.runs.glob("*.partial/checkpoint.safetensors")} - copy.summaries().keys()
+        if interrupted:
+            break
+    assert interrupted
+    (copy.runs / f".{min(interrupted)}-half").mkdir()  # and in the middle of a write
+    (copy.runs / f".{min(interrupted)}-half" / "model.safetensors").write_bytes(b"half of it")
+    assert not (copy.reports / "01_baseline_small_cnn.ipynb").exists()
+
+    done = copy.run(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {key: summary["metrics"] for key, summary in copy.summaries().items()}
+    assert len(found) == 8 and interrupted <= found.keys()
+    undisturbed = {key: summary["metrics"] for key, summary in smoke.summaries().items() if key in found}
+    for seed in range(8):
+        spec = kd.assignment("smoke", "synthetic").small_cnn(seed)
+        if spec.key in interrupted:
+            undisturbed[spec.key] = kd.run(spec).summary["metrics"]
+    assert len(undisturbed) >= 2 and {key: found[key] for key in undisturbed} == undisturbed
+    assert len(pd.read_csv(copy.reports / "tables" / "01_metrics.csv")) == 1 and not list(copy.runs.glob("*.partial"))
