@@ -319,5 +319,5 @@ def _notice(chapters: list[Path]) -> str | None:
     synthetic = [path.stem for path in chapters if _made(path).get("dataset") == "synthetic"]
     if not synthetic:
         return None
-    where = "" if len(synthetic) == len(chapters) else f" in {', '.join(synthetic)}"
-    return f"Synthetic data{where}: procedural images stand in for CIFAR-10. Nothing there is a result on CIFAR-10."
+    where, there = ("", "here") if len(synthetic) == len(chapters) else (f" in {', '.join(synthetic)}", "there")
+    return f"Synthetic data{where}: procedural images stand in for CIFAR-10. Nothing {there} is a result on CIFAR-10."

@@ -301,3 +301,15 @@ def test_no_report_is_left_of_chapters_that_all_failed(project, executed, publis
     monkeypatch.setattr(suite, "_papermill", lambda notebook, draft, *_: draft.write_text(notebook.read_text()) and "cell 1: ValueError: no")
     suite.report(make_order(VALUES))
     assert files(project / "reports" / "smoke") == {"failed/01_a.ipynb", "index.html"}
+
+
+def test_a_report_warns_of_every_chapter_on_synthetic_data(project, executed, published, monkeypatch):
+    covers = []
+    monkeypatch.setattr(suite, "write_index", lambda destination, cover, chapters: covers.append(cover) or destination.write_text("index"))
+    for name in ("01_a", "02_b"):
+        write(name, "1", parameters=(OFFERED,))
+    suite.report(make_order(VALUES))
+    (project / "reports" / "smoke" / "01_a.ipynb").write_text((project / "reports" / "smoke" / "01_a.ipynb").read_text().replace('"dataset": "synthetic"', '"dataset": "cifar10"'))
+    write("02_b", "2", parameters=(OFFERED,))
+    suite.report(make_order(VALUES, ["02"]))
+    assert covers[0].notice.startswith("Synthetic data: ") and covers[1].notice.startswith("Synthetic data in 02_b: ")
