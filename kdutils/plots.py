@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, safe for colour-blind readers; lines differ in dash
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -76,7 +77,7 @@ def plot_confusion(arms: Arms, classes: Sequence[str]) -> Figure:
         many = len(classes) > 20
         sns.heatmap(share, ax=axis, cmap="cividis", vmin=0, vmax=100, square=True, annot=not many, fmt=".0f", annot_kws={"size": 7}, cbar=False,
                     xticklabels=False if many else classes, yticklabels=False if many else classes)  # fmt: skip
-        axis.set(title=f"{name} (% of the true class)", xlabel="predicted class", ylabel="true class")
+        axis.set(title=textwrap.fill(name, 30), xlabel="predicted class", ylabel="true class")
         axis.tick_params(axis="x", rotation=60)
         axis.tick_params(axis="y", rotation=0)
     for axis in axes.flat[len(arms):]:
