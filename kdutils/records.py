@@ -116,18 +116,19 @@ def find(spec: RunSpec) -> Record | None:
 
 
 def _check_sources(record: Record, data: str | None) -> None:
-    """Raise `ValueError` where the record was made from other data or by other teachers than are here now."""
+    """Raise `ValueError` where the record was made from other data or from other runs than are here now."""
     made_from = record.summary["data"]["digest"]
     if data and data != made_from:
         raise ValueError(f"it was made from {record.spec.data.name} with digest {made_from}, here it has {data}")
-    for teacher, digest in record.summary["teachers"].items():
-        summary = runs_dir() / teacher / "summary.json"
-        if summary.is_file() and json.loads(summary.read_text())["files"]["model.safetensors"] != digest:
-            raise ValueError(f"its teacher {teacher} has been trained anew")
+    for role, runs in (("its teacher", record.summary["teachers"]), ("the run it goes on from,", record.summary.get("start", {}))):
+        for key, digest in runs.items():
+            summary = runs_dir() / key / "summary.json"
+            if summary.is_file() and json.loads(summary.read_text())["files"]["model.safetensors"] != digest:
+                raise ValueError(f"{role} {key} has been trained anew")
 
 
 def save(spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime, facts: dict) -> Record:
-    """Write the record of a finished run; `facts` (data, weights, teachers) join its summary.
+    """Write the record of a finished run; `facts` (data, weights, the runs it needed) join its summary.
 
     Raises `InputError` that names the folder where the disk is full or the folder cannot be written; the store then
     holds what it held before.

@@ -38,10 +38,14 @@ def run(spec: RunSpec, report: Report = lambda fraction: None) -> Record:
     if found := find(spec):
         return found
     teachers = [run(teacher) for teacher in spec.teachers]
+    start = run(spec.init) if isinstance(spec.init, RunSpec) else None
     dataset, runtime = load_dataset(spec.data.name), detect_runtime()
     torch.manual_seed(spec.seed)
     model = build_model(spec.model.name, spec.data.num_classes, **spec.model.options)
     weights = load_imagenet(model, spec.model.name) if spec.init == "imagenet" else None
+    if start:
+        model.load_state_dict(start.load_model().state_dict())
+        weights = f"run {start.spec.key} (SHA-256 {start.digest[:16]})"
     codes = training_codes(spec, dataset) if teachers or _has_frozen_backbone(spec) else np.array([], dtype=np.int64)
     for teacher in teachers:
         fill(teacher.spec, codes)
@@ -55,7 +59,10 @@ def run(spec: RunSpec, report: Report = lambda fraction: None) -> Record:
         checkpoint_seconds=float(os.environ.get("KD_CHECKPOINT_SECONDS", 60)),
     )  # fmt: skip
     data = {"title": dataset.title, "digest": dataset.digest}
-    record = save(spec, model, outcome, runtime, {"data": data, "weights": weights, "teachers": {t.spec.key: t.digest for t in teachers}})
+    facts = {"data": data, "weights": weights, "teachers": {t.spec.key: t.digest for t in teachers}}
+    if start:
+        facts["start"] = {start.spec.key: start.digest}
+    record = save(spec, model, outcome, runtime, facts)
     shutil.rmtree(partial, ignore_errors=True)
     return record
 
@@ -106,8 +113,8 @@ def _hash(*parts: str | bytes) -> str:
 def run_all(specs: Iterable[RunSpec], executor: Executor | None = None) -> list[Record]:
     """The records of `specs`, in their order, equal ones run once, with a progress bar and its ETA.
 
-    Runs of one depth go together through `kdutils.jobs.execute`, the longest first: the teachers, then the filling of
-    their tables in shards, then their students.
+    Runs of one depth go together through `kdutils.jobs.execute`, the longest first: those that need none, then the
+    filling of their tables in shards, then those that need them.
     """
     specs = list(specs)
     todo = [spec for spec in unique(specs) if not find(spec)]
@@ -130,7 +137,7 @@ def run_arms(arms: dict[str, list[RunSpec]]) -> dict[str, list[Record]]:
 
 
 def _depth(spec: RunSpec) -> int:
-    return 1 + max(map(_depth, spec.teachers)) if spec.teachers else 0
+    return 1 + max(map(_depth, spec.needs)) if spec.needs else 0
 
 
 def _wanted_entries(specs: list[RunSpec]) -> list[tuple[RunSpec, np.ndarray]]:

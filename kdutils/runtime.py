@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import resource
@@ -45,6 +46,14 @@ def detect_runtime() -> Runtime:
 def _cpu_has_bf16() -> bool:
     flags = Path("/proc/cpuinfo")
     return flags.is_file() and any(name in flags.read_text() for name in ("avx512_bf16", "amx_bf16"))
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next step: asked for again, its pages need not be zeroed by the kernel."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library: nothing to do
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never give the heap's top back
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: take from the heap what is below 32 MiB
 
 
 def peak_memory_mb(runtime: Runtime) -> float:

@@ -98,18 +98,32 @@ class Distillation(Spec):
     average: Literal["logits", "probabilities"] = "logits"
 
 
+class Bayesian(Spec):
+    """The Bayesian losses of a network with "bonn" layers (`kdutils.binary`), with BONN's values for CIFAR."""
+
+    kernel_weight: Annotated[float, Field(ge=0)] = 1e-4  # lambda
+    nu: Annotated[float, Field(gt=0)] = 1e-4
+    feature_weight: Annotated[float, Field(ge=0)] = 0.0  # theta; 1e-2 in BONN, in fine-tuning only
+
+
 class RunSpec(Spec):
-    """One training run, complete: the same spec on the same data is the same run, known by `key`."""
+    """One training run, complete: the same spec on the same data is the same run, known by `key`.
+
+    `init` may be another run: then this one goes on from that one's trained weights. `test_curve` also evaluates the
+    test set after every epoch, for documents whose figures show that; nothing is ever chosen by it.
+    """
 
     data: DataSpec
     model: ModelSpec
-    init: Literal["random", "imagenet"] = "random"
+    init: Literal["random", "imagenet"] | RunSpec = "random"
     trainable: Literal["head", "last_block", "layer3_up", "all"] = "all"
     optimiser: OptimiserSpec = OptimiserSpec()
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=2)] = 32
     seed: Annotated[int, Field(ge=0)] = 0
     distillation: Distillation | None = None
+    bayesian: Bayesian | None = None
+    test_curve: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
@@ -120,14 +134,23 @@ class RunSpec(Spec):
                     f"its student {self.model.name} learns {self.data.name} ({self.data.num_classes} classes): "
                     "train both on one data set"
                 )
-        if not self.model.name.startswith("resnet") and (self.init, self.trainable) != ("random", "all"):
-            raise ValueError(f"{self.model.name} has no ImageNet weights and no frozen parts: init 'random', trainable 'all'")
+        if not self.model.name.startswith("resnet") and (self.init == "imagenet" or self.trainable != "all"):
+            raise ValueError(f"{self.model.name} has no ImageNet weights and no frozen parts: init 'random' or a run, trainable 'all'")
+        if isinstance(self.init, RunSpec) and (self.init.model, self.init.data.name) != (self.model, self.data.name):
+            raise ValueError(f"a run of {self.model.name} on {self.data.name} goes on from a run of the same network on the same data set, not of {self.init.model.name} on {self.init.data.name}")
+        if self.bayesian and self.model.options.get("precision") != "bonn":
+            raise ValueError(f"the Bayesian losses need a network with precision 'bonn', {self.model.name} has {self.model.options.get('precision', 'none')!r}")
         return self
 
     @property
     def teachers(self) -> tuple[RunSpec, ...]:
         """The runs whose networks teach this one; empty without distillation."""
         return self.distillation.teachers if self.distillation else ()
+
+    @property
+    def needs(self) -> tuple[RunSpec, ...]:
+        """The runs that must be finished before this one: its teachers, and the run that it goes on from."""
+        return self.teachers + ((self.init,) if isinstance(self.init, RunSpec) else ())
 
     @property
     def key(self) -> str:
@@ -141,13 +164,13 @@ class RunSpec(Spec):
 
 
 def unique(specs) -> list[RunSpec]:
-    """`specs` without duplicates, every teacher before its students."""
+    """`specs` without duplicates, and with the runs they need, each before those that need it."""
     found: dict[str, RunSpec] = {}
 
     def visit(spec: RunSpec) -> None:
         if spec.key not in found:
-            for teacher in spec.teachers:
-                visit(teacher)
+            for needed in spec.needs:
+                visit(needed)
             found[spec.key] = spec
 
     for spec in specs:

@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from kdutils.binary import UNDECAYED, FeaturePrior, kernel_losses
 from kdutils.data import IDENTITY_VIEW, Dataset, epoch_stream, render, split_indices
 from kdutils.losses import soft_loss, teacher_log_probabilities
 from kdutils.models import freeze, train_mode
-from kdutils.runtime import Runtime, peak_memory_mb
+from kdutils.runtime import Runtime, keep_freed_memory, peak_memory_mb
 from kdutils.specs import InputError, OptimiserSpec, RunSpec
 from kdutils.teachers import ViewTable
 
@@ -68,10 +69,13 @@ def train(
     """
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    keep_freed_memory()
     freeze(model, spec.trainable)
+    if spec.bayesian and spec.bayesian.feature_weight:  # while training, a part of the network: optimised, kept, resumed
+        model.feature_prior = FeaturePrior(model.fc.out_features, model.fc.in_features)
     model.to(runtime.device, memory_format=torch.channels_last)
     trained = model.fc if features else model
-    optimiser = _optimiser(spec.optimiser, [p for p in trained.parameters() if p.requires_grad])
+    optimiser = _optimiser(spec.optimiser, trained)
     progress = _resume(checkpoint, model, optimiser) if checkpoint and checkpoint.is_file() else Progress()
     train_indices, val_indices = split_indices(dataset.train_labels, spec.data)
     inputs = _Inputs(dataset, spec, runtime, features)
@@ -82,6 +86,9 @@ def train(
         if len(val_indices):
             logits = predict(trained, inputs, val_indices, runtime)
             row |= _scores(logits, dataset.train_labels[val_indices], "val_")
+        if spec.test_curve:
+            logits, labels = _test(trained, spec, dataset, runtime)
+            row |= _scores(logits, labels, "test_")
         progress.seconds += time.monotonic() - began
         progress.epoch += 1
         progress.history.append({"epoch": progress.epoch, **row, "seconds": round(progress.seconds, 3)})
@@ -89,14 +96,20 @@ def train(
         if checkpoint and progress.epoch < spec.epochs and time.monotonic() - saved >= checkpoint_seconds:
             _save_checkpoint(checkpoint, model, optimiser, progress)
             saved = time.monotonic()
+    if hasattr(model, "feature_prior"):
+        del model.feature_prior
     return _finish(model, spec, dataset, runtime, progress, len(train_indices))
 
 
+def _test(model, spec, dataset, runtime) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels of the test images."""
+    test_size = min(spec.data.test_size or len(dataset.test_labels), len(dataset.test_labels))
+    logits = predict(model, _Inputs(dataset, spec, runtime, None, split="test"), np.arange(test_size), runtime)
+    return logits, dataset.test_labels[:test_size]
+
+
 def _finish(model, spec, dataset, runtime, progress, train_size) -> Outcome:
-    test_size = spec.data.test_size or len(dataset.test_labels)
-    test = _Inputs(dataset, spec, runtime, None, split="test")
-    logits = predict(model, test, np.arange(min(test_size, len(dataset.test_labels))), runtime)
-    labels = dataset.test_labels[: len(logits)]
+    logits, labels = _test(model, spec, dataset, runtime)
     last = progress.history[-1]
     metrics = {split: {name: last[f"{split}_{name}"] for name in ("loss", "accuracy") if f"{split}_{name}" in last} for split in ("train", "val")}
     metrics["test"] = _scores(logits, labels, "")
@@ -133,8 +146,9 @@ def _train_epoch(model, optimiser, inputs, train_indices, spec, runtime, tables,
     train_mode(model)
     indices, views = epoch_stream(train_indices, spec.data.views, spec.seed, epoch)
     batches = _batches(len(indices), spec.batch_size)
-    totals = torch.zeros(4, device=runtime.device)  # objective, cross-entropy, distillation loss, correct: no host sync
-    kd = spec.distillation
+    totals: dict[str, torch.Tensor] = {}  # sums over images, kept on the device: no host sync
+    kd, bayesian = spec.distillation, spec.bayesian
+    features = _FeatureTap(model) if bayesian and bayesian.feature_weight else None
     per_chunk = max(1, _CHUNK // spec.batch_size)
     for first in range(0, len(batches), per_chunk):
         chunk = batches[first : first + per_chunk]
@@ -152,20 +166,43 @@ def _train_epoch(model, optimiser, inputs, train_indices, spec, runtime, tables,
                 outputs = model(pixels[part])
             outputs = outputs.float()
             loss = hard = F.cross_entropy(outputs, labels[part])
-            soft = hard.new_zeros(())
+            terms = {}
             if kd:
-                soft = soft_loss(outputs, targets[part], kd.temperature)
-                loss = (1 - kd.kd_weight) * hard + kd.kd_weight * soft
+                terms = {"cross_entropy": hard, "distillation": soft_loss(outputs, targets[part], kd.temperature)}
+                loss = (1 - kd.kd_weight) * hard + kd.kd_weight * terms["distillation"]
+            if bayesian:
+                terms |= {"cross_entropy": hard, "kernel": kernel_losses(model, bayesian.kernel_weight, bayesian.nu)}
+                loss = loss + terms["kernel"]
+            if features:
+                terms["feature"] = model.feature_prior(features.last, labels[part], bayesian.feature_weight)
+                loss = loss + terms["feature"]
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-            correct = (outputs.argmax(1) == labels[part]).float().mean()
-            totals += torch.stack([loss.detach(), hard.detach(), soft.detach(), correct]) * (batch.stop - batch.start)
-    objective, hard, soft, correct = (totals / len(indices)).tolist()
-    if not np.isfinite(objective):
-        raise FloatingPointError(f"the loss of {spec.key} is {objective} after epoch {epoch + 1}: lower the learning rate")
-    row = {"learning_rate": optimiser.param_groups[0]["lr"], "train_loss": objective, "train_accuracy": 100 * correct}
-    return row | ({"train_cross_entropy": hard, "train_distillation": soft} if kd else {})
+            terms |= {"loss": loss, "accuracy": 100 * (outputs.argmax(1) == labels[part]).float().mean()}
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0) + value.detach() * (batch.stop - batch.start)
+    if features:
+        features.remove()
+    means = {name: total.item() / len(indices) for name, total in totals.items()}
+    if not np.isfinite(means["loss"]):
+        raise FloatingPointError(f"the loss of {spec.key} is {means['loss']} after epoch {epoch + 1}: lower the learning rate")
+    row = {"learning_rate": optimiser.param_groups[0]["lr"], "train_loss": means.pop("loss"), "train_accuracy": means.pop("accuracy")}
+    return row | {f"train_{name}": mean for name, mean in means.items()}
+
+
+class _FeatureTap:
+    """The features that the classifier `model.fc` was last given, float [B, D]."""
+
+    def __init__(self, model: nn.Module):
+        self._hook = model.fc.register_forward_pre_hook(self._keep)
+
+    def _keep(self, _, inputs: tuple[torch.Tensor]) -> None:
+        (self.last,) = inputs
+
+    def remove(self) -> None:
+        """Stop listening."""
+        self._hook.remove()
 
 
 def _batches(count: int, size: int) -> list[slice]:
@@ -176,11 +213,17 @@ def _batches(count: int, size: int) -> list[slice]:
     return [slice(start, stop) for start, stop in zip(starts, starts[1:] + [count])]
 
 
-def _optimiser(spec: OptimiserSpec, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimiser(spec: OptimiserSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """Of the trainable parameters; what describes a prior, and the logarithm of a scale, do not decay towards zero."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    free = [parameter for name, parameter in named if name.endswith(UNDECAYED)]
+    groups = [{"params": [parameter for name, parameter in named if not name.endswith(UNDECAYED)]}]
+    if free:
+        groups.append({"params": free, "weight_decay": 0.0})
     settings = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "fused": True}
     if spec.name == "adam":
-        return torch.optim.Adam(parameters, **settings)
-    return torch.optim.SGD(parameters, momentum=spec.momentum, **settings)
+        return torch.optim.Adam(groups, **settings)
+    return torch.optim.SGD(groups, momentum=spec.momentum, **settings)
 
 
 def _set_learning_rate(optimiser: torch.optim.Optimizer, spec: RunSpec, epoch: float) -> None:
