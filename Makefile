@@ -27,4 +27,4 @@ $(READY): requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv reports/smoke reports/quick reports/paper
+	rm -rf .venv reports/smoke reports/quick reports/overnight reports/paper

@@ -16,6 +16,7 @@ examples:
   python -m kdutils run 03_one_teacher -p temperature=4
   python -m kdutils data                                what data there is; `data cifar10` fetches it
   python -m kdutils export my_executed_notebook.ipynb   HTML and PDF beside it
+  python -m kdutils pack wrn_22-d4884a27c5571bbd bonn.safetensors
 
 folders, by environment variable:
   KD_DATA_DIR   data sets and pretrained weights (default: data/ of the project)
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("only", metavar="NOTEBOOK", help="number, name or path")
     run.set_defaults(command=_report)
     for command in (report, run):
-        command.add_argument("--profile", default="quick", help="smoke (seconds), quick (minutes; the default) or paper (the full protocol)")
+        command.add_argument("--profile", default="quick", help="smoke (seconds), quick (minutes; the default), overnight (two CPU cores) or paper (the full protocol)")
         command.add_argument("--dataset", default="auto", help="cifar10, synthetic, or auto (default): CIFAR-10 where it can be had")
         command.add_argument("--seeds", help="seeds separated by commas, such as 0,1,2 (default: the profile's)")
         command.add_argument("-p", dest="settings", action="append", default=[], metavar="[NOTEBOOK.]NAME=VALUE", help="a parameter of one notebook, or of all that have it")
@@ -64,7 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     export.set_defaults(command=_export)
 
+    pack = commands.add_parser("pack", help="write a recorded binary network at one bit for each binary weight")
+    pack.add_argument("run", metavar="RUN", help="a run's key in KD_RUNS_DIR, or a record's folder")
+    pack.add_argument("out", metavar="OUT", type=Path, help="the file to write, such as bonn.safetensors")
+    pack.set_defaults(command=_pack)
+
     benchmark = commands.add_parser("benchmark", help="measure training speed against the usual loop")
+    benchmark.add_argument("what", nargs="?", choices=("distillation", "binary"), default="distillation", help="distillation (default), or binary networks beside their full-precision twins")
     benchmark.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     benchmark.set_defaults(command=_benchmark)
     return parser
@@ -132,10 +139,26 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _benchmark(options: argparse.Namespace) -> int:
-    from kdutils.benchmark import benchmark
+def _pack(options: argparse.Namespace) -> int:
+    from kdutils import packing
+    from kdutils.data import first_test_images, load_dataset
+    from kdutils.records import recorded
 
-    benchmark(json_file=options.json)
+    record = recorded(options.run)
+    packing.pack(record, options.out)
+    model, packed = record.load_model(), packing.load_packed(options.out)
+    data = record.spec.data
+    exact = packing.check_exactness(model, packed, first_test_images(load_dataset(data.name), 8, data.normalisation))
+    print(packing.accounting_totals(packing.accounting(model)).to_string(index=False, float_format="{:,.0f}".format))
+    print(f"{exact['differ'].sum()} of {exact['outputs compared'].sum():,} outputs differ from the float network's, over {len(exact) - 1} binary layers and the logits of 8 test images")
+    print(f"{options.out}: {options.out.stat().st_size:,} bytes")
+    return 0
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    from kdutils.benchmark import benchmark, benchmark_binary
+
+    (benchmark_binary if options.what == "binary" else benchmark)(json_file=options.json)
     return 0
 
 

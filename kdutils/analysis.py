@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ from scipy import stats
 from torch import nn
 
 from kdutils.data import Dataset, split_indices
-from kdutils.models import forward_macs, freeze, layer_summary
+from kdutils.models import build_model, forward_macs, freeze, layer_summary
+from kdutils.packing import accounting
 from kdutils.records import Record
 from kdutils.specs import InputError
 
@@ -45,16 +47,20 @@ def published(study: str) -> pd.DataFrame:
     return table[table["study"] == study].drop(columns="study").reset_index(drop=True)
 
 
-def compare(arms: Arms, study: str) -> pd.DataFrame:
-    """Ours beside published: a row for every published value of an arm, and our difference from it."""
+def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") -> pd.DataFrame:
+    """Ours beside published: a row for every published value of an arm, and our difference from it.
+
+    What is published of an arm that is not among `arms` is left out, or shown as "not yet run".
+    """
     rows = []
-    for row in published(study).itertuples():
+    for row in published(study).query("metric in ('accuracy', 'loss')").itertuples():
+        metric, digits = ("accuracy (%)", 2) if row.metric == "accuracy" else ("loss (nats)", 3)
         if row.arm in arms:
             ours = [value(record, row.split, row.metric) for record in arms[row.arm]]
-            digits = 2 if row.metric == "accuracy" else 3
-            unit = " (%)" if row.metric == "accuracy" else " (nats)"
             difference = f"{np.mean(ours) - row.value:+.{digits}f}"
-            rows.append((row.arm, row.split, row.metric + unit, spread(ours, digits), len(ours), f"{row.value:g}", difference, row.remark))
+            rows.append((row.arm, row.split, metric, spread(ours, digits), len(ours), f"{row.value:g}", difference, row.remark))
+        elif absent == "show":
+            rows.append((row.arm, row.split, metric, "not yet run", 0, f"{row.value:g}", "–", row.remark))
     return pd.DataFrame(rows, columns=["classifier", "split", "metric", "ours", "n", "published", "difference", "remark"])
 
 
@@ -70,12 +76,70 @@ def beside(arms: Arms, study: str) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
+def networks_table(arms: Arms, study: str) -> pd.DataFrame:
+    """Networks as a study compares them: test accuracy (%), parameters, and the bytes they are stored in, beside published.
+
+    A binary network's bytes are those of its packed file's content (`kdutils.packing`), another's 4 for each number.
+    """
+    known = {(row.arm, row.metric): row.value for row in published(study).itertuples()}
+    rows = []
+    for name, records in arms.items():
+        accuracy, parameters = known.get((name, "accuracy")), known.get((name, "parameters"))
+        stored = accounting(build_model(records[0].spec.model.name, records[0].spec.data.num_classes, **records[0].spec.model.options))
+        rows.append(
+            {
+                "network": name,
+                "n": len(records),
+                "test (%)": spread([record.metric("test") for record in records]),
+                "published (%)": "–" if accuracy is None else f"{accuracy:g}",
+                "parameters": f"{stored['parameters'].sum():,}",
+                "published parameters": "–" if parameters is None else f"{parameters / 1e6:.1f} million",
+                "stored (bytes)": f"{stored['bytes'].sum():,}",
+                "in full precision (bytes)": f"{stored['float bytes'].sum():,}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def precision_table(models: dict[str, nn.Module]) -> pd.DataFrame:
+    """What binarising saves: parameters, stored bytes and MACs of one image, and the share of each that is 1 bit."""
+    rows = []
+    for name, model in models.items():
+        table = accounting(model)
+        bits = table[table["precision"] == "1 bit"]
+        rows.append(
+            {
+                "network": name,
+                "parameters": f"{table['parameters'].sum():,}",
+                "1-bit parameters (%)": f"{100 * bits['parameters'].sum() / table['parameters'].sum():.3g}",
+                "MACs": f"{table['MACs'].sum():,}",
+                "of them 1 bit (%)​": f"{100 * bits['MACs'].sum() / table['MACs'].sum():.3g}",
+                "stored (bytes)": f"{table['bytes'].sum():,}",
+                "times smaller": f"{table['float bytes'].sum() / table['bytes'].sum():.4g}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def stem_sentence(stem: nn.Module, blocks: nn.Module) -> str:
+    """What binarising only the stem touches and saves, beside what binarising the blocks does."""
+    parts = []
+    for model in (stem, blocks):
+        table = accounting(model)
+        touched = 100 * table.loc[table["precision"] == "1 bit", "MACs"].sum() / table["MACs"].sum()
+        parts += [touched, 100 * (1 - table["bytes"].sum() / table["float bytes"].sum())]
+    return (
+        f"Binarising only the first convolution touches {parts[0]:.2g} % of the multiplications and saves {parts[1]:.2g} % of the bytes; "
+        f"binarising the blocks' convolutions touches {parts[2]:.1f} % and saves {parts[3]:.1f} %."
+    )
+
+
 def metrics_table(arms: Arms) -> pd.DataFrame:
-    """Loss (nats) and accuracy (%) on every split after the last epoch, a row for each arm with its n runs."""
+    """Loss (nats) and accuracy (%) on every split there is after the last epoch, a row for each arm with its n runs."""
     rows = []
     for name, records in arms.items():
         row = {"classifier": name, "n": len(records)}
-        for split in ("train", "val", "test"):
+        for split in (split for split in ("train", "val", "test") if all(split in record.summary["metrics"] for record in records)):
             row[f"{split} loss"] = spread([value(record, split, "loss") for record in records], 3)
             row[f"{split} (%)"] = spread([value(record, split, "accuracy") for record in records])
         rows.append(row)

@@ -1,6 +1,7 @@
-"""How fast the suite distils, beside the plain loop of the PyTorch tutorials: same networks, images, views, epochs.
+"""How fast the suite distils, beside the plain loop of the PyTorch tutorials: same networks, images, views, epochs;
+and what training a binary network costs beside its full-precision twin.
 
-The task is study A's: `small_cnn` learns from ResNet18 with the study's stem, `cifar_pool` (the cheaper `imagenet`
+The task of the first is study A's: `small_cnn` learns from ResNet18 with the study's stem, `cifar_pool` (the cheaper `imagenet`
 stem is a parameter), at batch 32 with Adam, T = 4, weight 0.7 and 162 views. Random weights: they do not change speed.
 """
 
@@ -24,10 +25,11 @@ import torch
 from kdutils.baseline import loaded_batches, network, resident_batches, teach
 from kdutils.data import Dataset, is_cached, load_dataset
 from kdutils.jobs import workers
+from kdutils.models import build_model
 from kdutils.records import environment
 from kdutils.runtime import Runtime, cores, detect_runtime
-from kdutils.specs import DataSpec, Distillation, RunSpec
-from kdutils.studies import assignment
+from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
+from kdutils.studies import assignment, binarised
 from kdutils.teachers import ViewTable, training_codes
 from kdutils.training import train
 
@@ -139,6 +141,35 @@ def benchmark(images: int = 4000, epochs: int = 2, students: int = 16, json_file
         "environment": environment(detect_runtime()),
     }
     _show(result)
+    if json_file:
+        Path(json_file).write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def benchmark_binary(images: int = 1600, rounds: int = 3, json_file: Path | None = None) -> dict:
+    """Measure what an epoch costs in study B's precisions, print it, return (and write to `json_file`) every figure.
+
+    One process with all threads, batch 64, the full-precision twin in turns with the binary networks; medians over
+    `rounds`. `wrn_16_7`, whose images cost 13 times as much, sees an eighth of the images. `ratio_xnor` and
+    `ratio_bonn`: time per image over the twin's.
+    """
+    study = binarised("overnight", "cifar10" if is_cached("cifar10") else "synthetic", init="random")
+    results = []
+    for network, count in (("wrn_22", images), ("wrn_16_7", images // 8)):
+        data = DataSpec(**dict(study.data) | {"train_size": count, "test_size": 100})
+        plan = replace(study, data=data, network=ModelSpec(name=network), epochs=1)
+        seconds: dict[str, list[float]] = {precision: [] for precision in ("full", "xnor", "bonn")}
+        for _ in range(rounds):
+            for precision, measured in seconds.items():
+                spec = plan.wide_resnet(precision)
+                model = build_model(network, spec.data.num_classes, **spec.model.options)
+                measured.append(1 / train(model, spec, load_dataset(data.name), detect_runtime()).images_per_second)
+        per_image = {precision: statistics.median(measured) for precision, measured in seconds.items()}
+        ratios = {f"ratio_{precision}": per_image[precision] / per_image["full"] for precision in ("xnor", "bonn")}
+        results.append({"network": network, "images": count} | {f"{precision} (ms/image)": 1000 * value for precision, value in per_image.items()} | ratios)
+    result = {"networks": results, "rounds": rounds, "data": load_dataset(study.data.name).title, "environment": environment(detect_runtime()), "threads": torch.get_num_threads()}
+    print(pd.DataFrame(results).to_string(index=False, float_format="{:,.2f}".format))
+    print("; ".join(f"{name} {value}" for name, value in result["environment"].items()))
     if json_file:
         Path(json_file).write_text(json.dumps(result, indent=1) + "\n")
     return result

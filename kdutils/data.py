@@ -149,6 +149,11 @@ def build_dataset(name: str) -> Path:
     return folder
 
 
+def first_test_images(dataset: Dataset, count: int, normalisation: str = "imagenet") -> torch.Tensor:
+    """The first `count` test images as they are, normalised: float32 [count, 3, 32, 32]."""
+    return render(dataset.test_images, torch.arange(count), torch.full((count,), IDENTITY_VIEW), normalisation)
+
+
 def canonical_order(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The permutation [N] that sorts images by the SHA-256 of their bytes, ties by label."""
     keys = [(hashlib.sha256(image.tobytes()).digest(), int(label)) for image, label in zip(images, labels)]

@@ -10,12 +10,13 @@ import io
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable, Literal, get_args, get_type_hints
+from typing import Annotated, Callable, Literal, get_type_hints
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 import torchvision
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -23,10 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdutils.binary import BinaryConv2d, PReLU
 from kdutils.data import data_dir
-from kdutils.specs import InputError, Unreachable
+from kdutils.specs import InputError, Unreachable, explain
 
 Precision = Literal["full", "stem", "xnor", "bonn"]
 Stem = Literal["imagenet", "cifar_pool", "cifar"]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 IMAGENET_CLASSES = 1000
 TRAINABLE = {  # which parts of a ResNet a policy trains, beside an adapted stem
     "head": ("fc",),
@@ -128,7 +130,7 @@ class _WideResNet(nn.Module):
         return self.fc(self.dropout(features))
 
 
-def wrn_16_7(num_classes: int, precision: Precision = "full", dropout: float = 0.0) -> nn.Module:
+def wrn_16_7(num_classes: int, precision: Precision = "full", dropout: Dropout = 0.0) -> nn.Module:
     """WideResNet-16-7 (Zagoruyko and Komodakis, BMVC 2016): 8,395,994 parameters in full precision for 10 classes.
 
     precision: "full"; "stem", the first convolution binary; "xnor" or "bonn", the blocks' 3x3 convolutions binary, in
@@ -137,17 +139,17 @@ def wrn_16_7(num_classes: int, precision: Precision = "full", dropout: float = 0
     return _WideResNet(num_classes, 2, (16, 112, 224, 448), precision, dropout)
 
 
-def wrn_16_1(num_classes: int, precision: Precision = "full", dropout: float = 0.0) -> nn.Module:
+def wrn_16_1(num_classes: int, precision: Precision = "full", dropout: Dropout = 0.0) -> nn.Module:
     """The thin sibling of `wrn_16_7`, for short runs: 175,066 parameters in full precision for 10 classes."""
     return _WideResNet(num_classes, 2, (16, 16, 32, 64), precision, dropout)
 
 
-def wrn_22(num_classes: int, width: Literal[16, 64] = 16, precision: Precision = "full", dropout: float = 0.0) -> nn.Module:
-    """BONN's WRN-22 with stages (16-16-32-64) or (64-64-128-256): 272,282 or 4,326,986 parameters in full precision."""
+def wrn_22(num_classes: int, width: Literal[16, 64] = 16, precision: Precision = "full", dropout: Dropout = 0.0) -> nn.Module:
+    """BONN's WRN-22: 272,282 parameters in full precision with stages (16-16-32-64), 4,326,986 with (64-64-128-256)."""
     return _WideResNet(num_classes, 3, (width, width, 2 * width, 4 * width), precision, dropout)
 
 
-def reduced_cnn(num_classes: int, dropout: float = 0.5) -> nn.Module:
+def reduced_cnn(num_classes: int, dropout: Dropout = 0.5) -> nn.Module:
     """Three of conv3x3 + BN + ReLU + max-pool (64, 128, 256) and two linear layers: 4,577,290 parameters for 10 classes."""
     widths = (3, 64, 128, 256)
     # pooling and ReLU commute; pooled first, ReLU has a quarter of the work
@@ -177,13 +179,14 @@ def check_options(name: str, options: dict) -> None:
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}: allowed are {', '.join(MODELS)}")
     allowed = list(inspect.signature(MODELS[name]).parameters)[1:]
-    hints = get_type_hints(MODELS[name])
+    hints = get_type_hints(MODELS[name], include_extras=True)
     for option, value in options.items():
         if option not in allowed:
             raise InputError(f"{name} has no option {option!r}: allowed are {', '.join(allowed) or 'none'}")
-        values = get_args(hints[option])
-        if values and value not in values:
-            raise InputError(f"{name} takes {option} {', '.join(map(repr, values))}, not {value!r}")
+        try:
+            TypeAdapter(hints[option], config=ConfigDict(strict=True)).validate_python(value)
+        except ValidationError as error:
+            raise InputError(f"{name}, {option}: {explain(error)} (got {value!r})") from None
 
 
 def build_model(name: str, num_classes: int, **options) -> nn.Module:

@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from kdutils.analysis import Arms, Gain, confusion
+from kdutils.binary import binary_layers, sign, sign_activations, sign_weights
 from kdutils.data import Dataset, allowed_views, render
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -26,7 +27,7 @@ sns.set_theme(context="paper", style="ticks", palette=COLOURS, rc={"axes.grid": 
 
 
 def plot_curves(arms: Arms) -> Figure:
-    """Accuracy (%) and loss (nats) by epoch, on training and validation images: one column for each arm.
+    """Accuracy (%) and loss (nats) by epoch, on training, validation and test images: one column for each arm.
 
     A line is the mean over seeds, its band their smallest and largest value. Training values are those seen while
     training, under augmentation, averaged over the epoch.
@@ -38,8 +39,8 @@ def plot_curves(arms: Arms) -> Figure:
             histories["train_loss"] = histories["train_cross_entropy"]
         for row, (metric, label) in enumerate((("accuracy", "accuracy (%)"), ("loss", "cross-entropy (nats)"))):
             axis = axes[row, column]
-            for index, (split, title) in enumerate((("train", "training"), ("val", "validation"))):
-                if f"{split}_{metric}" in histories:  # a run may have no validation images
+            for index, (split, title) in enumerate((("train", "training"), ("val", "validation"), ("test", "test"))):
+                if f"{split}_{metric}" in histories:  # a run may have no validation images, and few watch the test set
                     _band(axis, histories.groupby("epoch")[f"{split}_{metric}"], title, index)
             axis.set_ylabel(label if column == 0 else "")
         axes[0, column].set_title(name)
@@ -82,6 +83,39 @@ def plot_confusion(arms: Arms, classes: Sequence[str]) -> Figure:
         axis.tick_params(axis="y", rotation=0)
     for axis in axes.flat[len(arms):]:
         axis.remove()
+    return figure
+
+
+def plot_estimators() -> Figure:
+    """sign and what stands in for it while training: the functions, and their slopes, which are the pseudo-gradients."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.8))
+    values = torch.linspace(-1.6, 1.6, 641, requires_grad=True)
+    polynomial = torch.where(values < 0, 2 * values + values**2, 2 * values - values**2).clamp(-1, 1)
+    polynomial = torch.where(values.abs() < 1, polynomial, sign(values.detach()))
+    approximations = (("activations: piecewise polynomial", polynomial, sign_activations), ("weights: clipped identity", values.clamp(-1, 1), sign_weights))
+    axes[0].plot(values.detach(), sign(values.detach()), color="black", linewidth=1, label="sign")
+    for index, (label, approximation, estimator) in enumerate(approximations, 1):
+        (slope,) = torch.autograd.grad(estimator(values).sum(), values)
+        for axis, curve in zip(axes, (approximation.detach(), slope)):
+            axis.plot(values.detach(), curve, color=COLOURS[index], linestyle=DASHES[index], label=label)
+    axes[0].set(xlabel="value", ylabel="forward value")
+    axes[1].set(xlabel="value", ylabel="pseudo-gradient")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def plot_latent_weights(arms: Arms) -> Figure:
+    """Distribution of the binary layers' latent weights, in units of the binary value that stands for them: its mode
+    is at +1 and -1 where the weights are bimodal. First seed of each arm."""
+    figure, axis = plt.subplots(figsize=(6.4, 2.8))
+    edges = np.linspace(-3, 3, 121)
+    for index, (name, records) in enumerate(arms.items()):
+        with torch.no_grad():
+            latent = [layer.weight / layer.binarised()[1] for _, layer in binary_layers(records[0].load_model())]
+        density, _ = np.histogram(torch.cat([weights.flatten() for weights in latent]).numpy(), edges, density=True)
+        axis.plot((edges[1:] + edges[:-1]) / 2, density, color=COLOURS[index], linestyle=DASHES[index], label=name)
+    axis.set(xlabel="latent weight / scale of its layer or kernel", ylabel="density", ylim=(0, None))
+    axis.legend()
     return figure
 
 

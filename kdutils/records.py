@@ -98,6 +98,17 @@ def read_record(path: Path) -> Record:
     return Record(path, spec, summary)
 
 
+def recorded(name: str) -> Record:
+    """The record whose key or folder is `name`; raises `InputError` where there is none, or it does not read back."""
+    path = Path(name) if Path(name).is_dir() else runs_dir() / name
+    try:
+        return read_record(path.absolute())
+    except (OSError, ValueError, KeyError) as error:
+        keys = sorted(summary.parent.name for summary in runs_dir().glob("*/summary.json"))
+        known = f"{keys[0]} and {len(keys) - 1} others" if keys else "none yet"
+        raise InputError(f"no run {name!r} in {runs_dir()} ({error}): recorded are {known}; a report's records/ folder names its runs") from None
+
+
 def find(spec: RunSpec) -> Record | None:
     """The spec's record, or None; one that does not read back, or rests on other data, is set aside with a warning."""
     path = runs_dir() / spec.key

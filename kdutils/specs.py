@@ -32,7 +32,7 @@ class Unreachable(InputError):
 def explain(error: ValidationError) -> str:
     """The first thing that is wrong in `error`, as one sentence."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(part for part in map(str, first["loc"]) if "[" not in part)  # without the members of a union
     message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if not where:
         return message
@@ -137,7 +137,8 @@ class RunSpec(Spec):
         if not self.model.name.startswith("resnet") and (self.init == "imagenet" or self.trainable != "all"):
             raise ValueError(f"{self.model.name} has no ImageNet weights and no frozen parts: init 'random' or a run, trainable 'all'")
         if isinstance(self.init, RunSpec) and (self.init.model, self.init.data.name) != (self.model, self.data.name):
-            raise ValueError(f"a run of {self.model.name} on {self.data.name} goes on from a run of the same network on the same data set, not of {self.init.model.name} on {self.init.data.name}")
+            ours, other = (f"{run.model.name} {run.model.options} on {run.data.name}" for run in (self, self.init))
+            raise ValueError(f"a run of {ours} goes on from a run of the same network on the same data set, not of {other}")
         if self.bayesian and self.model.options.get("precision") != "bonn":
             raise ValueError(f"the Bayesian losses need a network with precision 'bonn', {self.model.name} has {self.model.options.get('precision', 'none')!r}")
         return self

@@ -34,13 +34,14 @@ from kdutils.records import environment as current_environment
 from kdutils.records import read_record, runs_dir
 from kdutils.runtime import detect_runtime
 from kdutils.specs import InputError, explain
-from kdutils.studies import assignment
+from kdutils.studies import assignment, binarised
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 _PROFILES = {
     "smoke": "a test that everything runs; its numbers mean nothing",
     "quick": "fewer images and epochs than the documents' protocols",
+    "overnight": "what two CPU cores do in a night, on all images the documents use",
     "paper": "the documents' full protocols",
 }
 _CELL_SECONDS = 24 * 3600  # a cell may train for a night, never for ever
@@ -51,7 +52,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    profile: Literal["smoke", "quick", "paper"] = "quick"
+    profile: Literal["smoke", "quick", "overnight", "paper"] = "quick"
     dataset: Literal["auto", "cifar10", "synthetic"] = "auto"
     init: Literal["auto", "imagenet", "random"] = "auto"
     seeds: list[Annotated[int, Field(ge=0)]] | None = None
@@ -218,8 +219,9 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
         raise InputError(f"no notebook that is run has a parameter {useless[0]!r}: allowed are {', '.join(sorted(offered))}")
     workers(), runs_dir()  # they complain before anything is run
     values["dataset"], values["init"] = resolve_dataset(values.get("dataset", "auto")), resolve_init(values.get("init", "auto"))
-    sizes = assignment(values["profile"], values["dataset"]).data
-    split_indices(load_dataset(sizes.name).train_labels, sizes)  # a part of a data set may be too small for the profile
+    for study in (assignment, binarised):
+        sizes = study(values["profile"], values["dataset"]).data
+        split_indices(load_dataset(sizes.name).train_labels, sizes)  # a part of a data set may be too small for the profile
     return Order(notebooks, values, own_values)
 
 
@@ -310,7 +312,7 @@ def _cover(order: Order, chapters: list[Path]) -> Cover:
         "Code": environment["code"],
         "Date": datetime.now().strftime("%-d %B %Y"),
     }
-    subtitle = "Four classifiers, and what a small one learns from large ones"
+    subtitle = "What small networks learn from large ones"
     return Cover("Knowledge distillation", subtitle, facts, _notice(chapters))
 
 

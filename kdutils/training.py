@@ -63,6 +63,8 @@ def train(
 ) -> Outcome:
     """Train `model` in place as `spec` says and evaluate it; the test set is read once, after the last epoch.
 
+    (With `spec.test_curve` after every epoch too.)
+
     tables: the teachers' logits, one table each, filled for this run. features: the frozen backbone's outputs; then
     only the head, `model.fc`, is computed. report(epoch) is called after every epoch. checkpoint: a file written at
     most every `checkpoint_seconds` and continued from if it is there.
@@ -87,7 +89,7 @@ def train(
             logits = predict(trained, inputs, val_indices, runtime)
             row |= _scores(logits, dataset.train_labels[val_indices], "val_")
         if spec.test_curve:
-            logits, labels = _test(trained, spec, dataset, runtime)
+            logits, labels = _test(model, spec, dataset, runtime)
             row |= _scores(logits, labels, "test_")
         progress.seconds += time.monotonic() - began
         progress.epoch += 1

@@ -123,6 +123,28 @@ def test_nothing_else_is_called_published():
     assert sum(len(analysis.published(study)) for study in ("assignment", TASK3, TASK4)) == sum(2 - (loss is None) for _, loss in PUBLISHED.values())
 
 
+@pytest.mark.parametrize(
+    "study, expected",
+    [
+        ("binary", {"WideResNet, stem binary": 70.2, "WideResNet, BONN": 70.2, "ResNet18": 75.5, "reduced CNN, distilled": 80.1}),
+        ("binary/wrn-22", {f"WRN-22 ({width}), {kind}": value for width, values in (("16-16-32-64", (91.66, 81.90, 87.34)), ("64-64-128-256", (94.96, 88.52, 92.36)))
+                           for kind, value in zip(("full precision", "XNOR", "BONN"), values)}),
+    ],
+)  # fmt: skip
+def test_the_accuracies_of_study_b_stand_in_the_csv(study, expected):
+    rows = analysis.published(study).query("metric == 'accuracy'")
+    assert dict(zip(rows["arm"], rows["value"])) == expected and set(rows["split"]) == {"test"}
+
+
+def test_what_was_not_run_is_said_where_that_is_asked_for(tmp_path):
+    arms = {"ResNet18": runs(tmp_path, (76.5,))}
+    assert list(analysis.compare(arms, "binary")["classifier"]) == ["ResNet18"]
+    table = analysis.compare(arms, "binary", absent="show").set_index("classifier")
+    assert len(table) == 4 and (table.loc["ResNet18", "ours"], table.loc["ResNet18", "difference"]) == ("76.50", "+1.00")
+    missing = table.loc["reduced CNN, distilled"]
+    assert (missing["ours"], missing["n"], missing["published"], missing["difference"]) == ("not yet run", 0, "80.1", "–")
+
+
 def test_an_unknown_study_is_an_error_that_names_the_known_ones():
     with pytest.raises(InputError, match=f"'homework'.*assignment, {TASK3}, {TASK4}"):
         analysis.published("homework")
@@ -154,6 +176,11 @@ def test_sentences_beside_the_published_values_say_more_or_less(tmp_path):
 
 
 # Tables of runs
+
+
+def test_the_table_of_metrics_leaves_out_a_split_that_was_not_there(tmp_path):
+    table = analysis.metrics_table({"alone": runs(tmp_path, (60.0,), val_size=0)})
+    assert "test (%)" in table and not [column for column in table if column.startswith("val")]
 
 
 def test_the_table_of_metrics_gives_every_split_with_its_number_of_runs(tmp_path):
@@ -324,3 +351,26 @@ def test_tables_are_data_frames(tmp_path):
     arms = {"small CNN": runs(tmp_path, (60.0,))}
     for table in (analysis.metrics_table(arms), analysis.cost_table(arms), analysis.compare(arms, "assignment"), analysis.agreement_table(arms, arms)):
         assert isinstance(table, pd.DataFrame) and table.columns.is_unique and len(table)
+
+
+# Binary networks
+
+
+def test_binarising_the_document_s_network_saves_what_can_be_counted():
+    """98.4% of WRN-16-7's parameters are 3x3 weights of its blocks; its stem is 432 of 8,395,994."""
+    models = {precision: build_model("wrn_16_7", 10, precision=precision) for precision in ("full", "stem", "bonn")}
+    floats = sum(tensor.numel() for tensor in models["full"].state_dict().values() if tensor.dim())
+    table = analysis.precision_table(models).set_index("network")
+    assert table.loc["full", "1-bit parameters (%)"] == "0" and table.loc["full", "stored (bytes)"] == f"{4 * floats:,}"
+    assert float(table.loc["bonn", "1-bit parameters (%)"]) == pytest.approx(98.4, abs=0.1)
+    assert float(table.loc["bonn", "times smaller"]) == pytest.approx(21, abs=0.5)
+    assert float(table.loc["stem", "1-bit MACs (%)"]) == pytest.approx(0.04, abs=0.005)
+    assert "0.04" in (sentence := analysis.stem_sentence(models["stem"], models["bonn"])) and "0.005 % of the bytes" in sentence
+
+
+def test_networks_stand_beside_the_published_sizes(tmp_path):
+    spec = spec_of(name="resnet18")
+    arms = {"ResNet18": [record_of(tmp_path, spec, test=76.5)], "unpublished": [record_of(tmp_path, spec_of(), test=60.0)]}
+    table = analysis.networks_table(arms, "binary").set_index("network")
+    assert table.loc["ResNet18", ["test (%)", "published (%)", "parameters", "published parameters"]].tolist() == ["76.50", "75.5", "11,173,962", "11.2 million"]
+    assert table.loc["unpublished", ["published (%)", "parameters", "stored (bytes)"]].tolist() == ["–", "268,650", f"{4 * 268_650:,}"]

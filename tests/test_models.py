@@ -6,14 +6,15 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
 from kdutils.models import (
-    IMAGENET_CLASSES, MODELS, TRAINABLE, build_model, forward_macs, freeze, layer_summary, load_imagenet, parameter_count, train_mode,
+    IMAGENET_CLASSES, MODELS, TRAINABLE, _WideResNet, build_model, forward_macs, freeze, layer_summary, load_imagenet, parameter_count, train_mode,
 )  # fmt: skip
-from kdutils.specs import InputError
+from kdutils.specs import InputError, ModelSpec
 
 
 def on_paper(name: str, classes: int = 10, **options) -> nn.Module:
@@ -47,6 +48,40 @@ def test_every_count_in_a_docstring_is_true():
         assert f"{parameter_count(on_paper(name)):,} parameters" in factory.__doc__
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "published"),
+    [
+        ("wrn_16_7", {}, 8_395_994),
+        ("wrn_16_1", {}, 175_066),
+        ("wrn_22", {}, 272_282),
+        ("wrn_22", {"width": 64}, 4_326_986),
+        ("reduced_cnn", {}, 4_577_290),
+        ("resnet18", {"stem": "cifar"}, 11_173_962),
+    ],
+)
+def test_the_networks_of_the_documents_have_their_published_parameters(name, options, published):
+    assert parameter_count(on_paper(name, **options)) == published
+
+
+@pytest.mark.parametrize(("depth", "factor", "millions"), [(16, 8, 11.0), (22, 8, 17.2), (28, 10, 36.5), (40, 4, 8.9)])
+def test_wide_residual_networks_have_the_parameters_of_their_papers_table(depth, factor, millions):
+    """Zagoruyko and Komodakis (BMVC 2016), tables 4 and 5."""
+    with torch.device("meta"):
+        model = _WideResNet(10, (depth - 4) // 6, (16, 16 * factor, 32 * factor, 64 * factor), "full", 0.0)
+    assert round(parameter_count(model) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("name", ["wrn_16_7", "wrn_22"])
+def test_a_binary_network_adds_a_few_scalars_for_each_layer_and_kernel(name):
+    full, stem, xnor, bonn = (on_paper(name, precision=precision) for precision in ("full", "stem", "xnor", "bonn"))
+    kernels = [module.out_channels for key, module in full.named_modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and key != "conv1"]
+    slopes = sum(kernels)  # of PReLU
+    assert parameter_count(stem) == parameter_count(full) + 1
+    assert parameter_count(xnor) == parameter_count(full) + slopes
+    assert parameter_count(bonn) == parameter_count(full) + slopes + len(kernels) + 2 * sum(kernels)
+    assert len({forward_macs(name, 10, {"precision": precision}) for precision in ("full", "stem", "xnor", "bonn")}) == 1
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("classes", [10, 100])
 def test_logits_have_a_column_for_each_class(name, classes):
@@ -76,6 +111,81 @@ def test_unknown_models_and_options_are_refused():
         build_model("resnet18", 10, width=2)
     with pytest.raises(InputError, match="cifar_pool.*huge"):
         build_model("resnet18", 10, stem="huge")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("wrn_22", {"precision": "ternary"}, "wrn_22, precision.*full.*stem.*xnor.*bonn.*ternary"),
+        ("wrn_16_7", {"precision": True}, "wrn_16_7, precision.*True"),
+        ("wrn_22", {"width": 32}, "wrn_22, width.*16 or 64.*32"),
+        ("wrn_22", {"width": "64"}, "width.*'64'"),
+        ("wrn_16_7", {"width": 16}, "wrn_16_7.*width.*precision, dropout"),
+        ("wrn_16_1", {"dropout": 1.5}, "wrn_16_1, dropout.*less than 1.*1.5"),
+        ("wrn_16_1", {"dropout": 1}, "less than 1"),
+        ("reduced_cnn", {"dropout": -0.1}, "greater than or equal to 0.*-0.1"),
+        ("reduced_cnn", {"dropout": "x"}, "reduced_cnn, dropout.*number.*'x'"),
+        ("reduced_cnn", {"dropout": "0.5"}, "number.*'0.5'"),
+        ("reduced_cnn", {"dropout": True}, "number.*True"),
+        ("reduced_cnn", {"dropout": float("nan")}, "nan"),
+    ],
+)
+def test_a_bad_option_is_refused_when_the_spec_is_made_and_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        ModelSpec(name=name, options=options)
+    with pytest.raises(InputError, match=message):
+        build_model(name, 10, **options)
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"dropout": 0}, {"width": 64, "precision": "bonn"}])
+def test_a_good_option_is_taken(options):
+    with torch.device("meta"):
+        model = build_model("wrn_22", 10, **ModelSpec(name="wrn_22", options=options).options)
+    assert model.dropout.p == options.get("dropout", 0) and model.conv1.out_channels == options.get("width", 16)
+
+
+def test_the_wide_residual_network_is_its_authors_functional_code():
+    """As in github.com/szagoruyko/wide-residual-networks, pytorch/resnet.py: block(), group(), f()."""
+    torch.manual_seed(0)
+    model, images = build_model("wrn_16_1", 10).double().eval(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    for _, buffer in model.named_buffers():
+        buffer.copy_(torch.rand(buffer.shape) + 0.5 if buffer.is_floating_point() else buffer)
+    p = model.state_dict()
+    norm = lambda x, name: F.batch_norm(x, *(p[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+    x = F.conv2d(images, p["conv1.weight"], padding=1)
+    for number in range(6):
+        name, stride = f"layers.{number}", 2 if number in (2, 4) else 1
+        first = F.relu(norm(x, f"{name}.bn1"))
+        second = F.relu(norm(F.conv2d(first, p[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn2"))
+        z = F.conv2d(second, p[f"{name}.conv2.weight"], padding=1)
+        x = z + (F.conv2d(first, p[f"{name}.shortcut.weight"], stride=stride) if f"{name}.shortcut.weight" in p else x)
+    expected = F.linear(F.avg_pool2d(F.relu(norm(x, "bn")), 8).flatten(1), p["fc.weight"], p["fc.bias"])
+    torch.testing.assert_close(model(images), expected)
+
+
+@pytest.mark.parametrize("name", ["wrn_16_1", "reduced_cnn"])
+def test_dropout_is_on_the_features_before_the_classifier_and_while_training_alone(name):
+    torch.manual_seed(0)
+    model, seen = build_model(name, 10, dropout=0.75), []
+    classifier = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    classifier.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0] == 0).float().mean().item()))
+    for layer in model.modules():  # so that few features are zero by themselves
+        if isinstance(layer, (nn.BatchNorm2d, nn.Linear)) and layer is not classifier:
+            layer.bias.data += 3
+    for mode in (True, False):
+        model.train(mode)(torch.rand(8, 3, 32, 32))
+    assert seen[0] == pytest.approx(0.75, abs=0.08) and seen[1] < 0.15
+
+
+def test_reduced_cnn_is_three_times_conv_norm_relu_pool():
+    torch.manual_seed(0)
+    model, x = build_model("reduced_cnn", 10).eval(), torch.randn(2, 3, 32, 32)
+    convs, norms = ([m for m in model.modules() if isinstance(m, kind)] for kind in (nn.Conv2d, nn.BatchNorm2d))
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    features = x
+    for conv, norm in zip(convs, norms, strict=True):
+        features = F.max_pool2d(F.relu(norm(conv(features))), 2)
+    torch.testing.assert_close(model(x), linear[1](F.relu(linear[0](features.flatten(1)))))
 
 
 def test_a_summary_leaves_the_model_its_mode_and_the_random_stream_alone():

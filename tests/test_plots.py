@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 
 from fake_records import CLASSES, record_of, spec_of
 from kdutils import analysis, plots
+from kdutils.binary import binary_layers
 from kdutils.data import Dataset
+from kdutils.models import build_model
 
 OKABE_ITO = {"#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"}  # Okabe and Ito (2008)
 NAMES = ("small CNN", "ResNet18", "ResNet50", "from ResNet50", "from ResNet18", "from both, logits", "from both, probabilities")
@@ -88,6 +90,14 @@ def test_the_training_loss_of_a_distilled_run_is_its_cross_entropy(tmp_path):
 def test_curves_of_a_run_without_validation_show_training_alone(tmp_path):
     figure = drawn(plots.plot_curves({"small CNN": [record_of(tmp_path, spec_of(val_size=0))]}))
     assert [[line.get_label() for line in lines_of(axis)] for axis in figure.axes] == [["training"], ["training"]]
+
+
+def test_curves_show_the_test_images_of_a_run_that_watched_them(tmp_path):
+    record = record_of(tmp_path, spec_of(val_size=0))
+    record.history.assign(test_loss=[2.1, 1.8, 1.6], test_accuracy=[21.0, 33.0, 41.0]).to_csv(record.path / "history.csv", index=False)
+    figure = drawn(plots.plot_curves({"small CNN": [record]}))
+    accuracy, loss = ({line.get_label(): line.get_ydata().tolist() for line in lines_of(axis)} for axis in figure.axes)
+    assert accuracy.keys() == {"training", "test"} and accuracy["test"] == [21.0, 33.0, 41.0] and loss["test"] == [2.1, 1.8, 1.6]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -220,3 +230,35 @@ def test_gains_show_their_intervals_about_zero(tmp_path):
 def test_the_gain_of_a_single_pair_has_no_interval(tmp_path):
     figure = drawn(plots.plot_gains(gains_of(tmp_path, 2, seeds=1)))
     assert [container.lines[2] for container in figure.axes[0].containers] == [(), ()]
+
+
+# Binary networks
+
+
+def test_estimators_show_the_functions_whose_slopes_they_show():
+    functions, slopes = drawn(plots.plot_estimators()).axes
+    (x, sign), *approximations = [line.get_data() for line in functions.lines]
+    assert np.array_equal(sign, np.where(np.asarray(x) >= 0, 1, -1)) and len(slopes.lines) == len(approximations) == 2
+    for (_, curve), line in zip(approximations, slopes.lines):
+        measured = np.gradient(np.asarray(curve, dtype=float), np.asarray(x, dtype=float))
+        smooth = np.abs(np.abs(x) - 1) > 0.02  # away from the corners
+        np.testing.assert_allclose(np.asarray(line.get_ydata())[smooth], measured[smooth], atol=0.01)
+
+
+class Trained:
+    """What a record offers of its network."""
+
+    def __init__(self, weight: float):
+        self.model = build_model("wrn_16_1", 10, precision="xnor")
+        for _, layer in binary_layers(self.model):
+            torch.nn.init.constant_(layer.weight, weight)
+
+    def load_model(self):
+        return self.model
+
+
+def test_latent_weights_are_shown_in_units_of_their_scale():
+    figure = drawn(plots.plot_latent_weights({"up": [Trained(0.3)], "down": [Trained(-7.0)]}))
+    (axis,) = figure.axes
+    peaks = [line.get_xdata()[np.argmax(line.get_ydata())] for line in lines_of(axis)]
+    assert peaks == pytest.approx([1, -1], abs=0.05) and "scale" in axis.get_xlabel()

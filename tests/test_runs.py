@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from kdutils import jobs, runs
 from kdutils.data import load_dataset
@@ -24,7 +24,7 @@ from kdutils.jobs import Job, Progress, execute, workers
 from kdutils.records import Record, find, runs_dir
 from kdutils.runs import run, run_all
 from kdutils.runtime import cores
-from kdutils.specs import DataSpec, Distillation, InputError, ModelSpec, RunSpec
+from kdutils.specs import Bayesian, DataSpec, Distillation, InputError, ModelSpec, OptimiserSpec, RunSpec
 
 DATA = DataSpec(name="cifar10", train_size=48, val_size=20, test_size=30, views=3)
 
@@ -356,20 +356,94 @@ def test_a_record_made_from_other_data_is_set_aside_and_run_again(monkeypatch):
     assert again.summary["data"]["digest"] == load_dataset("cifar10").digest != made.summary["data"]["digest"]
 
 
-def test_a_student_whose_teacher_was_trained_anew_is_run_again():
-    teacher = cnn(seed=5)
-    run(student(teacher))
-    other = find(teacher).load_model()
+def train_anew(spec: RunSpec) -> None:
+    """As if the recorded run had been made again, elsewhere, with slightly other weights."""
+    other = find(spec).load_model()
     with torch.no_grad():
         other.fc2.bias += 1
-    path = find(teacher).path
+    path = find(spec).path
     summary = json.loads((path / "summary.json").read_text())
     save_file(other.state_dict(), path / "model.safetensors")
     summary["files"]["model.safetensors"] = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
     del summary["digest"]
     (path / "summary.json").write_text(json.dumps(summary))
-    with pytest.warns(UserWarning, match="trained anew"):
+
+
+def test_a_student_whose_teacher_was_trained_anew_is_run_again():
+    teacher = cnn(seed=5)
+    run(student(teacher))
+    train_anew(teacher)
+    with pytest.warns(UserWarning, match="its teacher.*trained anew"):
         assert find(student(teacher)) is None
+
+
+STILL = OptimiserSpec(name="sgd", learning_rate=1e-30)
+
+
+def test_a_run_goes_on_from_the_weights_of_another_and_names_it():
+    start, spec = cnn(seed=5), cnn(init=cnn(seed=5), optimiser=STILL, epochs=1)
+    record = run(spec)
+    assert record.digest == find(start).digest != run(cnn(optimiser=STILL, epochs=1)).digest
+    assert record.metric("test") == find(start).metric("test")
+    assert record.summary["start"] == {start.key: find(start).digest} and start.key in record.summary["weights"]
+    assert find(spec).spec == spec and "start" not in find(start).summary
+    onwards = run(cnn(init=start))
+    assert onwards.digest != record.digest and onwards.history["train_loss"][0] < find(start).history["train_loss"][0]
+
+
+def test_a_run_whose_start_was_trained_anew_is_run_again():
+    start = cnn(seed=5)
+    spec = cnn(init=start, optimiser=STILL, epochs=1)
+    before = run(spec).digest
+    train_anew(start)
+    with pytest.warns(UserWarning, match="the run it goes on from.*trained anew"):
+        assert find(spec) is None
+    assert run(spec).digest == find(start).digest != before
+
+
+def test_run_all_trains_first_what_others_go_on_from(monkeypatch):
+    first, trained, train = cnn(seed=1), [], runs.train
+    second = cnn(init=first)
+    third = student(cnn(seed=2), init=second)
+    fourth = student(third, seed=9)
+    monkeypatch.setattr(runs, "train", lambda model, spec, *rest, **more: trained.append(spec.key) or train(model, spec, *rest, **more))
+    records = run_all([fourth, third, second])
+    assert [record.spec for record in records] == [fourth, third, second] and len(trained) == 5
+    assert [trained.index(spec.key) for spec in (first, second, third, fourth)] == sorted(trained.index(spec.key) for spec in (first, second, third, fourth))
+    assert records[1].summary["start"] == {second.key: records[2].digest}
+    assert [runs._depth(spec) for spec in (first, second, third, fourth)] == [0, 1, 2, 3]
+
+
+def bonn(**changes) -> RunSpec:
+    data = DataSpec(name="cifar10", train_size=24, val_size=8, test_size=8, views=3)
+    return cnn(**{"data": data, "model": ModelSpec(name="wrn_16_1", options={"precision": "bonn", "dropout": 0.3}), "bayesian": Bayesian()} | changes)
+
+
+def test_a_record_of_a_bayesian_run_holds_its_network_alone():
+    first = bonn()
+    record = run(bonn(init=first, bayesian=Bayesian(feature_weight=1e-2), test_curve=True))
+    columns = ["train_cross_entropy", "train_kernel", "train_feature", "test_loss", "test_accuracy"]
+    assert record.history[columns].notna().all(axis=None)
+    assert {name: record.history[f"test_{name}"].iloc[-1] for name in ("loss", "accuracy")} == pytest.approx(record.summary["metrics"]["test"])
+    state = load_file(record.path / "model.safetensors")
+    assert set(state) == set(record.load_model().state_dict()) and not any("prior" in name for name in state)
+    assert {"layers.0.conv.weight", "layers.0.conv.log_modulation", "layers.0.conv.mu", "layers.0.conv.raw_sigma", "layers.4.shortcut.weight"} < set(state)
+    assert "train_feature" not in find(first).history
+
+
+def test_an_interrupted_bayesian_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    def interrupt(fraction):
+        if fraction == 2 / 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("KD_CHECKPOINT_SECONDS", "0")
+    spec, fractions = bonn(epochs=3, bayesian=Bayesian(feature_weight=1e-2), init=bonn(epochs=1)), []
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, interrupt)
+    resumed = run(spec, fractions.append)
+    assert fractions == [2 / 3, 1.0]
+    elsewhere(tmp_path, monkeypatch)
+    assert numbers(run(spec)) == numbers(resumed)
 
 
 def test_a_record_is_found_where_its_data_are_not(monkeypatch, tmp_path):

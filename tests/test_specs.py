@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 
 import pytest
 from pydantic import ValidationError
 
 from kdutils import studies
-from kdutils.specs import DataSpec, Distillation, InputError, ModelSpec, OptimiserSpec, RunSpec, explain, unique
+from kdutils.specs import Bayesian, DataSpec, Distillation, InputError, ModelSpec, OptimiserSpec, RunSpec, explain, unique
 
 
 def cnn(**changes) -> RunSpec:
@@ -24,6 +25,10 @@ def resnet(**changes) -> RunSpec:
 def taught(*teachers: RunSpec, **changes) -> RunSpec:
     fields = {"teachers": teachers, "temperature": 4.0, "kd_weight": 0.5}
     return cnn(distillation=Distillation(**fields | {k: changes.pop(k) for k in list(changes) if k in Distillation.model_fields}), **changes)
+
+
+def wrn(precision: str = "bonn", **changes) -> RunSpec:
+    return cnn(**{"model": ModelSpec(name="wrn_22", options={"precision": precision})} | changes)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,13 @@ def taught(*teachers: RunSpec, **changes) -> RunSpec:
         lambda: taught(resnet(), kd_weight=float("nan")),
         lambda: taught(resnet(), average="median"),
         lambda: taught(),
+        lambda: cnn(init=None),
+        lambda: cnn(test_curve=1),
+        lambda: wrn(bayesian=True),
+        lambda: Bayesian(kernel_weight=-1e-4),
+        lambda: Bayesian(nu=0.0),
+        lambda: Bayesian(feature_weight=float("inf")),
+        lambda: Bayesian(theta=1e-2),
     ],
 )
 def test_impossible_values_are_refused(make):
@@ -80,7 +92,15 @@ def test_impossible_values_are_refused(make):
         (lambda: cnn(init="imagenet"), ["small_cnn", "random"]),
         (lambda: cnn(trainable="head"), ["small_cnn", "all"]),
         (lambda: taught(resnet(data=DataSpec(name="cifar100"))), ["cifar100", "synthetic", "resnet18", "small_cnn"]),
-        (lambda: studies.assignment("papers"), ["papers", "smoke", "quick", "paper"]),
+        (lambda: ModelSpec(name="wrn_22", options={"dropout": 1.5}), ["wrn_22", "dropout", "1.5", "less than 1"]),
+        (lambda: cnn(init="imagenett"), ["random", "imagenet", "imagenett"]),
+        (lambda: cnn(init=resnet()), ["small_cnn", "resnet18", "same network"]),
+        (lambda: wrn("bonn", init=wrn("xnor")), ["'bonn'", "'xnor'", "same network"]),
+        (lambda: cnn(init=cnn(data=DataSpec(name="cifar10"))), ["synthetic", "cifar10", "same data set"]),
+        (lambda: cnn(bayesian=Bayesian()), ["small_cnn", "bonn", "none"]),
+        (lambda: wrn("xnor", bayesian=Bayesian()), ["wrn_22", "bonn", "xnor"]),
+        (lambda: studies.assignment("papers"), ["papers", "smoke", "quick", "overnight", "paper"]),
+        (lambda: studies.binarised("papers"), ["papers", "smoke", "quick", "overnight", "paper"]),
         (lambda: studies.assignment("smoke", "synthetic", seeds=(1, 2, 1), init="random"), ["1, 2, 1"]),
     ],
 )
@@ -94,6 +114,13 @@ def test_explain_is_one_sentence_with_the_field_and_the_value():
     with pytest.raises(ValidationError) as error:
         cnn(epochs=-3)
     assert explain(error.value).startswith("epochs:") and "-3" in explain(error.value) and "\n" not in explain(error.value)
+
+
+@pytest.mark.parametrize("init", ["imagenett", 3, {"epochs": 2}])
+def test_a_wrong_init_is_explained_by_its_field_alone(init):
+    with pytest.raises(ValidationError) as error:
+        cnn(init=init)
+    assert explain(error.value).startswith("init: ") and "[" not in explain(error.value)
 
 
 def test_specs_cannot_be_changed():
@@ -111,11 +138,13 @@ CHANGES = {
     "batch_size": 33,
     "seed": 1,
     "distillation": taught(cnn()).distillation,
+    "test_curve": True,
 }
 DATA_CHANGES = {"name": "cifar10", "train_size": 9, "val_size": 1, "test_size": 5, "split_seed": 1, "normalisation": "half", "views": 161}
 OPTIMISER_CHANGES = {
     "name": "sgd", "learning_rate": 2e-3, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step", "milestones": (3,), "factor": 0.2,
 }  # fmt: skip
+BAYESIAN_CHANGES = {"kernel_weight": 0.0, "nu": 1e-3, "feature_weight": 1e-2}
 KD_CHANGES = {"teachers": (resnet(seed=1),), "temperature": 3.0, "kd_weight": 0.4, "average": "probabilities"}
 
 
@@ -126,13 +155,16 @@ def test_every_field_changes_the_key():
     changed += [resnet(model=ModelSpec(name="resnet18", options={"stem": stem})) for stem in ("cifar", "imagenet")]
     kd = {"teachers": (resnet(),), "temperature": 4.0, "kd_weight": 0.5}
     changed += [cnn(distillation=Distillation(**kd | {name: value})) for name, value in KD_CHANGES.items()]
+    changed += [wrn(), wrn(bayesian=Bayesian()), *(wrn(bayesian=Bayesian(**{name: value})) for name, value in BAYESIAN_CHANGES.items())]
+    changed += [resnet(init=resnet()), resnet(init=resnet(seed=1)), resnet(init=resnet(init=resnet())), resnet(init=resnet(init="imagenet"))]
     changed += [cnn(), taught(resnet()), taught(resnet(), resnet(seed=1)), taught(resnet(seed=1), resnet()), resnet()]
     different = {spec.model_dump_json() for spec in changed}
     assert len({spec.key for spec in changed}) == len(different) == len(changed) - 1  # another optimiser occurs twice
 
 
 def test_the_list_of_changes_is_complete():
-    assert set(CHANGES) == set(RunSpec.model_fields) and set(DATA_CHANGES) == set(DataSpec.model_fields)
+    assert set(CHANGES) | {"bayesian"} == set(RunSpec.model_fields) and set(BAYESIAN_CHANGES) == set(Bayesian.model_fields)
+    assert set(DATA_CHANGES) == set(DataSpec.model_fields)
     assert set(OPTIMISER_CHANGES) == set(OptimiserSpec.model_fields) and set(KD_CHANGES) == set(Distillation.model_fields)
 
 
@@ -147,6 +179,8 @@ def test_fields_at_their_default_do_not_enter_the_key():
         batch_size=32,
         seed=0,
         distillation=None,
+        bayesian=None,
+        test_curve=False,
     )
     assert spelled_out == cnn() and spelled_out.key == cnn().key
 
@@ -176,6 +210,21 @@ def test_keys_of_recorded_runs_are_pinned():
     assert student.key == "small_cnn-992d0c1061b02eb9"
 
 
+def test_keys_of_binary_runs_are_pinned():
+    data, optimiser = DataSpec(name="cifar10", normalisation="half"), OptimiserSpec(learning_rate=1e-3, weight_decay=1e-5)
+    network = ModelSpec(name="wrn_22", options={"precision": "bonn", "dropout": 0.3})
+    spec = RunSpec(data=data, model=network, optimiser=optimiser, epochs=60, batch_size=128, bayesian=Bayesian(), test_curve=True)
+    content = (
+        '{"batch_size": 128, "bayesian": {}, "data": {"name": "cifar10", "normalisation": "half"}, "epochs": 60, '
+        '"model": {"name": "wrn_22", "options": {"dropout": 0.3, "precision": "bonn"}}, "optimiser": {"weight_decay": 1e-05}, "test_curve": true}'
+    )
+    assert spec.key == "wrn_22-45a61d5b39a33ae7" == f"wrn_22-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    later = '{"bayesian": {"feature_weight": 0.01}, "data": {"name": "cifar10", "normalisation": "half"}, "epochs": 5, "init": ' + content
+    later += ', "model": {"name": "wrn_22", "options": {"dropout": 0.3, "precision": "bonn"}}}'
+    finer = RunSpec(data=data, model=network, init=spec, epochs=5, bayesian=Bayesian(feature_weight=1e-2))
+    assert finer.key == "wrn_22-7d2eadb32e7d8e99" == f"wrn_22-{hashlib.sha256(later.encode()).hexdigest()[:16]}"
+
+
 def test_study_a_as_published_has_the_pinned_keys(cifar):
     study = paper(cifar)
     assert study.small_cnn(0).key == "small_cnn-2aa0dbe13f44f87d"
@@ -188,6 +237,26 @@ def test_json_round_trip_keeps_value_and_key():
     again = RunSpec.model_validate_json(spec.model_dump_json())
     assert again == spec and again.key == spec.key
     assert json.loads(spec.model_dump_json())["distillation"]["teachers"][1]["seed"] == 1
+
+
+def test_a_run_that_goes_on_from_another_survives_json():
+    first = wrn(model=ModelSpec(name="wrn_22", options={"precision": "bonn", "width": 64, "dropout": 0.0}), bayesian=Bayesian(), test_curve=True)
+    then = wrn(model=first.model, init=first, bayesian=Bayesian(feature_weight=1e-2))
+    for spec in (then, wrn(model=first.model, init=then), taught(resnet(init=resnet(seed=3)))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            again = RunSpec.model_validate_json(spec.model_dump_json())
+        assert again == spec and again.key == spec.key
+    with pytest.raises(ValidationError):
+        RunSpec.model_validate_json(then.model_dump_json().replace('"seed":0', '"seed":"0"', 1))  # strict inside, too
+    assert (wrn().needs, cnn(init="random").needs, then.needs) == ((), (), (first,))
+
+
+def test_a_run_needs_its_teachers_and_the_run_it_goes_on_from():
+    start, teacher = cnn(seed=1), resnet(init=resnet(seed=2))
+    spec = taught(teacher, init=start)
+    assert spec.needs == (teacher, start) and spec.teachers == (teacher,)
+    assert [found.key for found in unique([spec, start])] == [found.key for found in (resnet(seed=2), teacher, start, spec)]
 
 
 def test_unique_puts_teachers_before_students_and_drops_duplicates():
@@ -207,3 +276,45 @@ def test_study_a_searches_every_temperature_with_every_weight_and_trains_every_p
     assert len({spec.key for spec in grid}) == 12 and all(spec.teachers == (study.resnet("resnet50"),) for spec in grid)
     assert {spec.trainable for spec in study.policies()} == {"head", "last_block", "layer3_up", "all"}
     assert (study.data.train_size, study.data.val_size, study.epochs, study.resnet_epochs, len(study.seeds)) == (9000, 1000, 30, 20, 5)
+
+
+def binarised(profile: str = "paper") -> studies.Binarised:
+    return dataclasses.replace(studies.binarised(profile, "cifar10", init="random"), init="imagenet")
+
+
+def test_study_b_as_published(cifar):
+    study = binarised()
+    runs = [spec for specs in (study.phase_one() | study.phase_two()).values() for spec in specs]
+    assert {(spec.optimiser.name, spec.optimiser.learning_rate, spec.optimiser.weight_decay, spec.batch_size, spec.epochs) for spec in runs} == {("sgd", 0.01, 5e-4, 64, 50)}
+    assert {(spec.distillation.temperature, spec.distillation.kd_weight) for spec in runs if spec.teachers} == {(2.0, 0.5)}
+    assert {spec.model.options.get("dropout") for spec in runs if spec.model.name == "wrn_16_7"} == {0.5}
+    assert (study.data.train_size, study.data.val_size, study.data.test_size, len(study.seeds)) == (None, 0, None, 5)
+    assert len({spec.key for spec in runs}) == len(unique(runs)) == 4 * 5 + 5 + 2 * 5 + 2 * 5  # precisions, teachers, reduced CNNs, taught binaries
+
+
+def test_study_b_differs_in_the_loss_alone_where_it_compares(cifar):
+    study = binarised()
+    arms = study.phase_two()
+    for name in ("reduced CNN", "WideResNet, XNOR", "WideResNet, BONN"):
+        for alone, taught in zip(arms[name], arms[f"{name}, distilled"]):
+            assert taught.teachers == (study.teacher(0),) and RunSpec(**dict(taught) | {"distillation": None}) == alone
+    tuned = study.fine_tuning()
+    for without, with_it in zip(tuned["BONN, fine-tuned without it"], tuned["BONN, fine-tuned with it"]):
+        assert (without.bayesian.feature_weight, with_it.bayesian.feature_weight) == (0.0, 1e-2)
+        assert without.init == with_it.init == study.wide_resnet("bonn", without.seed)
+        assert RunSpec(**dict(with_it) | {"bayesian": without.bayesian}) == without
+
+
+def test_study_b_overnight_has_the_pinned_keys(cifar):
+    """Of the runs behind reports/reference."""
+    study = binarised("overnight")
+    keys = [specs[0].key for specs in study.phase_one().values()]
+    assert keys == ["wrn_22-d9040b7b1e407bf8", "wrn_22-f62f3cddcb792663", "wrn_22-d4884a27c5571bbd"]
+    assert [specs[0].key for specs in study.beyond().values()] == keys  # what coincides is run once
+
+
+@pytest.mark.parametrize("profile", studies.PROFILES)
+def test_every_profile_of_study_b_says_what_it_changed(cifar, profile):
+    setting = binarised(profile).setting
+    assert f"profile {profile}" in setting
+    assert ("stands in for WRN-16-7" in setting) == ("0.01 in the document" in setting) == (profile != "paper")

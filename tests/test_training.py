@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from kdutils.binary import CENTRE_RATE, SIGMA_FLOOR, UNDECAYED, kernel_losses
 from kdutils.data import IDENTITY_VIEW, Dataset, epoch_stream, render, split_indices
 from kdutils.models import build_model
 from kdutils.runtime import Runtime
-from kdutils.specs import DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
+from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.teachers import ViewTable, training_codes, validation_codes
 from kdutils.training import learning_rate, train
 
@@ -22,6 +23,7 @@ BFLOAT16 = Runtime(torch.device("cpu"), torch.bfloat16)
 DATA = DataSpec(name="synthetic", train_size=50, val_size=20, views=5)
 SGD = OptimiserSpec(name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=1e-3)
 RESNET = ModelSpec(name="resnet18", options={"stem": "imagenet"})
+BONN = ModelSpec(name="wrn_16_1", options={"precision": "bonn"})
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,12 @@ def dataset() -> Dataset:
 
 def spec_of(**changes) -> RunSpec:
     return RunSpec(**{"data": DATA, "model": ModelSpec(name="small_cnn"), "optimiser": SGD, "epochs": 3, "batch_size": 16} | changes)
+
+
+def bonn(**changes) -> RunSpec:
+    """With every Bayesian loss so heavy that it would be missed."""
+    data = DataSpec(name="synthetic", train_size=40, val_size=10, test_size=10, views=5)
+    return spec_of(**{"model": BONN, "data": data, "bayesian": Bayesian(kernel_weight=1e-2, nu=1e-2, feature_weight=1e-2)} | changes)
 
 
 def network(spec: RunSpec, seed: int = 0) -> torch.nn.Module:
@@ -149,8 +157,13 @@ def test_two_runs_are_bit_identical_in_half_precision_too(dataset):
 
 @pytest.mark.parametrize(
     "spec",
-    [spec_of(), spec_of(optimiser=OptimiserSpec()), spec_of(model=RESNET, data=DataSpec(name="synthetic", train_size=8, val_size=4), batch_size=4)],
-    ids=["sgd", "adam", "batch norm"],
+    [
+        spec_of(),
+        spec_of(optimiser=OptimiserSpec()),
+        spec_of(model=RESNET, data=DataSpec(name="synthetic", train_size=8, val_size=4), batch_size=4),
+        bonn(model=ModelSpec(name="wrn_16_1", options={"precision": "bonn", "dropout": 0.3}), optimiser=OptimiserSpec(weight_decay=1e-3), test_curve=True),
+    ],
+    ids=["sgd", "adam", "batch norm", "feature prior, dropout, bonn"],
 )
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, dataset, spec):
     undisturbed = network(spec)
@@ -302,3 +315,108 @@ def test_the_schedule_reaches_the_optimiser(dataset):
     cycle = OptimiserSpec(name="sgd", learning_rate=0.01, schedule="one_cycle")
     rows = train(network(spec_of()), spec_of(optimiser=cycle, epochs=1), dataset, FLOAT32).history
     assert rows[0]["learning_rate"] == pytest.approx(0.01 * (1 - 0.75) / 0.7)  # four batches: the last begins at 3/4
+
+
+STILL = OptimiserSpec(name="sgd", learning_rate=1e-30)  # nothing moves but the centres
+
+
+def test_the_bayesian_losses_join_the_cross_entropy_and_stand_in_the_history(dataset):
+    spec = bonn(optimiser=STILL, epochs=2, batch_size=40)
+    model, theta = network(spec), spec.bayesian.feature_weight
+    start, centres = copy.deepcopy(model), torch.zeros(10, 64)
+    sigma = F.softplus(torch.tensor(0.5413)) + SIGMA_FLOOR
+    outcome = train(model, spec, dataset, FLOAT32)
+    train_indices, _ = split_indices(dataset.train_labels, spec.data)
+    start.train().fc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    for epoch, row in enumerate(outcome.history):
+        order, views = epoch_stream(train_indices, 5, 0, epoch)
+        labels, seen = dataset.train_labels[order].long(), []
+        logits = start(render(dataset.train_images, order, views))
+        assert row["train_cross_entropy"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
+        assert row["train_kernel"] == pytest.approx(kernel_losses(start, 1e-2, 1e-2).item(), rel=1e-5)
+        distances = (seen[0] - centres[labels]).square()
+        assert row["train_feature"] == pytest.approx((theta / 2 * (distances * (1 + sigma**-2) + (sigma**2).log()).sum(1).mean()).item(), rel=1e-3)
+        assert row["train_loss"] == pytest.approx(row["train_cross_entropy"] + row["train_kernel"] + row["train_feature"], rel=1e-5)
+        for j in range(10):
+            members = seen[0][labels == j]
+            centres[j] -= CENTRE_RATE * (centres[j] - members).sum(0) / (1 + len(members))
+    assert outcome.history[0]["train_feature"] > 1.1 * outcome.history[1]["train_feature"]  # the centres did move
+
+
+def test_distillation_and_the_bayesian_losses_add_up(tmp_path, dataset):
+    teacher = spec_of(data=bonn().data)
+    spec = bonn(distillation=Distillation(teachers=(teacher,), temperature=3.0, kd_weight=0.7), epochs=2)
+    table = filled(tmp_path, network(teacher, seed=10), spec, dataset, training_codes(spec, dataset))
+    for row in train(network(spec), spec, dataset, FLOAT32, [table]).history:
+        parts = 0.3 * row["train_cross_entropy"] + 0.7 * row["train_distillation"] + row["train_kernel"] + row["train_feature"]
+        assert row["train_loss"] == pytest.approx(parts, rel=1e-5) and row["train_kernel"] > 0.01 and row["train_distillation"] > 0
+
+
+def test_without_bayesian_losses_the_history_has_no_such_columns(dataset):
+    plain, kernel_only = (train(network(s), s, dataset, FLOAT32).history[0] for s in (bonn(epochs=1, bayesian=None), bonn(epochs=1, bayesian=Bayesian())))
+    names = {"epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"}
+    assert set(plain) == names and set(kernel_only) == names | {"train_cross_entropy", "train_kernel"}
+
+
+def test_the_bayesian_losses_move_what_they_describe(dataset):
+    spec, seen = bonn(epochs=1), []
+    model = network(spec)
+    start = copy.deepcopy(model)
+    train(model, spec, dataset, FLOAT32, report=lambda epoch: seen.append((model.feature_prior.raw_sigma.detach().clone(), model.feature_prior.centres.clone())))
+    assert (seen[0][0] != 0.5413).all() and seen[0][1].abs().sum(1).gt(0).all()
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, start.state_dict()[name])}
+    assert moved == set(start.state_dict())  # and what is left is the network alone, without its prior
+    without = copy.deepcopy(start)
+    train(without, bonn(epochs=1, bayesian=None), dataset, FLOAT32)
+    ours, theirs, before = (dict(m.named_parameters()) for m in (model, without, start))
+    described = [name for name in before if name.endswith(("mu", "raw_sigma"))]
+    assert len(described) == 24 and all(torch.equal(theirs[name], before[name]) and not torch.equal(ours[name], before[name]) for name in described)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_what_describes_a_prior_does_not_decay(dataset, name):
+    decay = OptimiserSpec(name=name, learning_rate=1e-5, weight_decay=1e4)  # a tenth of a weight each step, for SGD
+    spec, seen = bonn(optimiser=decay, epochs=1, bayesian=Bayesian(kernel_weight=0.0, feature_weight=1e-9)), []
+    model = network(spec)
+    start = copy.deepcopy(dict(model.named_parameters()))
+    train(model, spec, dataset, FLOAT32, report=lambda epoch: seen.append(model.feature_prior.raw_sigma.detach().clone()))
+    free, steps = {key for key in start if key.rsplit(".", 1)[1] in UNDECAYED}, 3  # 16 + 16 + 8 images
+    for key, parameter in model.named_parameters():
+        if key in free:
+            torch.testing.assert_close(parameter, start[key], atol=2e-4, rtol=0, msg=key)
+        elif start[key].any():
+            kept = (parameter.norm() / start[key].norm()).item()
+            assert kept < 0.9**steps + 0.01 if name == "sgd" else kept < 1, key
+    assert len(free) == 36 and (seen[0] - 0.5413).abs().max() < 1e-4
+
+
+def test_looking_at_the_test_set_changes_nothing_else(dataset):
+    plain, looked = spec_of(), spec_of(test_curve=True)
+    models = network(plain), network(plain)
+    outcomes = [train(model, spec, dataset, FLOAT32) for model, spec in zip(models, (plain, looked))]
+    assert_same_weights(*models)
+    rows = [{name: value for name, value in row.items() if not name.startswith("test_")} for row in outcomes[1].history]
+    outcomes[1].history[:], curve = rows, [(row["test_loss"], row["test_accuracy"]) for row in outcomes[1].history]
+    assert same(*outcomes)
+    for epochs, scores in enumerate(curve, 1):  # a run that ends there has the same
+        assert tuple(train(network(plain), spec_of(epochs=epochs), dataset, FLOAT32).metrics["test"].values()) == scores
+    assert len({loss for loss, _ in curve}) == 3 and curve[-1] == tuple(outcomes[0].metrics["test"].values())
+
+
+def test_a_head_on_cached_features_has_a_test_curve_too(tmp_path, dataset):
+    data = DataSpec(name="synthetic", train_size=4, val_size=2, test_size=3, views=1)
+    spec = spec_of(model=RESNET, trainable="head", data=data, epochs=1, batch_size=2, test_curve=True)
+    model = network(spec)
+    backbone = copy.deepcopy(model)
+    backbone.fc = torch.nn.Identity()
+    codes = np.concatenate([training_codes(spec, dataset), validation_codes(spec, dataset)])
+    outcome = train(model, spec, dataset, FLOAT32, features=filled(tmp_path, backbone, spec, dataset, codes, columns=512))
+    assert outcome.metrics["test"] == {name: outcome.history[-1][f"test_{name}"] for name in ("loss", "accuracy")}
+
+
+def test_two_binary_runs_are_bit_identical_in_half_precision_too(dataset):
+    spec = bonn(model=ModelSpec(name="wrn_16_1", options={"precision": "bonn", "dropout": 0.3}), epochs=1)
+    models = [network(spec) for _ in range(2)]
+    assert same(*[train(model, spec, dataset, BFLOAT16) for model in models])
+    assert_same_weights(*models)
+    assert all(parameter.dtype == torch.float32 for parameter in models[0].parameters())

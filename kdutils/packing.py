@@ -1,0 +1,291 @@
+"""Binary networks at one bit for each binary weight: counted, stored in one file, and run by XNOR and popcount.
+
+The file holds two flat tensors and a header: `bits`, the signs of all binary layers, and `values`, every other number as
+float32. Where each belongs follows from building the network that the header names.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from kdutils.binary import BinaryConv2d, binary_layers
+from kdutils.files import write_whole
+from kdutils.models import build_model
+from kdutils.records import Record
+from kdutils.specs import InputError
+
+FORMAT, VERSION = "kdutils-packed", "1"
+_CHUNK = 8  # images whose popcounts are held at a time
+
+
+def accounting(model: nn.Module) -> pd.DataFrame:
+    """What each layer of a network weighs in inference, a row for each layer that holds numbers or multiplies.
+
+    Columns: layer; kind; precision ("1 bit" or "32 bit", of its weights); parameters (weights, biases, slopes, and the
+    scales of binary layers; not the latent weights and priors that only training needs); statistics (of batch norms);
+    bytes as packed (a binary layer's signs at 1 bit, in whole bytes; all else float32); float bytes (its weights,
+    parameters and statistics, all as float32, without a binary layer's scales); MACs of the convolutions and linear
+    layers for one image, 3 x 32 x 32.
+    """
+    macs = _layer_macs(model)
+    rows = []
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if not own:
+            continue
+        bits = module.weight.numel() if isinstance(module, BinaryConv2d) else 0
+        others = sum(tensor.numel() for tensor in _stored(module))
+        statistics = sum(tensor.numel() for tensor in module.buffers(recurse=False) if tensor.dim())
+        rows.append(
+            {
+                "layer": name,
+                "kind": type(module).__name__,
+                "precision": "1 bit" if bits else "32 bit",
+                "parameters": bits + others - statistics,
+                "statistics": statistics,
+                "bytes": -(-bits // 8) + 4 * others,
+                "float bytes": 4 * (bits or others),
+                "MACs": macs.get(name, 0),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def accounting_totals(table: pd.DataFrame) -> pd.DataFrame:
+    """The sums of an `accounting` table by precision, and in all."""
+    numbers = ["parameters", "statistics", "bytes", "float bytes", "MACs"]
+    sums = table.groupby("precision", sort=True)[numbers].sum().reset_index()
+    return pd.concat([sums, pd.DataFrame([{"precision": "all", **table[numbers].sum()}])], ignore_index=True)
+
+
+def _layer_macs(model: nn.Module) -> dict[str, int]:
+    """Multiply-accumulates of every convolution and linear layer, counted from the shapes of one image's forward pass."""
+    counted: dict[str, int] = {}
+
+    def count(name: str) -> Callable:
+        def hook(module: nn.Module, _, outputs: torch.Tensor) -> None:
+            per_output = module.weight[0].numel()  # a kernel's entries, or a row of the matrix
+            counted[name] = counted.get(name, 0) + outputs[0].numel() * per_output
+
+        return hook
+
+    copied = copy.deepcopy(model).to("meta").eval()
+    for name, module in copied.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(count(name))
+    with torch.no_grad():
+        copied(torch.empty(1, 3, 32, 32, device="meta"))
+    return counted
+
+
+def _stored(module: nn.Module) -> list[torch.Tensor]:
+    """The numbers of one layer that are stored as float32: of a binary one its scale; else parameters and statistics."""
+    if isinstance(module, BinaryConv2d):
+        return [module.binarised()[1].detach().flatten()]
+    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return [tensor.detach() for tensor in tensors if tensor.dtype.is_floating_point]
+
+
+def _layers(model: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in model.modules() if next(module.parameters(recurse=False), None) is not None)
+
+
+def pack(record: Record, path: Path) -> None:
+    """Write the trained binary network of `record` to `path`, whole or not at all.
+
+    Raises `InputError` if the network has no binary layer, or the file cannot be written.
+    """
+    model, spec = record.load_model(), record.spec
+    if not any(binary_layers(model)):
+        raise InputError(f"{spec.key} has no binary layer to pack: train {spec.model.name} with precision stem, xnor or bonn, where it has that option")
+    bits = np.concatenate([_bits(layer.weight) for _, layer in binary_layers(model)])
+    values = torch.cat([tensor.float().flatten() for layer in _layers(model) for tensor in _stored(layer)])
+    tensors = {"bits": torch.from_numpy(bits), "values": values.contiguous()}
+    network = {"name": spec.model.name, "options": spec.model.options, "num_classes": spec.data.num_classes, "normalisation": spec.data.normalisation}
+    header = {"format": FORMAT, "version": VERSION, "network": json.dumps(network, sort_keys=True)}
+    write_whole(Path(path), save(tensors, header | {"digest": _digest(tensors, header)}))
+
+
+def _bits(weights: torch.Tensor) -> np.ndarray:
+    """The signs of a layer's weights, 1 for +1, eight to a byte: uint8 [ceil(n / 8)]."""
+    return np.packbits((weights.detach() >= 0).numpy().reshape(-1))
+
+
+def _digest(tensors: dict[str, torch.Tensor], header: dict[str, str]) -> str:
+    content = json.dumps({name: header[name] for name in ("format", "version", "network")}, sort_keys=True).encode()
+    return hashlib.sha256(content + b"".join(tensors[name].numpy().tobytes() for name in ("bits", "values"))).hexdigest()
+
+
+def load_packed(path: Path) -> nn.Module:
+    """The network in a packed file, in evaluation mode on the CPU, its binary layers run by XNOR and popcount.
+
+    Takes float32 [B, 3, 32, 32]. Raises `InputError` for a file that is not a packed network of this version, is
+    damaged, or does not fit the network that it names.
+    """
+    tensors, header = _read(Path(path))
+    try:
+        network = json.loads(header["network"])
+        model = build_model(network["name"], network["num_classes"], **network["options"]).eval()
+    except (KeyError, TypeError, ValueError) as error:  # InputError is a ValueError
+        raise InputError(f"{path} names a network that cannot be built ({error})") from None
+    lengths = {
+        "bits": sum(-(-layer.weight.numel() // 8) for _, layer in binary_layers(model)),
+        "values": sum(tensor.numel() for layer in _layers(model) for tensor in _stored(layer)),
+    }
+    for name, dtype in (("bits", torch.uint8), ("values", torch.float32)):
+        if tensors[name].dtype != dtype or tensors[name].shape != (lengths[name],):
+            raise InputError(f"{path}: {name} are {tensors[name].dtype} {list(tensors[name].shape)}, {network['name']} needs {dtype} [{lengths[name]}]: pack it anew")
+    _fill(model, tensors["bits"].numpy(), tensors["values"])
+    model.register_forward_pre_hook(_check_images)
+    return model
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            tensors, header = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read as a packed network ({error}): `python -m kdutils pack RUN OUT` makes one") from None
+    if (header.get("format"), header.get("version")) != (FORMAT, VERSION) or tensors.keys() != {"bits", "values"}:
+        raise InputError(f"{path} is {header.get('format', 'another file')!r} of version {header.get('version', 'none')!r}, expected {FORMAT!r} of version {VERSION!r}: pack the run anew")
+    if header.get("digest") != _digest(tensors, header | {"network": header.get("network", "")}):
+        raise InputError(f"{path} is damaged: its content does not have the digest that it states; pack the run anew")
+    return tensors, header
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, bits: np.ndarray, values: torch.Tensor) -> None:
+    """Put the stored numbers in their places, and a `PackedConv2d` in that of every binary layer."""
+    names = {layer: name for name, layer in model.named_modules()}
+    for layer in list(_layers(model)):
+        stored = _stored(layer)
+        own, values = values.split([sum(map(torch.numel, stored)), len(values) - sum(map(torch.numel, stored))])
+        if not isinstance(layer, BinaryConv2d):
+            for tensor, part in zip(stored, own.split([tensor.numel() for tensor in stored])):
+                tensor.copy_(part.view_as(tensor))
+            continue
+        used = -(-layer.weight.numel() // 8)
+        signs = np.unpackbits(bits[:used], count=layer.weight.numel()).reshape(layer.weight.shape)
+        bits = bits[used:]
+        parent, _, child = names[layer].rpartition(".")
+        setattr(model.get_submodule(parent), child, PackedConv2d(signs, own, layer))
+
+
+def _check_images(_, inputs: tuple[torch.Tensor]) -> None:
+    images = inputs[0]
+    if images.dtype != torch.float32 or images.dim() != 4 or images.shape[1:] != (3, 32, 32):
+        raise InputError(f"a packed network takes images as torch.float32 [B, 3, 32, 32], got {images.dtype} {list(images.shape)}: render them first")
+
+
+class PackedConv2d(nn.Module):
+    """A binary convolution on bits: float32 [B, C, H, W] -> float32 [B, O, H', W'], equal to `BinaryConv2d` bit for bit.
+
+    The products of n signs sum to n - 2 popcount(inputs XOR weights). Channels lie in words of 64 bits, whose unused
+    bits are 0 on both sides. Zero padding is neither sign: it counts as -1, the bit 0, and what that adds at the borders,
+    which depends on the weights alone, is taken off again. In mode "stem" the inputs are no signs: there the weights
+    become +1 and -1 again and a float convolution follows.
+    """
+
+    def __init__(self, signs: np.ndarray, scale: torch.Tensor, layer: BinaryConv2d):
+        super().__init__()
+        self.mode, self.stride, self.padding = layer.mode, layer.stride, layer.padding
+        self.out_channels, self.in_channels, *self.kernel_size = signs.shape
+        self.register_buffer("scale", scale[:, None, None] if layer.mode == "xnor" else scale.view(()))
+        self.register_buffer("signs", torch.from_numpy(signs.astype(np.float32) * 2 - 1))
+        self.words = _words(np.moveaxis(signs.astype(bool), 1, -1))  # [O, kh, kw, words]
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if inputs.dtype != torch.float32 or inputs.dim() != 4 or inputs.shape[1] != self.in_channels:
+            raise InputError(f"a packed layer takes torch.float32 [B, {self.in_channels}, H, W], got {inputs.dtype} {list(inputs.shape)}")
+        return self.sums(inputs) * self.scale
+
+    def sums(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The convolution before its scale; in modes "xnor" and "bonn" whole numbers, as float32 [B, O, H', W']."""
+        if self.mode == "stem":
+            return F.conv2d(inputs, self.signs, stride=self.stride, padding=self.padding)
+        return torch.cat([self._popcounts(part) for part in inputs.split(_CHUNK)])
+
+    def _popcounts(self, inputs: torch.Tensor) -> torch.Tensor:
+        (ph, pw), (sh, sw), (kh, kw) = self.padding, self.stride, self.kernel_size
+        words = _words((inputs >= 0).permute(0, 2, 3, 1).numpy())
+        words = np.pad(words, ((0, 0), (ph, ph), (pw, pw), (0, 0)))  # zeros: the sign -1
+        height, width = ((size - kernel) // stride + 1 for size, kernel, stride in zip(words.shape[1:3], (kh, kw), (sh, sw)))
+        differing = np.zeros((len(words), height, width, self.out_channels), dtype=np.int32)
+        for row in range(kh):
+            for column in range(kw):
+                seen = words[:, row : row + sh * height : sh, column : column + sw * width : sw]
+                for word in range(words.shape[-1]):
+                    differing += np.bitwise_count(seen[..., word, None] ^ self.words[:, row, column, word])
+        sums = torch.from_numpy(self.in_channels * kh * kw - 2 * differing).permute(0, 3, 1, 2).float().contiguous()
+        return sums + self._border(inputs.shape[2:])
+
+    def _border(self, size: torch.Size) -> torch.Tensor:
+        """What padding with -1 took away: the sum of the weights that lie outside the image, [1, O, H', W']."""
+        outside = F.pad(torch.zeros(1, 1, *size), (self.padding[1],) * 2 + (self.padding[0],) * 2, value=1.0)
+        return F.conv2d(outside, self.signs.sum(1, keepdim=True), stride=self.stride)
+
+
+def _words(signs: np.ndarray) -> np.ndarray:
+    """Booleans [..., C] as words of 64 bits, uint64 [..., ceil(C / 64)]; unused bits are 0."""
+    padded = np.pad(signs, [(0, 0)] * (signs.ndim - 1) + [(0, -signs.shape[-1] % 64)])
+    return np.packbits(padded, axis=-1).view(np.uint64)
+
+
+@torch.inference_mode()
+def check_exactness(model: nn.Module, packed: nn.Module, images: torch.Tensor) -> pd.DataFrame:
+    """Both forms of every binary layer on the inputs that the float network feeds it, and both networks' logits.
+
+    model: a float network in evaluation mode; packed: the same from `load_packed`; images: float32 [B, 3, 32, 32].
+    Columns: layer, its weights' shape, outputs compared, how many differ, the largest difference.
+    """
+    rows: list[tuple] = []
+    counterparts = dict(packed.named_modules())
+
+    def compare(name: str) -> Callable:
+        def hook(layer: BinaryConv2d, inputs: tuple[torch.Tensor], outputs: torch.Tensor) -> None:
+            rows.append(_differences(name, list(layer.weight.shape), outputs, counterparts[name](inputs[0])))
+
+        return hook
+
+    hooks = [layer.register_forward_hook(compare(name)) for name, layer in binary_layers(model)]
+    try:
+        logits = model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    rows.append(_differences("logits", "-", logits, packed(images)))
+    return pd.DataFrame(rows, columns=["layer", "weights", "outputs compared", "differ", "largest difference"])
+
+
+def _differences(name: str, shape: object, ours: torch.Tensor, theirs: torch.Tensor) -> tuple:
+    return name, str(shape), ours.numel(), int((ours != theirs).sum()), float((ours - theirs).abs().max())
+
+
+@torch.inference_mode()
+def packed_speed(model: nn.Module, packed: nn.Module, images: torch.Tensor, repeats: int = 5) -> pd.DataFrame:
+    """Measured images per second of the float and the packed network on this machine, medians over `repeats`."""
+    rows = []
+    for name, network in (("float32", model), ("packed, NumPy", packed)):
+        network(images)
+        seconds = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            network(images)
+            seconds.append(time.perf_counter() - began)
+        rows.append({"network": name, "threads": torch.get_num_threads() if network is model else 1, "batch": len(images), "images/s": len(images) / statistics.median(seconds)})
+    table = pd.DataFrame(rows)
+    return table.assign(**{"over float32": (table["images/s"] / table["images/s"].iloc[0]).map("{:.3g}".format), "images/s": table["images/s"].map("{:,.1f}".format)})
