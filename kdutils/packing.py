@@ -217,7 +217,10 @@ class PackedConv2d(nn.Module):
         """The convolution before its scale; in modes "xnor" and "bonn" whole numbers, as float32 [B, O, H', W']."""
         if self.mode == "stem":
             return F.conv2d(inputs, self.signs, stride=self.stride, padding=self.padding)
-        return torch.cat([self._popcounts(part) for part in inputs.split(_CHUNK)])
+        sums = torch.cat([self._popcounts(part) for part in inputs.split(_CHUNK)])
+        # in the layout of the inputs, as a float convolution's: the layers that follow round differently in another
+        rows_last = inputs.is_contiguous(memory_format=torch.channels_last)
+        return sums.contiguous(memory_format=torch.channels_last if rows_last else torch.contiguous_format)
 
     def _popcounts(self, inputs: torch.Tensor) -> torch.Tensor:
         (ph, pw), (sh, sw), (kh, kw) = self.padding, self.stride, self.kernel_size
@@ -230,7 +233,7 @@ class PackedConv2d(nn.Module):
                 seen = words[:, row : row + sh * height : sh, column : column + sw * width : sw]
                 for word in range(words.shape[-1]):
                     differing += np.bitwise_count(seen[..., word, None] ^ self.words[:, row, column, word])
-        sums = torch.from_numpy(self.in_channels * kh * kw - 2 * differing).permute(0, 3, 1, 2).float().contiguous()
+        sums = torch.from_numpy(self.in_channels * kh * kw - 2 * differing).permute(0, 3, 1, 2).float()
         return sums + self._border(inputs.shape[2:])
 
     def _border(self, size: torch.Size) -> torch.Tensor:

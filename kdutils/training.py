@@ -194,10 +194,10 @@ def _train_epoch(model, optimiser, inputs, train_indices, spec, runtime, tables,
 
 
 class _FeatureTap:
-    """The features that the classifier `model.fc` was last given, float [B, D]."""
+    """The features that a WideResNet last had before its dropout and classifier, float [B, D]."""
 
     def __init__(self, model: nn.Module):
-        self._hook = model.fc.register_forward_pre_hook(self._keep)
+        self._hook = model.dropout.register_forward_pre_hook(self._keep)
 
     def _keep(self, _, inputs: tuple[torch.Tensor]) -> None:
         (self.last,) = inputs

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import platform
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from kdutils.binary import CENTRE_RATE, SIGMA_FLOOR, UNDECAYED, kernel_losses
 from kdutils.data import IDENTITY_VIEW, Dataset, epoch_stream, render, split_indices
 from kdutils.models import build_model
-from kdutils.runtime import Runtime
+from kdutils.runtime import Runtime, keep_freed_memory
 from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.teachers import ViewTable, training_codes, validation_codes
 from kdutils.training import learning_rate, train
@@ -420,3 +423,17 @@ def test_two_binary_runs_are_bit_identical_in_half_precision_too(dataset):
     assert same(*[train(model, spec, dataset, BFLOAT16) for model in models])
     assert_same_weights(*models)
     assert all(parameter.dtype == torch.float32 for parameter in models[0].parameters())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_glibc_takes_the_settings_that_keep_freed_memory(monkeypatch):
+    mallopt, taken = ctypes.CDLL(None).mallopt, []
+    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace(mallopt=lambda *setting: taken.append(mallopt(*setting))))
+    keep_freed_memory()
+    assert taken == [1, 1]  # 0 were a refusal
+
+
+@pytest.mark.parametrize("library", [lambda name: object(), lambda name: ctypes._dlopen("no such library", 0)], ids=["another", "none"])
+def test_without_glibc_freed_memory_is_nobodys_concern(monkeypatch, library):
+    monkeypatch.setattr("ctypes.CDLL", library)
+    keep_freed_memory()
