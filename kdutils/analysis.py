@@ -113,7 +113,7 @@ def precision_table(models: dict[str, nn.Module]) -> pd.DataFrame:
                 "parameters": f"{table['parameters'].sum():,}",
                 "1-bit parameters (%)": f"{100 * bits['parameters'].sum() / table['parameters'].sum():.3g}",
                 "MACs": f"{table['MACs'].sum():,}",
-                "of them 1 bit (%)​": f"{100 * bits['MACs'].sum() / table['MACs'].sum():.3g}",
+                "1-bit MACs (%)": f"{100 * bits['MACs'].sum() / table['MACs'].sum():.3g}",
                 "stored (bytes)": f"{table['bytes'].sum():,}",
                 "times smaller": f"{table['float bytes'].sum() / table['bytes'].sum():.4g}",
             }

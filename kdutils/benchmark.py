@@ -156,12 +156,12 @@ def benchmark_binary(images: int = 1600, rounds: int = 3, json_file: Path | None
     study = binarised("overnight", "cifar10" if is_cached("cifar10") else "synthetic", init="random")
     results = []
     for network, count in (("wrn_22", images), ("wrn_16_7", images // 8)):
-        data = DataSpec(**dict(study.data) | {"train_size": count, "test_size": 100})
+        data = DataSpec(**dict(study.data) | {"train_size": count, "test_size": 1})
         plan = replace(study, data=data, network=ModelSpec(name=network), epochs=1)
         seconds: dict[str, list[float]] = {precision: [] for precision in ("full", "xnor", "bonn")}
         for _ in range(rounds):
             for precision, measured in seconds.items():
-                spec = plan.wide_resnet(precision)
+                spec = RunSpec(**dict(plan.wide_resnet(precision)) | {"test_curve": False})
                 model = build_model(network, spec.data.num_classes, **spec.model.options)
                 measured.append(1 / train(model, spec, load_dataset(data.name), detect_runtime()).images_per_second)
         per_image = {precision: statistics.median(measured) for precision, measured in seconds.items()}

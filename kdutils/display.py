@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
@@ -38,6 +39,7 @@ class Page:
     def table(self, frame: pd.DataFrame, name: str, caption: str) -> None:
         """Show a table over its caption."""
         self._keep("tables", f"{name}.csv", frame.to_csv(index=False).encode())
+        frame = frame.map(lambda value: f"{value:,}" if isinstance(value, (int, np.integer)) else value)
         alignment = ["left"] + ["right" if _is_number(frame[column]) else "left" for column in frame.columns[1:]]
         data = {"text/html": frame.to_html(index=False, border=0, justify="left"), "text/markdown": frame.to_markdown(index=False, colalign=alignment, disable_numparse=True)}
         self._show("table", name, caption, data)

@@ -111,3 +111,13 @@ def test_prints_the_ladder_and_writes_the_figures(tmp_path, monkeypatch, capsys)
     assert all(rung in printed for rung in rungs) and result["environment"]["hardware"] in printed
     assert {"torch", "hardware", "threads"} <= result["environment"].keys()
     assert not (tmp_path / "runs").exists()  # the user's store is left alone
+
+
+def test_binary_networks_are_measured_beside_their_full_precision_twins(tmp_path, capsys):
+    result = benchmark.benchmark_binary(images=16, rounds=1, json_file=tmp_path / "binary.json")
+    assert json.loads((tmp_path / "binary.json").read_text()) == result
+    assert [(row["network"], row["images"]) for row in result["networks"]] == [("wrn_22", 16), ("wrn_16_7", 2)]
+    for row in result["networks"]:
+        for precision in ("xnor", "bonn"):
+            assert row[f"ratio_{precision}"] == pytest.approx(row[f"{precision} (ms/image)"] / row["full (ms/image)"])
+    assert "wrn_16_7" in capsys.readouterr().out

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -11,8 +13,13 @@ from safetensors.torch import save_file
 from kdutils import suite
 from kdutils.__main__ import main
 from kdutils.data import load_dataset
+from kdutils.models import build_model
+from kdutils.records import runs_dir, save
+from kdutils.runtime import detect_runtime
+from kdutils.specs import DataSpec, ModelSpec, RunSpec
+from kdutils.training import Outcome
 
-NOTEBOOKS = ["00_data", "01_baseline_small_cnn", "02_finetune_resnets", "03_one_teacher", "04_two_teachers", "09_report"]
+NOTEBOOKS = ["00_data", "01_baseline_small_cnn", "02_finetune_resnets", "03_one_teacher", "04_two_teachers", "05_binary_wideresnet", "06_binary_distillation", "09_report"]
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +94,7 @@ def complaint(arguments, world, capsys) -> str:
         "report -p init=zeros": ["init", "auto", "imagenet", "random", "'zeros'"],
         "data mnist": ["'mnist'", "cifar10", "cifar100", "synthetic"],
         "export missing.ipynb": ["missing.ipynb"],
+        "pack wrn_22-0 bonn.safetensors": ["'wrn_22-0'", "recorded are none yet", "records/"],
     }.items(),
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -184,11 +192,11 @@ def test_help_teaches(capsys):
         main(["--help"])
     said = capsys.readouterr().out
     assert end.value.code == 0
-    for word in ("report", "run", "data", "export", "benchmark", "examples:", "-p 03.temperature=4", "KD_DATA_DIR", "KD_RUNS_DIR", "KD_WORKERS"):
+    for word in ("report", "run", "data", "export", "pack", "benchmark", "examples:", "-p 03.temperature=4", "KD_DATA_DIR", "KD_RUNS_DIR", "KD_WORKERS"):
         assert word in said
 
 
-@pytest.mark.parametrize("command", ["report", "run", "data", "export", "benchmark"])
+@pytest.mark.parametrize("command", ["report", "run", "data", "export", "pack", "benchmark"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
@@ -206,6 +214,35 @@ def test_data_lists_what_there_is(synthetic, capsys):
     assert said.startswith(f"{synthetic.parent}:\n") and sorted(lines) == ["cifar10", "cifar100", "synthetic"]
     assert "10,000 training and  2,000 test images, 10 classes" in lines["synthetic"] and digest in lines["synthetic"]
     assert "not here" in lines["cifar10"] and "data cifar100" in lines["cifar100"]
+
+
+@pytest.fixture
+def recorded(world, synthetic, monkeypatch):
+    """A function that records an untrained network of a name, with options, and returns its key."""
+    monkeypatch.setenv("KD_DATA_DIR", str(synthetic.parent))
+    outcome = Outcome([{"epoch": 1}], {"test": {"accuracy": 10.0}}, np.zeros((2, 10), np.float32), np.zeros(2, np.uint8), 1.0, 1.0, 1.0)
+
+    def record(name, **options):
+        spec = RunSpec(data=DataSpec(name="synthetic"), model=ModelSpec(name=name, options=options), epochs=1)
+        facts = {"data": {"title": "", "digest": load_dataset("synthetic").digest}, "weights": None, "teachers": {}}
+        return save(spec, build_model(name, 10, **options), outcome, detect_runtime(), facts).spec.key
+
+    return record
+
+
+def test_pack_writes_the_network_and_says_how_exact_and_how_large_it_is(recorded, world, capsys):
+    key = recorded("wrn_16_1", precision="bonn")
+    for run in (key, str(runs_dir() / key)):
+        assert main(["pack", run, str(world / "bonn.safetensors")]) == 0
+        said = capsys.readouterr().out
+        assert re.search(r"^0 of [\d,]+ outputs differ .* 12 binary layers", said, re.MULTILINE)
+        assert f"{(world / 'bonn.safetensors').stat().st_size:,} bytes" in said and "1 bit" in said
+
+
+def test_pack_refuses_a_network_of_floats(recorded, world, capsys):
+    key = recorded("small_cnn")
+    assert "precision stem, xnor or bonn" in complaint(["pack", key, str(world / "out.safetensors")], world, capsys)
+    assert key in complaint(["pack", "another", str(world / "out.safetensors")], world, capsys)
 
 
 def test_values_reach_the_order(synthetic, monkeypatch, capsys):
