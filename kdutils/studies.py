@@ -137,16 +137,12 @@ def assignment(
 
     A given temperature or kd_weight takes the place of the grid's. `dataset` and `init` may be "auto": see `kdutils.data.resolve_dataset` and `kdutils.models.resolve_init`.
     """
-    sizes = _sizes(_ASSIGNMENT, profile)
+    study = _fitted(_ASSIGNMENT, profile, dataset, seeds, teacher_seeds)
     return replace(
-        sizes,
-        data=DataSpec(**dict(sizes.data) | {"name": resolve_dataset(dataset)}),
-        seeds=_distinct(seeds) or sizes.seeds,
-        teacher_seeds=_distinct(teacher_seeds) or sizes.teacher_seeds,
-        temperatures=sizes.temperatures if temperature is None else (float(temperature),),
-        kd_weights=sizes.kd_weights if kd_weight is None else (float(kd_weight),),
+        study,
+        temperatures=study.temperatures if temperature is None else (float(temperature),),
+        kd_weights=study.kd_weights if kd_weight is None else (float(kd_weight),),
         init=resolve_init(init) if init == "auto" else init,
-        profile=profile,
     )
 
 
@@ -281,23 +277,22 @@ def binarised(
     kd_weight: float | None = None,
 ) -> Binarised:
     """Study B in a profile's sizes (smoke, quick, overnight, paper); the other parameters as in `assignment`."""
-    sizes = _sizes(_BINARISED, profile)
+    study = _fitted(_BINARISED, profile, dataset, seeds, teacher_seeds)
     return replace(
-        sizes,
-        data=DataSpec(**dict(sizes.data) | {"name": resolve_dataset(dataset)}),
-        seeds=_distinct(seeds) or sizes.seeds,
-        teacher_seeds=_distinct(teacher_seeds) or sizes.teacher_seeds,
-        temperature=sizes.temperature if temperature is None else float(temperature),
-        kd_weight=sizes.kd_weight if kd_weight is None else float(kd_weight),
+        study,
+        temperature=study.temperature if temperature is None else float(temperature),
+        kd_weight=study.kd_weight if kd_weight is None else float(kd_weight),
         init=resolve_init(init, ("resnet18",)) if init == "auto" else init,
-        profile=profile,
     )
 
 
-def _sizes(profiles: dict, profile: str):
+def _fitted(profiles: dict, profile: str, dataset: str, seeds: Sequence[int] | None, teacher_seeds: Sequence[int] | None):
+    """The profile's study on a data set, with other seeds if given."""
     if profile not in profiles:
         raise InputError(f"unknown profile {profile!r}: allowed are {', '.join(PROFILES)}")
-    return profiles[profile]
+    study = profiles[profile]
+    data = DataSpec(**dict(study.data) | {"name": resolve_dataset(dataset)})
+    return replace(study, data=data, seeds=_distinct(seeds) or study.seeds, teacher_seeds=_distinct(teacher_seeds) or study.teacher_seeds, profile=profile)
 
 
 def _distinct(seeds: Sequence[int] | None) -> tuple[int, ...]:
