@@ -145,10 +145,10 @@ def _pack(options: argparse.Namespace) -> int:
     from kdutils.records import recorded
 
     record = recorded(options.run)
+    images = first_test_images(load_dataset(record.spec.data.name), 8, record.spec.data.normalisation)  # first: without data, no file
     packing.pack(record, options.out)
     model, packed = record.load_model(), packing.load_packed(options.out)
-    data = record.spec.data
-    exact = packing.check_exactness(model, packed, first_test_images(load_dataset(data.name), 8, data.normalisation))
+    exact = packing.check_exactness(model, packed, images)
     print(packing.accounting_totals(packing.accounting(model)).to_string(index=False, float_format="{:,.0f}".format))
     print(f"{exact['differ'].sum()} of {exact['outputs compared'].sum():,} outputs differ from the float network's, over {len(exact) - 1} binary layers and the logits of 8 test images")
     print(f"{options.out}: {options.out.stat().st_size:,} bytes")

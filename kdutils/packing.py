@@ -39,8 +39,11 @@ def accounting(model: nn.Module) -> pd.DataFrame:
     scales of binary layers; not the latent weights and priors that only training needs); statistics (of batch norms);
     bytes as packed (a binary layer's signs at 1 bit, in whole bytes; all else float32); float bytes (its weights,
     parameters and statistics, all as float32, without a binary layer's scales); MACs of the convolutions and linear
-    layers for one image, 3 x 32 x 32.
+    layers for one image, 3 x 32 x 32. A "stem" layer multiplies its 1-bit weights with float32 inputs, the others signs
+    with signs. Raises `InputError` for a network from `load_packed`: what it weighs is told by the float one.
     """
+    if any(isinstance(module, PackedConv2d) for module in model.modules()):
+        raise InputError("this network is packed already: count the float network that it was packed from, record.load_model()")
     macs = _layer_macs(model)
     rows = []
     for name, module in model.named_modules():
@@ -112,7 +115,7 @@ def pack(record: Record, path: Path) -> None:
     model, spec = record.load_model(), record.spec
     if not any(binary_layers(model)):
         raise InputError(f"{spec.key} has no binary layer to pack: train {spec.model.name} with precision stem, xnor or bonn, where it has that option")
-    bits = np.concatenate([_bits(layer.weight) for _, layer in binary_layers(model)])
+    bits = np.concatenate([_bits(layer.binarised()[0]) for _, layer in binary_layers(model)])
     values = torch.cat([tensor.float().flatten() for layer in _layers(model) for tensor in _stored(layer)])
     tensors = {"bits": torch.from_numpy(bits), "values": values.contiguous()}
     network = {"name": spec.model.name, "options": spec.model.options, "num_classes": spec.data.num_classes, "normalisation": spec.data.normalisation}
@@ -120,14 +123,14 @@ def pack(record: Record, path: Path) -> None:
     write_whole(Path(path), save(tensors, header | {"digest": _digest(tensors, header)}))
 
 
-def _bits(weights: torch.Tensor) -> np.ndarray:
-    """The signs of a layer's weights, 1 for +1, eight to a byte: uint8 [ceil(n / 8)]."""
-    return np.packbits((weights.detach() >= 0).numpy().reshape(-1))
+def _bits(signs: torch.Tensor) -> np.ndarray:
+    """The signs of a layer's n weights, 1 for +1, eight to a byte: uint8 [ceil(n / 8)]."""
+    return np.packbits((signs.detach() > 0).numpy().reshape(-1))
 
 
 def _digest(tensors: dict[str, torch.Tensor], header: dict[str, str]) -> str:
     content = json.dumps({name: header[name] for name in ("format", "version", "network")}, sort_keys=True).encode()
-    return hashlib.sha256(content + b"".join(tensors[name].numpy().tobytes() for name in ("bits", "values"))).hexdigest()
+    return hashlib.sha256(content + b"".join(tensors[name].flatten().view(torch.uint8).numpy().tobytes() for name in ("bits", "values"))).hexdigest()
 
 
 def load_packed(path: Path) -> nn.Module:
@@ -140,7 +143,7 @@ def load_packed(path: Path) -> nn.Module:
     try:
         network = json.loads(header["network"])
         model = build_model(network["name"], network["num_classes"], **network["options"]).eval()
-    except (KeyError, TypeError, ValueError) as error:  # InputError is a ValueError
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # InputError is a ValueError, -3 classes a RuntimeError
         raise InputError(f"{path} names a network that cannot be built ({error})") from None
     lengths = {
         "bits": sum(-(-layer.weight.numel() // 8) for _, layer in binary_layers(model)),
@@ -185,67 +188,71 @@ def _fill(model: nn.Module, bits: np.ndarray, values: torch.Tensor) -> None:
         setattr(model.get_submodule(parent), child, PackedConv2d(signs, own, layer))
 
 
-def _check_images(_, inputs: tuple[torch.Tensor]) -> None:
-    images = inputs[0]
-    if images.dtype != torch.float32 or images.dim() != 4 or images.shape[1:] != (3, 32, 32):
-        raise InputError(f"a packed network takes images as torch.float32 [B, 3, 32, 32], got {images.dtype} {list(images.shape)}: render them first")
+def _check_images(_, inputs: tuple) -> None:
+    images = inputs[0] if inputs else None
+    if not isinstance(images, torch.Tensor) or images.dtype != torch.float32 or images.dim() != 4 or images.shape[1:] != (3, 32, 32):
+        raise InputError(f"a packed network takes images as torch.float32 [B, 3, 32, 32], got {_described(images)}: render them first")
+
+
+def _described(inputs: object) -> str:
+    return f"{inputs.dtype} {list(inputs.shape)}" if isinstance(inputs, torch.Tensor) else type(inputs).__name__
 
 
 class PackedConv2d(nn.Module):
     """A binary convolution on bits: float32 [B, C, H, W] -> float32 [B, O, H', W'], equal to `BinaryConv2d` bit for bit.
 
-    The products of n signs sum to n - 2 popcount(inputs XOR weights). Channels lie in words of 64 bits, whose unused
-    bits are 0 on both sides. Zero padding is neither sign: it counts as -1, the bit 0, and what that adds at the borders,
-    which depends on the weights alone, is taken off again. In mode "stem" the inputs are no signs: there the weights
-    become +1 and -1 again and a float convolution follows.
+    The products of n signs sum to n - 2 popcount(inputs XOR weights). What a kernel sees lies in words of 64 bits, whose
+    unused bits are 0 on both sides. Zero padding is neither sign: it counts as -1, the bit 0, and what that adds at the
+    borders, which depends on the weights alone, is taken off again. In mode "stem" the inputs are no signs: there the
+    weights become +1 and -1 again and a float convolution follows.
     """
 
     def __init__(self, signs: np.ndarray, scale: torch.Tensor, layer: BinaryConv2d):
         super().__init__()
-        self.mode, self.stride, self.padding = layer.mode, layer.stride, layer.padding
-        self.out_channels, self.in_channels, *self.kernel_size = signs.shape
+        self.mode, self.stride, self.padding, self.shape = layer.mode, layer.stride[0], layer.padding[0], signs.shape
         self.register_buffer("scale", scale[:, None, None] if layer.mode == "xnor" else scale.view(()))
-        self.register_buffer("signs", torch.from_numpy(signs.astype(np.float32) * 2 - 1))
-        self.words = _words(np.moveaxis(signs.astype(bool), 1, -1))  # [O, kh, kw, words]
+        if layer.mode == "stem":
+            self.bits = np.packbits(signs)
+        else:
+            self.words = _words(np.packbits(np.moveaxis(signs, 1, -1), axis=-1).reshape(len(signs), -1))[..., None]  # [words, O, 1]
+            self.register_buffer("sums_of_signs", torch.from_numpy(2.0 * signs.sum(1, keepdims=True) - signs.shape[1]).float())  # [O, 1, k, k]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        if inputs.dtype != torch.float32 or inputs.dim() != 4 or inputs.shape[1] != self.in_channels:
-            raise InputError(f"a packed layer takes torch.float32 [B, {self.in_channels}, H, W], got {inputs.dtype} {list(inputs.shape)}")
+        _, channels, kernel, _ = self.shape
+        least = kernel - 2 * self.padding
+        if not isinstance(inputs, torch.Tensor) or inputs.dtype != torch.float32 or inputs.dim() != 4 or inputs.shape[1] != channels or min(inputs.shape[2:]) < least:
+            raise InputError(f"a packed layer takes torch.float32 [B, {channels}, H, W], H and W at least {max(least, 1)}, got {_described(inputs)}")
         return self.sums(inputs) * self.scale
 
     def sums(self, inputs: torch.Tensor) -> torch.Tensor:
         """The convolution before its scale; in modes "xnor" and "bonn" whole numbers, as float32 [B, O, H', W']."""
         if self.mode == "stem":
-            return F.conv2d(inputs, self.signs, stride=self.stride, padding=self.padding)
-        sums = torch.cat([self._popcounts(part) for part in inputs.split(_CHUNK)])
+            signs = np.unpackbits(self.bits, count=np.prod(self.shape)).reshape(self.shape) * np.float32(2) - 1
+            return F.conv2d(inputs, torch.from_numpy(signs), stride=self.stride, padding=self.padding)
+        outside = F.pad(torch.zeros(1, 1, *inputs.shape[2:]), (self.padding,) * 4, value=1.0)
+        sums = torch.cat([self._padded_sums(part) for part in inputs.split(_CHUNK)]) + F.conv2d(outside, self.sums_of_signs, stride=self.stride)
         # in the layout of the inputs, as a float convolution's: the layers that follow round differently in another
         rows_last = inputs.is_contiguous(memory_format=torch.channels_last)
         return sums.contiguous(memory_format=torch.channels_last if rows_last else torch.contiguous_format)
 
-    def _popcounts(self, inputs: torch.Tensor) -> torch.Tensor:
-        (ph, pw), (sh, sw), (kh, kw) = self.padding, self.stride, self.kernel_size
-        words = _words((inputs >= 0).permute(0, 2, 3, 1).numpy())
-        words = np.pad(words, ((0, 0), (ph, ph), (pw, pw), (0, 0)))  # zeros: the sign -1
-        height, width = ((size - kernel) // stride + 1 for size, kernel, stride in zip(words.shape[1:3], (kh, kw), (sh, sw)))
-        differing = np.zeros((len(words), height, width, self.out_channels), dtype=np.int32)
-        for row in range(kh):
-            for column in range(kw):
-                seen = words[:, row : row + sh * height : sh, column : column + sw * width : sw]
-                for word in range(words.shape[-1]):
-                    differing += np.bitwise_count(seen[..., word, None] ^ self.words[:, row, column, word])
-        sums = torch.from_numpy(self.in_channels * kh * kw - 2 * differing).permute(0, 3, 1, 2).float()
-        return sums + self._border(inputs.shape[2:])
-
-    def _border(self, size: torch.Size) -> torch.Tensor:
-        """What padding with -1 took away: the sum of the weights that lie outside the image, [1, O, H', W']."""
-        outside = F.pad(torch.zeros(1, 1, *size), (self.padding[1],) * 2 + (self.padding[0],) * 2, value=1.0)
-        return F.conv2d(outside, self.signs.sum(1, keepdim=True), stride=self.stride)
+    def _padded_sums(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The sums [B, O, H', W'] of inputs padded with -1."""
+        kernels, channels, size, _ = self.shape
+        bits = np.packbits((inputs >= 0).permute(0, 2, 3, 1).numpy(), axis=-1)
+        bits = np.pad(bits, ((0, 0), (self.padding,) * 2, (self.padding,) * 2, (0, 0)))
+        seen = np.lib.stride_tricks.sliding_window_view(bits, (size, size), (1, 2))[:, :: self.stride, :: self.stride]
+        images, height, width = seen.shape[:3]
+        patches = _words(np.moveaxis(seen, 3, -1).reshape(images * height * width, size * size * bits.shape[-1]))
+        differing = np.zeros((kernels, images * height * width), dtype=np.int32)
+        for word, weights in zip(patches, self.words):  # long rows of positions: NumPy is fastest there
+            differing += np.bitwise_count(word ^ weights)
+        sums = torch.from_numpy(channels * size * size - 2 * differing).float()
+        return sums.view(kernels, images, height, width).transpose(0, 1)
 
 
-def _words(signs: np.ndarray) -> np.ndarray:
-    """Booleans [..., C] as words of 64 bits, uint64 [..., ceil(C / 64)]; unused bits are 0."""
-    padded = np.pad(signs, [(0, 0)] * (signs.ndim - 1) + [(0, -signs.shape[-1] % 64)])
-    return np.packbits(padded, axis=-1).view(np.uint64)
+def _words(rows: np.ndarray) -> np.ndarray:
+    """Rows of bytes, uint8 [N, n], as words of 64 bits, uint64 [ceil(n / 8), N]; unused bits are 0."""
+    return np.ascontiguousarray(np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8))).view(np.uint64).T)
 
 
 @torch.inference_mode()
@@ -280,8 +287,11 @@ def _differences(name: str, shape: object, ours: torch.Tensor, theirs: torch.Ten
 
 @torch.inference_mode()
 def packed_speed(model: nn.Module, packed: nn.Module, images: torch.Tensor, repeats: int = 5) -> pd.DataFrame:
-    """Measured images per second of the float and the packed network on this machine, medians over `repeats`."""
-    rows = []
+    """Measured images per second of the float and the packed network on this machine, medians over `repeats`.
+
+    NumPy counts bits on one thread; the layers that stay float run on PyTorch's threads in both networks.
+    """
+    rows, threads = [], torch.get_num_threads()
     for name, network in (("float32", model), ("packed, NumPy", packed)):
         network(images)
         seconds = []
@@ -289,6 +299,7 @@ def packed_speed(model: nn.Module, packed: nn.Module, images: torch.Tensor, repe
             began = time.perf_counter()
             network(images)
             seconds.append(time.perf_counter() - began)
-        rows.append({"network": name, "threads": torch.get_num_threads() if network is model else 1, "batch": len(images), "images/s": len(images) / statistics.median(seconds)})
+        used = str(threads) if network is model or threads == 1 else f"{threads}, popcounts 1"
+        rows.append({"network": name, "threads": used, "batch": len(images), "images/s": len(images) / statistics.median(seconds)})
     table = pd.DataFrame(rows)
     return table.assign(**{"over float32": (table["images/s"] / table["images/s"].iloc[0]).map("{:.3g}".format), "images/s": table["images/s"].map("{:,.1f}".format)})

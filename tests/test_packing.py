@@ -81,7 +81,7 @@ def test_every_binary_layer_of_every_network_and_its_logits_are_equal_bit_for_bi
 def test_the_check_finds_a_single_wrong_bit(trained, file, images):
     packed = packing.load_packed(file)
     name, layer = next((name, layer) for name, layer in packed.named_modules() if isinstance(layer, packing.PackedConv2d))
-    layer.words[0, 1, 1, 0] ^= np.uint64(1)
+    layer.words[1, 0, 0] ^= np.uint64(1)
     table = packing.check_exactness(trained.model, packed, images).set_index("layer")
     assert table.loc[name, "differ"] > 0 and table.loc["logits", "differ"] > 0
 
@@ -96,6 +96,17 @@ def test_popcounts_are_the_convolution_of_signs(channels, outputs, kernel, strid
     packed = packing.PackedConv2d((layer.weight >= 0).numpy().astype(np.uint8), torch.ones(outputs), layer)
     signs = [torch.where(tensor >= 0, 1.0, -1.0) for tensor in (inputs, layer.weight)]
     assert torch.equal(packed.sums(inputs), F.conv2d(*signs, stride=stride, padding=padding))
+
+
+def test_popcounts_are_the_convolution_of_signs_counted_by_hand():
+    layer = BinaryConv2d(3, 2, 3, "xnor", stride=2, padding=1)
+    inputs = torch.randn(1, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    packed = packing.PackedConv2d((layer.weight >= 0).numpy().astype(np.uint8), torch.ones(2), layer)
+    at_image = lambda y, x: 0 <= y < 5 and 0 <= x < 4
+    for kernel, row, column in np.ndindex(2, 3, 2):
+        seen = [(c, i, j) for c, i, j in np.ndindex(3, 3, 3) if at_image(2 * row + i - 1, 2 * column + j - 1)]
+        agree = sum((inputs[0, c, 2 * row + i - 1, 2 * column + j - 1] >= 0) == (layer.weight[kernel, c, i, j] >= 0) for c, i, j in seen)
+        assert packed.sums(inputs)[0, kernel, row, column] == 2 * agree - len(seen)
 
 
 # As small as counted
@@ -149,6 +160,23 @@ def test_a_float_copy_of_the_file_has_the_same_accuracy_in_every_number(trained,
     assert len(kept) > 50 and all(torch.equal(ours[name], theirs[name]) for name in kept)
 
 
+def test_wrn_16_7_shrinks_twenty_times():
+    """Of 33,609,192 bytes 1,623,832 are left: 1-bit kernels, and as float32 stem, shortcuts, classifier, slopes and batch norms."""
+    small, large = (packing.accounting(build_model("wrn_16_7", 10, precision=precision))["bytes"].sum() for precision in ("bonn", "full"))
+    assert (large, small) == (33_609_192, 1_623_832) and large / small == pytest.approx(20.7, abs=0.01)
+
+
+def test_a_loaded_network_holds_its_kernels_as_bits(file):
+    layers = [layer for layer in packing.load_packed(file).modules() if isinstance(layer, packing.PackedConv2d)]
+    for layer in layers:
+        assert layer.words.nbytes * 8 < 1.4 * np.prod(layer.shape) and sum(buffer.numel() for buffer in layer.buffers()) == 9 * layer.shape[0] + 1
+
+
+def test_a_packed_network_is_not_counted_twice(file):
+    with pytest.raises(InputError, match="record.load_model"):
+        packing.accounting(packing.load_packed(file))
+
+
 # What is not whole is refused
 
 
@@ -181,7 +209,7 @@ def test_another_version_format_or_digest_is_named(file, tmp_path, header, words
         packing.load_packed(changed(file, tmp_path / "changed", header))
 
 
-@pytest.mark.parametrize("network, words", [({"name": "wrn_99"}, "unknown model 'wrn_99'"), ({"options": {"precision": "xnor"}}, r"values are .*needs torch.float32"), ({"num_classes": 100}, "needs")])
+@pytest.mark.parametrize("network, words", [({"name": "wrn_99"}, "unknown model 'wrn_99'"), ({"options": {"precision": "xnor"}}, r"values are .*needs torch.float32"), ({"num_classes": 100}, "needs"), ({"num_classes": -3}, "cannot be built"), ({"options": []}, "cannot be built")])
 def test_a_file_that_does_not_fit_its_network_is_refused_though_its_digest_holds(file, tmp_path, network, words):
     with safe_open(file, "pt") as source:
         header = source.metadata()
@@ -192,18 +220,37 @@ def test_a_file_that_does_not_fit_its_network_is_refused_though_its_digest_holds
 
 
 @pytest.mark.parametrize(
+    "tensors, words",
+    [({"bits": torch.zeros(9, dtype=torch.uint8)}, r"bits are torch.uint8 \[9\]"), ({"bits": torch.zeros(9, dtype=torch.bfloat16)}, "bits are torch.bfloat16"), ({"values": torch.zeros(2, 2)}, r"\[2, 2\]")],
+)
+def test_tensors_of_another_length_or_type_are_refused_though_their_digest_holds(file, tmp_path, tensors, words):
+    with safe_open(file, "pt") as source:
+        header = source.metadata()
+    with pytest.raises(InputError, match=words):
+        packing.load_packed(changed(file, tmp_path / "changed", {"digest": packing._digest(load_file(file) | tensors, header)}, **tensors))
+
+
+@pytest.mark.parametrize(
     "images, got",
-    [(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "uint8"), (torch.zeros(2, 3, 28, 28), r"28, 28"), (torch.zeros(3, 32, 32), r"\[3, 32, 32\]"), (torch.zeros(1, 1, 32, 32, dtype=torch.float64), "float64")],
+    [([1], "list"), (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "uint8"), (torch.zeros(2, 3, 28, 28), r"28, 28"), (torch.zeros(3, 32, 32), r"\[3, 32, 32\]"), (torch.zeros(1, 1, 32, 32, dtype=torch.float64), "float64")],
 )
 def test_images_of_another_size_or_type_are_refused_in_a_sentence(file, images, got):
     with pytest.raises(InputError, match=rf"float32 \[B, 3, 32, 32\], got .*{got}"):
         packing.load_packed(file)(images)
 
 
+def test_a_layer_refuses_images_smaller_than_its_kernel():
+    layer = BinaryConv2d(4, 4, 5, "xnor", padding=1)
+    packed = packing.PackedConv2d((layer.weight >= 0).numpy().astype(np.uint8), torch.ones(4), layer)
+    assert packed(torch.zeros(1, 4, 3, 3)).shape == (1, 4, 1, 1)
+    with pytest.raises(InputError, match="H and W at least 3, got .*2, 8"):
+        packed(torch.zeros(1, 4, 2, 8))
+
+
 def test_a_layer_refuses_other_channels(file):
     layer = next(layer for layer in packing.load_packed(file).modules() if isinstance(layer, packing.PackedConv2d))
-    with pytest.raises(InputError, match=rf"\[B, {layer.in_channels}, H, W\]"):
-        layer(torch.zeros(1, layer.in_channels + 1, 8, 8))
+    with pytest.raises(InputError, match=rf"\[B, {layer.shape[1]}, H, W\]"):
+        layer(torch.zeros(1, layer.shape[1] + 1, 8, 8))
 
 
 def test_speed_is_measured_for_both(trained, file, images):
