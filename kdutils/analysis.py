@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 from torch import nn
 
+from kdutils.binary import binary_layers
 from kdutils.data import Dataset, split_indices
 from kdutils.models import build_model, forward_macs, freeze, layer_summary
 from kdutils.packing import accounting
@@ -132,6 +133,14 @@ def stem_sentence(stem: nn.Module, blocks: nn.Module) -> str:
         f"Binarising only the first convolution touches {parts[0]:.2g} % of the multiplications and saves {parts[1]:.2g} % of the bytes; "
         f"binarising the blocks' convolutions touches {parts[2]:.1f} % and saves {parts[3]:.1f} %."
     )
+
+
+def clipped_share(model: nn.Module) -> float:
+    """Share (%) of a binary network's latent weights that its clipped estimator gives no gradient: |w X| > 1, in
+    mode "bonn", else |X| > 1."""
+    layers = [layer for _, layer in binary_layers(model)]
+    beyond = [((layer.modulation if layer.mode == "bonn" else 1.0) * layer.weight).abs() > 1 for layer in layers]
+    return 100 * sum(int(mask.sum()) for mask in beyond) / sum(mask.numel() for mask in beyond)
 
 
 def metrics_table(arms: Arms) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from scipy.stats import ttest_rel
 
 from fake_records import CLASSES, record_of, spec_of
 from kdutils import analysis
+from kdutils.binary import binary_layers
 from kdutils.data import Dataset, split_indices
 from kdutils.models import build_model
 from kdutils.records import Record
@@ -375,3 +376,15 @@ def test_networks_stand_beside_the_published_sizes(tmp_path):
     table = analysis.networks_table(arms, "binary").set_index("network")
     assert table.loc["ResNet18", ["test (%)", "published (%)", "parameters", "published parameters"]].tolist() == ["76.50", "75.5", "11,173,962", "11.2 million"]
     assert table.loc["unpublished", ["published (%)", "parameters", "stored (bytes)"]].tolist() == ["–", "268,650", f"{4 * 268_650:,}"]
+
+
+def test_the_clipped_share_counts_the_weights_without_a_gradient():
+    for precision, scale in (("bonn", lambda layer: layer.modulation), ("xnor", lambda layer: 1.0)):
+        model = build_model("wrn_16_1", 10, precision=precision)
+        without, count = 0, 0
+        for _, layer in binary_layers(model):
+            torch.nn.init.normal_(layer.weight, std=0.7)
+            signs, _ = layer.binarised()
+            (gradient,) = torch.autograd.grad(signs.sum(), layer.weight)
+            without, count = without + int((gradient == 0).sum()), count + gradient.numel()
+        assert 0 < without < count and analysis.clipped_share(model) == pytest.approx(100 * without / count)
