@@ -255,7 +255,7 @@ LABELS = {"full": "full precision", "stem": "stem binary", "xnor": "XNOR", "bonn
 
 _BINARISED = {
     "smoke": Binarised(DataSpec(name="cifar10", train_size=128, test_size=100, views=2), (0, 1), (0,), ModelSpec(name="wrn_16_1"), 1, 1, 1, 0.1),
-    "quick": Binarised(DataSpec(name="cifar10", train_size=3000, test_size=2000, views=8), (0, 1), (0,), ModelSpec(name="wrn_16_1"), 5, 2, 3, 0.1),
+    "quick": Binarised(DataSpec(name="cifar10", train_size=2000, test_size=1000, views=8), (0, 1), (0,), ModelSpec(name="wrn_16_1"), 5, 2, 3, 0.1),
     "overnight": Binarised(
         DataSpec(name="cifar10"), (0,), (0,), ModelSpec(name="wrn_22", options={"width": 16}), 24, 2, 3, 0.1,
         precisions=("full", "xnor", "bonn"), widths=(16,), wrn_22_epochs=24,
