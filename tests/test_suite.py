@@ -113,7 +113,7 @@ def test_settings_are_for_one_notebook_or_for_all():
         ("tempreture=4", "unknown parameter 'tempreture': allowed are .*temperature"),
         ("03.profile", "cannot read '03.profile': write notebook.name=value"),
         ("=4", "cannot read '=4'"),
-        ("profile=fast", "profile: input should be 'smoke', 'quick' or 'paper' .got 'fast'"),
+        ("profile=fast", "profile: input should be 'smoke', 'quick', 'overnight' or 'paper' .got 'fast'"),
         ("temperature=4", "temperature"),  # known, but no notebook of the order has it
     ],
 )
