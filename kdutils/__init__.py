@@ -16,7 +16,7 @@ _HOMES = {  # loaded on first use: `python -m kdutils --help` and worker process
     "records": ("Record",),
     "packing": ("accounting", "accounting_totals", "pack", "load_packed", "check_exactness", "packed_speed"),
     "runs": ("run", "run_all", "run_arms"),
-    "studies": ("assignment", "binarised", "LABELS"),
+    "studies": ("assignment", "binarised", "teacher_init", "cifar100", "LABELS"),
     "analysis": (
         "spread", "published", "compare", "metrics_table", "cost_table", "gain", "gains_table", "grid_table", "best_cell",
         "agreement_table", "beside", "clipped_share", "confused_sentence", "dataset_table", "memory_table", "networks_table", "precision_table", "ranking_sentence", "stem_sentence", "standard_error", "telling_images", "policies_table", "provenance",

@@ -107,14 +107,13 @@ def is_cached(name: str) -> bool:
     return all((data_dir() / name / file).is_file() for file in ("classes.txt", *(f"{part}.npy" for part in _ARRAYS)))
 
 
-def resolve_dataset(name: str = "auto") -> str:
-    """`name` itself, or for "auto": cifar10 where it lies or can be downloaded, else synthetic."""
+def resolve_dataset(name: str = "auto", own: str = "cifar10") -> str:
+    """The data set that a study of CIFAR set `own` uses: for "cifar" `own`; for "auto" the same where it lies or can be
+    downloaded, else synthetic; for another name that one."""
     if name != "auto":
-        load_dataset(name)
-        return name
+        return load_dataset(own if name == "cifar" else name).name
     try:
-        load_dataset("cifar10")
-        return "cifar10"
+        return load_dataset(own).name
     except Unreachable as error:
         print(f"{error}: the synthetic data set stands in.")
         return "synthetic"

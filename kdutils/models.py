@@ -7,6 +7,7 @@ import copy
 import hashlib
 import inspect
 import io
+import pickle
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.resnet import BasicBlock
 
 from kdutils.binary import BinaryConv2d, PReLU
 from kdutils.data import data_dir
@@ -158,6 +160,55 @@ def reduced_cnn(num_classes: int, dropout: Dropout = 0.5) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4096, 1024), nn.ReLU(), nn.Dropout(dropout), nn.Linear(1024, num_classes))
 
 
+def sparse_cnn(num_classes: int) -> nn.Module:
+    """Three of conv3x3 + ReLU (32, 64, 128), max-pooled twice and then averaged: 94,538 parameters for 10 classes."""
+    # pooling and ReLU commute; pooled first, ReLU has a quarter of the work
+    pooled = [nn.Conv2d(3, 32, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
+    averaged = [nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*pooled, *averaged, nn.Linear(128, num_classes))
+
+
+def cnn4(num_classes: int) -> nn.Module:
+    """Four convolutions (32, 64, 128, 256), no ReLU after the second, and one linear layer: 799,652 parameters for 100 classes."""
+    first = [nn.Conv2d(3, 32, 5, padding=2), nn.ReLU(), nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.MaxPool2d(2)]
+    second = [nn.Conv2d(64, 128, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(128, 256, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(4096, num_classes))
+
+
+class _CifarResNet(nn.Module):
+    """A 3x3 stem of 32 channels and three stages of basic blocks, 64, 128 and 256 wide, with torchvision's names of parts."""
+
+    def __init__(self, num_classes: int, blocks: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
+        self.layer1, self.layer2, self.layer3 = (
+            self._stage(inputs, outputs, stride, blocks) for inputs, outputs, stride in ((32, 64, 1), (64, 128, 2), (128, 256, 2))
+        )
+        self.fc = nn.Linear(256, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = F.relu(self.bn1(self.conv1(images)))
+        return self.fc(self.layer3(self.layer2(self.layer1(features))).mean((2, 3)))
+
+
+def resnet32x4(num_classes: int) -> nn.Module:
+    """The distillation literature's ResNet-32, four times as wide: 7,433,860 parameters for 100 classes."""
+    return _CifarResNet(num_classes, 5)
+
+
+def resnet8x4(num_classes: int) -> nn.Module:
+    """The distillation literature's ResNet-8, four times as wide: 1,233,540 parameters for 100 classes."""
+    return _CifarResNet(num_classes, 1)
+
+
 def _resnet(name: str, num_classes: int, stem: Stem) -> nn.Module:
     """Stems: `imagenet` 7x7/2 and max-pool; `cifar_pool` 3x3/1 and max-pool; `cifar` 3x3/1, no pool."""
     model = getattr(torchvision.models, name)(weights=None, num_classes=num_classes)
@@ -170,7 +221,8 @@ def _resnet(name: str, num_classes: int, stem: Stem) -> nn.Module:
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    factory.__name__: factory for factory in (small_cnn, resnet18, resnet50, resnet101, wrn_16_7, wrn_16_1, wrn_22, reduced_cnn)
+    factory.__name__: factory
+    for factory in (small_cnn, resnet18, resnet50, resnet101, wrn_16_7, wrn_16_1, wrn_22, reduced_cnn, sparse_cnn, cnn4, resnet32x4, resnet8x4)
 }
 
 
@@ -247,7 +299,7 @@ def _imagenet_state(name: str) -> tuple[dict[str, torch.Tensor], str]:
             state = load_file(path)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is damaged ({error}): expected a safetensors state dict of torchvision's {name}") from None
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        digest = file_digest(path)
         return state, f"{KNOWN_WEIGHTS.get(digest, f'weights of {path.name}')} (SHA-256 {digest})"
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     try:
@@ -255,6 +307,47 @@ def _imagenet_state(name: str) -> tuple[dict[str, torch.Tensor], str]:
     except (OSError, RuntimeError) as error:
         raise Unreachable(f"the ImageNet weights of {name} are neither at {path} nor to be downloaded ({error})") from None
     return dict(state), f"torchvision {weights} ({Path(weights.url).name})"
+
+
+def load_weights_file(model: nn.Module, path: Path) -> str:
+    """Put the state dict in `path` into `model`, whole; returns the file's name and SHA-256 as one phrase.
+
+    A safetensors file, or one of `torch.save`, of which nothing but tensors and plain values is read. The state dict may
+    lie under "model" or "state_dict", beside epochs and the like, and its keys may have the prefix "module." that
+    data-parallel training leaves. ResNet32x4 and ResNet8x4 have the names of the public ones of CRD, DKD and SimKD
+    (`layer1.0.downsample.0`, `fc`); where a file says `shortcut` and `linear` instead, these are put in their place.
+    Raises `InputError` where the file cannot be read, or names the keys that differ.
+    """
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path} is not a readable state dict ({reason}): give a .safetensors file, or one of torch.save that holds only tensors") from None
+    for wrapper in ("state_dict", "model"):
+        state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
+    tensors = {_our_name(name): value for name, value in state.items() if torch.is_tensor(value)} if isinstance(state, dict) else {}
+    expected = {name: value.shape for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    found = {name: value.shape for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    if different := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        shown = "; ".join(f"{name} (expected {_shape(expected.get(name))}, the file has {_shape(found.get(name))})" for name in different[:3])
+        raise InputError(f"{path} does not fit the network: {len(different)} of its keys differ, {shown}")
+    model.load_state_dict(tensors, strict=False)
+    return f"{path.name} (SHA-256 {file_digest(path)})"
+
+
+def file_digest(path: Path) -> str:
+    """The first 16 digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _our_name(name: str) -> str:
+    name = name.removeprefix("module.").replace(".shortcut.", ".downsample.")
+    return f"fc.{name.removeprefix('linear.')}" if name.startswith("linear.") else name
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "nothing" if shape is None else str(list(shape))
 
 
 def resolve_init(init: str = "auto", names: tuple[str, ...] = ("resnet18", "resnet50")) -> str:

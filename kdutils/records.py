@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdutils.data import is_cached, load_dataset
-from kdutils.models import build_model, parameter_count
+from kdutils.models import build_model, file_digest, parameter_count
 from kdutils.runtime import Runtime, hardware
 from kdutils.specs import InputError, RunSpec
 from kdutils.training import Outcome
@@ -131,6 +131,9 @@ def _check_sources(record: Record, data: str | None) -> None:
     made_from = record.summary["data"]["digest"]
     if data and data != made_from:
         raise ValueError(f"it was made from {record.spec.data.name} with digest {made_from}, here it has {data}")
+    weights = record.spec.weights_file
+    if weights and weights.is_file() and file_digest(weights) not in record.summary["weights"]:
+        raise ValueError(f"the weights in {weights} have changed since")
     for role, runs in (("its teacher", record.summary["teachers"]), ("the run it goes on from,", record.summary.get("start", {}))):
         for key, digest in runs.items():
             summary = runs_dir() / key / "summary.json"

@@ -15,7 +15,7 @@ from torch import nn
 
 from kdutils.data import load_dataset
 from kdutils.jobs import Job, Progress, execute
-from kdutils.models import build_model, forward_macs, load_imagenet
+from kdutils.models import build_model, forward_macs, load_imagenet, load_weights_file
 from kdutils.records import Record, find, runs_dir, save
 from kdutils.runtime import detect_runtime
 from kdutils.specs import RunSpec, unique
@@ -43,8 +43,12 @@ def run(spec: RunSpec, report: Report = lambda fraction: None) -> Record:
     torch.manual_seed(spec.seed)
     model = build_model(spec.model.name, spec.data.num_classes, **spec.model.options)
     weights = load_imagenet(model, spec.model.name) if spec.init == "imagenet" else None
+    if spec.weights_file:
+        weights = load_weights_file(model, spec.weights_file)
     if start:
-        model.load_state_dict(start.load_model().state_dict())
+        same = start.spec.data.name == spec.data.name  # another data set has other classes: their classifier is left behind
+        state = start.load_model().state_dict()
+        model.load_state_dict({name: value for name, value in state.items() if same or not name.startswith("fc.")}, strict=same)
         weights = f"run {start.spec.key} (SHA-256 {start.digest[:16]})"
     codes = training_codes(spec, dataset) if teachers or _has_frozen_backbone(spec) else np.array([], dtype=np.int64)
     for teacher in teachers:

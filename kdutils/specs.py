@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,8 +18,8 @@ DATASETS = {"cifar10": 10, "cifar100": 100, "synthetic": 10}
 VIEWS = 162
 """Random crop with padding 4 and a flip have exactly 9 x 9 x 2 views of an image."""
 
-TEMPERATURES = (2.0, 4.0, 8.0)
-KD_WEIGHTS = (0.3, 0.5, 0.7, 0.9)
+IMAGENET_NETWORKS = ("resnet18", "resnet50", "resnet101")
+"""Those that ImageNet weights exist for, and whose parts can be frozen."""
 
 
 class InputError(ValueError):
@@ -106,19 +107,24 @@ class Bayesian(Spec):
     feature_weight: Annotated[float, Field(ge=0)] = 0.0  # theta; 1e-2 in BONN, in fine-tuning only
 
 
+WeightsFile = Annotated[str, Field(pattern=r"^file:.+")]
+
+
 class RunSpec(Spec):
     """One training run, complete: the same spec on the same data is the same run, known by `key`.
 
-    `init` may be another run: then this one goes on from that one's trained weights. `test_curve` also evaluates the
-    test set after every epoch, for documents whose figures show that; nothing is ever chosen by it.
+    `init` may be another run: then this one goes on from that one's trained weights, without its classifier where that
+    one learnt another data set. Or "file:PATH", a state dict (`kdutils.models.load_weights_file`); then `epochs` may be
+    0, which only evaluates it. `test_curve` also evaluates the test set after every epoch, for documents whose figures
+    show that; nothing is ever chosen by it.
     """
 
     data: DataSpec
     model: ModelSpec
-    init: Literal["random", "imagenet"] | RunSpec = "random"
+    init: Literal["random", "imagenet"] | WeightsFile | RunSpec = "random"
     trainable: Literal["head", "last_block", "layer3_up", "all"] = "all"
     optimiser: OptimiserSpec = OptimiserSpec()
-    epochs: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)] = 32
     seed: Annotated[int, Field(ge=0)] = 0
     distillation: Distillation | None = None
@@ -134,11 +140,14 @@ class RunSpec(Spec):
                     f"its student {self.model.name} learns {self.data.name} ({self.data.num_classes} classes): "
                     "train both on one data set"
                 )
-        if not self.model.name.startswith("resnet") and (self.init == "imagenet" or self.trainable != "all"):
-            raise ValueError(f"{self.model.name} has no ImageNet weights and no frozen parts: init 'random' or a run, trainable 'all'")
-        if isinstance(self.init, RunSpec) and (self.init.model, self.init.data.name) != (self.model, self.data.name):
+        if self.model.name not in IMAGENET_NETWORKS and (self.init == "imagenet" or self.trainable != "all"):
+            raise ValueError(f"{self.model.name} has no ImageNet weights and no frozen parts: init 'random', a file or a run, trainable 'all'")
+        if isinstance(self.init, RunSpec):
             ours, other = (f"{run.model.name} {run.model.options} on {run.data.name}" for run in (self, self.init))
-            raise ValueError(f"a run of {ours} goes on from a run of the same network on the same data set, not of {other}")
+            if self.init.model != self.model or (self.init.data.name != self.data.name and not self.model.name.startswith("resnet")):
+                raise ValueError(f"a run of {ours} goes on from a run of the same network (and, but for a ResNet, on the same data set), not of {other}")
+        if not self.epochs and (self.weights_file is None or self.distillation):
+            raise ValueError("epochs must be at least 1; only a run that evaluates weights from a file (init 'file:PATH') may have 0")
         if self.bayesian and self.model.options.get("precision") != "bonn":
             raise ValueError(f"the Bayesian losses need a network with precision 'bonn', {self.model.name} has {self.model.options.get('precision', 'none')!r}")
         return self
@@ -147,6 +156,11 @@ class RunSpec(Spec):
     def teachers(self) -> tuple[RunSpec, ...]:
         """The runs whose networks teach this one; empty without distillation."""
         return self.distillation.teachers if self.distillation else ()
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that the weights start from, if `init` names one."""
+        return Path(self.init.removeprefix("file:")).expanduser() if isinstance(self.init, str) and self.init.startswith("file:") else None
 
     @property
     def needs(self) -> tuple[RunSpec, ...]:

@@ -85,9 +85,7 @@ def train(
     while progress.epoch < spec.epochs:
         began = time.monotonic()
         row = _train_epoch(trained, optimiser, inputs, train_indices, spec, runtime, tables, progress.epoch)
-        if len(val_indices):
-            logits = predict(trained, inputs, val_indices, runtime)
-            row |= _scores(logits, dataset.train_labels[val_indices], "val_")
+        row |= _validate(trained, inputs, val_indices, dataset, runtime)
         if spec.test_curve:
             logits, labels = _test(model, spec, dataset, runtime)
             row |= _scores(logits, labels, "test_")
@@ -98,9 +96,18 @@ def train(
         if checkpoint and progress.epoch < spec.epochs and time.monotonic() - saved >= checkpoint_seconds:
             _save_checkpoint(checkpoint, model, optimiser, progress)
             saved = time.monotonic()
+    if not spec.epochs:  # weights from a file, only to be evaluated
+        progress.history.append({"epoch": 0, **_validate(trained, inputs, val_indices, dataset, runtime), "seconds": 0.0})
     if hasattr(model, "feature_prior"):
         del model.feature_prior
     return _finish(model, spec, dataset, runtime, progress, len(train_indices))
+
+
+def _validate(model, inputs, val_indices, dataset, runtime) -> dict[str, float]:
+    """Loss and accuracy on the validation images, if there are any."""
+    if not len(val_indices):
+        return {}
+    return _scores(predict(model, inputs, val_indices, runtime), dataset.train_labels[val_indices], "val_")
 
 
 def _test(model, spec, dataset, runtime) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,7 +129,7 @@ def _finish(model, spec, dataset, runtime, progress, train_size) -> Outcome:
         logits.numpy(),
         labels.numpy(),
         round(progress.seconds, 3),
-        round(images / progress.seconds, 1),
+        round(images / progress.seconds, 1) if images else 0.0,
         round(peak_memory_mb(runtime), 1),
     )
 

@@ -1,0 +1,52 @@
+"""What all studies share: profiles, data and seeds, and how their captions put it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kdutils.data import load_dataset, resolve_dataset
+from kdutils.specs import VIEWS, DataSpec, Distillation, InputError, RunSpec
+
+PROFILES = ("smoke", "quick", "overnight", "paper")
+
+
+class Study:
+    """A frozen dataclass with at least `data`, `seeds`, `teacher_seeds`, `init` and `profile`."""
+
+    @property
+    def setting(self) -> str:
+        """For captions: what these numbers hold for, in a sentence or two."""
+        dataset, spec = load_dataset(self.data.name), self.data
+        train = spec.train_size or len(dataset.train_labels) - spec.val_size
+        test = min(spec.test_size or len(dataset.test_labels), len(dataset.test_labels))
+        validation = f", {spec.val_size:,} validation" if spec.val_size else ""
+        seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        title = dataset.title[0].upper() + dataset.title[1:]
+        return f"{title}: {train:,} training{validation} and {test:,} test images, {spec.views} of {VIEWS} views, {seeds}; profile {self.profile}.{self._remark}"
+
+    @property
+    def _remark(self) -> str:
+        return "" if self.init == "imagenet" else " The ResNets start from random weights, for want of ImageNet's."
+
+
+def with_teacher(student: RunSpec, teacher: RunSpec, temperature: float, kd_weight: float) -> RunSpec:
+    """`student` with a teacher; alone and taught, runs of one seed differ in nothing but their loss."""
+    taught = Distillation(teachers=(teacher,), temperature=float(temperature), kd_weight=float(kd_weight))
+    return RunSpec(**dict(student) | {"distillation": taught})
+
+
+def fitted(profiles: dict, profile: str, dataset: str, seeds: Sequence[int] | None, teacher_seeds: Sequence[int] | None):
+    """The profile's study on a data set, with other seeds if given."""
+    if profile not in profiles:
+        raise InputError(f"unknown profile {profile!r}: allowed are {', '.join(PROFILES)}")
+    study = profiles[profile]
+    data = DataSpec(**dict(study.data) | {"name": resolve_dataset(dataset, study.data.name)})
+    return replace(study, data=data, seeds=_distinct(seeds) or study.seeds, teacher_seeds=_distinct(teacher_seeds) or study.teacher_seeds, profile=profile)
+
+
+def _distinct(seeds: Sequence[int] | None) -> tuple[int, ...]:
+    seeds = tuple(seeds or ())
+    if len(set(seeds)) != len(seeds):
+        raise InputError(f"seeds must differ from each other, got {', '.join(map(str, seeds))}")
+    return seeds
