@@ -19,7 +19,7 @@ _HOMES = {  # loaded on first use: `python -m kdutils --help` and worker process
     "studies": ("assignment", "binarised", "teacher_init", "cifar100", "LABELS"),
     "analysis": (
         "spread", "published", "compare", "metrics_table", "cost_table", "gain", "gains_table", "grid_table", "best_cell",
-        "agreement_table", "beside", "clipped_share", "confused_sentence", "dataset_table", "memory_table", "networks_table", "precision_table", "ranking_sentence", "stem_sentence", "standard_error", "telling_images", "policies_table", "provenance",
+        "agreement_table", "beside", "clipped_share", "confused_sentence", "dataset_table", "memory_table", "networks_table", "precision_table", "ranking_sentence", "stem_sentence", "standard_error", "telling_images", "policies_table", "provenance", "published_gain",
     ),
     "plots": (
         "plot_curves", "plot_overlay", "plot_confusion", "plot_grid", "plot_images", "plot_views", "plot_soft_labels",

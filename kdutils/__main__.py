@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_report)
     for command in (report, run):
         command.add_argument("--profile", default="quick", help="smoke (seconds), quick (minutes; the default), overnight (two CPU cores) or paper (the full protocol)")
-        command.add_argument("--dataset", default="auto", help="cifar10, synthetic, or auto (default): CIFAR-10 where it can be had")
+        command.add_argument("--dataset", default="auto", help="cifar (each study's own: CIFAR-10 or CIFAR-100), synthetic, or auto (default): CIFAR where it can be had")
         command.add_argument("--seeds", help="seeds separated by commas, such as 0,1,2 (default: the profile's)")
         command.add_argument("-p", dest="settings", action="append", default=[], metavar="[NOTEBOOK.]NAME=VALUE", help="a parameter of one notebook, or of all that have it")
 

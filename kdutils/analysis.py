@@ -41,7 +41,7 @@ def value(record: Record, split: str, metric: str) -> float:
 
 def published(study: str) -> pd.DataFrame:
     """The published values of a study: arm, split, metric, value, remark."""
-    table = pd.read_csv(PUBLISHED)
+    table = pd.read_csv(PUBLISHED, keep_default_na=False, dtype={"value": float})
     known = sorted(table["study"].unique())
     if study not in known:
         raise InputError(f"nothing is published for {study!r}: allowed are {', '.join(known)}")
@@ -222,6 +222,14 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
     return Gain(*names, mean, deviation, mean - half, mean + half, n)
 
 
+def published_gain(study: str, treated: str, control: str) -> str:
+    """The difference of two published test accuracies as a sentence, and what the document itself claims it to be."""
+    known = {(row.arm, row.metric): row.value for row in published(study).itertuples() if row.split == "test"}
+    ours, theirs, claimed = known[treated, "accuracy"], known[control, "accuracy"], known.get((treated, "claimed gain"))
+    claim = "" if claimed is None else f"; its text claims more than {claimed:g} %"
+    return f"In the document, the {treated} has {ours:g} % and the {control} {theirs:g} %, a difference of {ours - theirs:.2f} points{claim}."
+
+
 def gains_table(gains: list[Gain]) -> pd.DataFrame:
     """Paired gains, a row each: mean, SD, 95% confidence interval (percentage points), number of pairs."""
     rows = [
@@ -232,8 +240,11 @@ def gains_table(gains: list[Gain]) -> pd.DataFrame:
 
 
 def grid_table(records: list[Record]) -> pd.DataFrame:
-    """Validation accuracy (%) by kd_weight (rows) and temperature (columns)."""
-    cells = [(r.spec.distillation.kd_weight, r.spec.distillation.temperature, r.metric("val")) for r in records]
+    """Validation accuracy (%) by kd_weight (rows) and temperature (columns); a student alone is kd_weight 0, whatever the
+    temperature."""
+    taught = [(r.spec.distillation, r) for r in records if r.spec.distillation]
+    cells = [(kd.kd_weight, kd.temperature, r.metric("val")) for kd, r in taught]
+    cells += [(0.0, t, r.metric("val")) for r in records if not r.spec.distillation for t in sorted({kd.temperature for kd, _ in taught})]
     return pd.DataFrame(cells, columns=["kd_weight", "temperature", "accuracy"]).pivot(index="kd_weight", columns="temperature", values="accuracy")
 
 

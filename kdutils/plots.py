@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from kdutils.analysis import Arms, Gain, confusion
 from kdutils.binary import binary_layers, sign, sign_activations, sign_weights
 from kdutils.data import Dataset, allowed_views, render
+from kdutils.records import Record
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("solid", "dashed", "dotted", "dashdot", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 3)))
@@ -34,9 +35,7 @@ def plot_curves(arms: Arms) -> Figure:
     """
     figure, axes = plt.subplots(2, len(arms), figsize=(max(3.2 * len(arms), 4.5), 4.6), sharex="col", sharey="row", squeeze=False)
     for column, (name, records) in enumerate(arms.items()):
-        histories = pd.concat([record.history for record in records])
-        if "train_cross_entropy" in histories:  # the objective of a distilled run holds T^2 KL too: not comparable
-            histories["train_loss"] = histories["train_cross_entropy"]
+        histories = _histories(records)
         for row, (metric, label) in enumerate((("accuracy", "accuracy (%)"), ("loss", "cross-entropy (nats)"))):
             axis = axes[row, column]
             for index, (split, title) in enumerate((("train", "training"), ("val", "validation"), ("test", "test"))):
@@ -51,15 +50,22 @@ def plot_curves(arms: Arms) -> Figure:
 
 
 def plot_overlay(arms: Arms, column: str = "val_accuracy", label: str = "validation accuracy (%)") -> Figure:
-    """One column of the histories by epoch, all arms in one plot; mean and range over seeds."""
+    """One column of the histories by epoch, all arms in one plot; mean and range over seeds. `train_loss` is the cross-entropy."""
     figure, axis = plt.subplots(figsize=(7.2, 3.4))
     for index, (name, records) in enumerate(arms.items()):
-        histories = pd.concat([record.history for record in records])
-        _band(axis, histories.groupby("epoch")[column], name, index)
+        _band(axis, _histories(records).groupby("epoch")[column], name, index)
     axis.set(xlabel="epoch", ylabel=label)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
+
+
+def _histories(records: list[Record]) -> pd.DataFrame:
+    """The histories of an arm, one under the other, with the training loss that all runs share."""
+    histories = pd.concat([record.history for record in records])
+    if "train_cross_entropy" in histories:  # the objective of a distilled run holds T^2 KL too: not comparable
+        histories["train_loss"] = histories["train_cross_entropy"]
+    return histories
 
 
 def _band(axis: plt.Axes, groups, label: str, index: int) -> None:
@@ -120,10 +126,12 @@ def plot_latent_weights(arms: Arms) -> Figure:
 
 
 def plot_grid(table: pd.DataFrame) -> Figure:
-    """Validation accuracy (%) by kd_weight and temperature as a heat map; the best cell is framed."""
+    """Validation accuracy (%) by kd_weight and temperature as a heat map; the best cell with a teacher is framed."""
     figure, axis = plt.subplots(figsize=(1.1 * table.shape[1] + 2.2, 0.6 * table.shape[0] + 1.4))
     sns.heatmap(table, ax=axis, cmap="cividis", annot=True, fmt=".2f", cbar_kws={"label": "validation accuracy (%)"})
-    row, column = np.unravel_index(np.argmax(table.to_numpy()), table.shape)
+    taught = table.to_numpy()[table.index > 0]
+    row, column = np.unravel_index(np.argmax(taught), taught.shape)
+    row += int((table.index == 0).sum())  # kd_weight 0, the student alone, is the first row
     axis.add_patch(plt.Rectangle((column, row), 1, 1, fill=False, edgecolor="#D55E00", linewidth=3))
     axis.set(xlabel="temperature", ylabel="kd_weight")
     return figure

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import json
 import os
 import sys
@@ -34,7 +35,7 @@ from kdutils.records import environment as current_environment
 from kdutils.records import read_record, runs_dir
 from kdutils.runtime import detect_runtime
 from kdutils.specs import InputError, explain
-from kdutils.studies import assignment, binarised
+from kdutils.studies import assignment, binarised, cifar100, teacher_init
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -44,6 +45,8 @@ _PROFILES = {
     "overnight": "what two CPU cores do in a night, on all images the documents use",
     "paper": "the documents' full protocols",
 }
+_STUDIES = {"05": binarised, "06": binarised, "07": teacher_init, "08": cifar100}  # by a chapter's number; all others: assignment
+_OWN_DATA = {"08": "cifar100"}  # the CIFAR set of a chapter's study; of all others cifar10
 _CELL_SECONDS = 24 * 3600  # a cell may train for a night, never for ever
 
 
@@ -53,12 +56,13 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     profile: Literal["smoke", "quick", "overnight", "paper"] = "quick"
-    dataset: Literal["auto", "cifar10", "synthetic"] = "auto"
-    init: Literal["auto", "imagenet", "random"] = "auto"
+    dataset: Literal["auto", "cifar", "cifar10", "cifar100", "synthetic"] = "auto"
+    init: Literal["auto", "imagenet", "random", "pretrain:cifar100"] = "auto"
     seeds: list[Annotated[int, Field(ge=0)]] | None = None
     teacher_seeds: list[Annotated[int, Field(ge=0)]] | None = None
     temperature: Annotated[float, Field(gt=0)] | None = None
     kd_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    teacher_file: str | None = None
 
     @field_validator("seeds", "teacher_seeds")
     @classmethod
@@ -186,6 +190,10 @@ class Order:
     values: dict
     own_values: dict[str, dict]
 
+    def values_of(self, notebook: Path) -> dict:
+        """All that is given to one notebook."""
+        return self.values | self.own_values.get(notebook.stem, {})
+
     @property
     def folder(self) -> Path:
         """Where this profile's report lies."""
@@ -218,11 +226,20 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
     if useless := sorted(shared - offered - {"profile", "dataset", "init"}):
         raise InputError(f"no notebook that is run has a parameter {useless[0]!r}: allowed are {', '.join(sorted(offered))}")
     workers(), runs_dir()  # they complain before anything is run
-    values["dataset"], values["init"] = resolve_dataset(values.get("dataset", "auto")), resolve_init(values.get("init", "auto"))
-    for study in (assignment, binarised):
-        sizes = study(values["profile"], values["dataset"]).data
+    wanted, values["init"] = values.get("dataset", "auto"), resolve_init(values.get("init", "auto"))
+    sets = {path.stem: _OWN_DATA.get(path.stem[:2], "cifar10") for path in notebooks}
+    found = {own: resolve_dataset(wanted, own) for own in dict.fromkeys(sets.values())}
+    values["dataset"] = found[sets[notebooks[0].stem]]
+    for stem, own in sets.items():
+        if found[own] != values["dataset"]:
+            own_values[stem] = {"dataset": found[own]} | own_values.get(stem, {})
+    order = Order(notebooks, values, own_values)
+    for notebook in notebooks:
+        study = _STUDIES.get(notebook.stem[:2], assignment)
+        given = {name: value for name, value in order.values_of(notebook).items() if name in inspect.signature(study).parameters}
+        sizes = study(**given).data
         split_indices(load_dataset(sizes.name).train_labels, sizes)  # a part of a data set may be too small for the profile
-    return Order(notebooks, values, own_values)
+    return order
 
 
 def _parse(setting: str) -> tuple[str, str, object]:
@@ -244,7 +261,7 @@ def report(order: Order) -> list[Result]:
     results = []
     for number, notebook in enumerate(order.notebooks, 1):
         print(f"[{number}/{len(order.notebooks)}] {notebook.stem}", flush=True)
-        results.append(execute(notebook, order.values | order.own_values.get(notebook.stem, {}), order.folder))
+        results.append(execute(notebook, order.values_of(notebook), order.folder))
         if results[-1].error:
             print(f"    failed: {results[-1].error}", flush=True)
     if not (all(result.reused for result in results) and _is_published(order.folder)):
@@ -302,9 +319,9 @@ def _made(published: Path) -> dict:
 
 
 def _cover(order: Order, chapters: list[Path]) -> Cover:
-    dataset, environment = load_dataset(order.values["dataset"]), current_environment(detect_runtime())
+    environment, named = current_environment(detect_runtime()), dict.fromkeys(order.values_of(notebook)["dataset"] for notebook in order.notebooks)
     facts = {
-        "Data": f"{dataset.title} (digest {dataset.digest})",
+        "Data": "; ".join(f"{dataset.title} (digest {dataset.digest})" for dataset in map(load_dataset, named)),
         "Profile": f"{order.values['profile']}: {_PROFILES[order.values['profile']]}",
         "ResNets start from": "ImageNet weights" if order.values["init"] == "imagenet" else "random weights",
         "Hardware": environment["hardware"],
@@ -322,4 +339,4 @@ def _notice(chapters: list[Path]) -> str | None:
     if not synthetic:
         return None
     where, there = ("", "here") if len(synthetic) == len(chapters) else (f" in {', '.join(synthetic)}", "there")
-    return f"Synthetic data{where}: procedural images stand in for CIFAR-10. Nothing {there} is a result on CIFAR-10."
+    return f"Synthetic data{where}: procedural images stand in for CIFAR. Nothing {there} is a result on CIFAR."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import os
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kdutils.models import (
-    IMAGENET_CLASSES, MODELS, TRAINABLE, _WideResNet, build_model, forward_macs, freeze, layer_summary, load_imagenet, parameter_count, train_mode,
+    IMAGENET_CLASSES, MODELS, TRAINABLE, _WideResNet, build_model, file_digest, forward_macs, freeze, layer_summary, load_imagenet, load_weights_file,
+    parameter_count, train_mode,
 )  # fmt: skip
 from kdutils.specs import InputError, ModelSpec
 
@@ -45,7 +48,9 @@ def test_resnets_have_torchvisions_parameters_but_for_stem_and_head(name, publis
 
 def test_every_count_in_a_docstring_is_true():
     for name, factory in MODELS.items():
-        assert f"{parameter_count(on_paper(name)):,} parameters" in factory.__doc__
+        counts = [f"{parameter_count(on_paper(name, classes)):,} parameters" for classes in (10, 100)]
+        assert any(count in factory.__doc__ for count in counts)
+        assert ("for 100 classes" in factory.__doc__) == (counts[1] in factory.__doc__)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +66,55 @@ def test_every_count_in_a_docstring_is_true():
 )
 def test_the_networks_of_the_documents_have_their_published_parameters(name, options, published):
     assert parameter_count(on_paper(name, **options)) == published
+
+
+@pytest.mark.parametrize(("name", "classes", "published"), [("sparse_cnn", 10, 94_538), ("cnn4", 100, 799_652), ("resnet32x4", 100, 7_433_860), ("resnet8x4", 100, 1_233_540)])
+def test_the_networks_of_studies_c_and_d_have_their_published_parameters(name, classes, published):
+    assert parameter_count(on_paper(name, classes)) == published
+
+
+@pytest.mark.parametrize(("name", "classes"), [("sparse_cnn", 10), ("cnn4", 100)])
+def test_plain_cnns_are_their_documents_layers(name, classes):
+    """Written out once more, in the documents' own order of ReLU and pooling."""
+    model, images = build_model(name, classes).eval(), torch.randn(3, 3, 32, 32)
+    a, b, c, *more = zip(*[iter(model.state_dict().values())] * 2)  # weight and bias of every layer
+    if name == "sparse_cnn":
+        x = F.max_pool2d(F.relu(F.conv2d(images, *a, padding=1)), 2)
+        x = F.max_pool2d(F.relu(F.conv2d(x, *b, padding=1)), 2)
+        x = F.relu(F.conv2d(x, *c, padding=1)).mean((2, 3))
+    else:
+        x = F.relu(F.conv2d(images, *a, padding=2))
+        x = F.max_pool2d(F.conv2d(x, *b, stride=2, padding=1), 2)
+        x = F.relu(F.conv2d(x, *c, stride=2, padding=1))
+        x = F.relu(F.conv2d(x, *more.pop(0), padding=1)).flatten(1)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), F.linear(x, *more[0]))
+
+
+def functional_x4(state: dict[str, torch.Tensor], images: torch.Tensor, blocks: int) -> torch.Tensor:
+    """The distillation literature's CIFAR ResNet in evaluation mode, from a state dict with its public names."""
+
+    def norm(x, name):
+        return F.batch_norm(x, *(state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+
+    x = F.relu(norm(F.conv2d(images, state["conv1.weight"], padding=1), "bn1"))
+    for stage, stride in ((1, 1), (2, 2), (3, 2)):
+        for block in range(blocks):
+            name, step = f"layer{stage}.{block}", 1 if block else stride
+            y = F.relu(norm(F.conv2d(x, state[f"{name}.conv1.weight"], stride=step, padding=1), f"{name}.bn1"))
+            y = norm(F.conv2d(y, state[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
+            x = F.relu(y + (x if block else norm(F.conv2d(x, state[f"{name}.downsample.0.weight"], stride=step), f"{name}.downsample.1")))
+    return F.linear(F.avg_pool2d(x, 8).flatten(1), state["fc.weight"], state["fc.bias"])
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("resnet8x4", 1), ("resnet32x4", 5)])
+def test_the_x4_networks_are_the_literatures_function_under_the_literatures_names(name, blocks):
+    model = build_model(name, 100)
+    with torch.no_grad():
+        model.train()(torch.randn(8, 3, 32, 32))  # running statistics that matter
+        images = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(model.eval()(images), functional_x4(model.state_dict(), images, blocks), rtol=1e-4, atol=1e-4)
+    assert len([key for key in model.state_dict() if key.endswith("conv2.weight")]) == 3 * blocks
 
 
 @pytest.mark.parametrize(("depth", "factor", "millions"), [(16, 8, 11.0), (22, 8, 17.2), (28, 10, 36.5), (40, 4, 8.9)])
@@ -271,6 +325,94 @@ def test_without_file_and_network_the_place_for_the_file_is_named():
 
 
 POLICIES = {"head": {"fc"}, "last_block": {"layer4", "fc"}, "layer3_up": {"layer3", "layer4", "fc"}}
+
+
+# State dicts from files
+
+
+def trained(name: str = "resnet8x4", classes: int = 100) -> dict[str, torch.Tensor]:
+    """A state dict with statistics other than a new network's."""
+    torch.manual_seed(11)
+    model = build_model(name, classes).train()
+    with torch.no_grad():
+        model(torch.randn(4, 3, 32, 32))
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def kuangliu(key: str) -> str:
+    return key.replace(".downsample.", ".shortcut.").replace("fc.", "linear.")
+
+
+FORMS = {
+    "bare.pth": lambda state: state,
+    "crd.pth": lambda state: {"epoch": 240, "model": state, "best_acc": torch.tensor(79.42), "optimizer": {"state": {}, "lr": 0.05}},
+    "wrapped.pt": lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3},
+    "other_names.pth": lambda state: {kuangliu(key): value for key, value in state.items()},
+    "no_counters.pth": lambda state: {key: value for key, value in state.items() if "num_batches" not in key},
+}
+
+
+@pytest.mark.parametrize("name", [*FORMS, "plain.safetensors"])
+def test_a_public_state_dict_loads_whatever_it_is_wrapped_in(tmp_path, name):
+    state, path = trained(), tmp_path / name
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(FORMS[name](state), path)
+    model = build_model("resnet8x4", 100)
+    source = load_weights_file(model, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    assert source == f"{name} (SHA-256 {digest})" and file_digest(path) == digest
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key]) or "num_batches" in key
+
+
+class Trap:
+    """What a pickle may do: call anything."""
+
+    def __reduce__(self):
+        return os.mkdir, (os.environ["TRAP"],)
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 half an archive"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_an_unreadable_state_dict_is_named(tmp_path, content, suffix):
+    path = tmp_path / f"teacher{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"teacher{suffix} is not a readable state dict .*: give") as error:
+        load_weights_file(build_model("resnet8x4", 100), path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_state_dict_is_named(tmp_path):
+    with pytest.raises(InputError, match="nothing.pth is not a readable state dict"):
+        load_weights_file(build_model("resnet8x4", 100), tmp_path / "nothing.pth")
+
+
+def test_code_in_a_state_dict_is_never_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
+    torch.save({"model": trained(), "extra": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(InputError, match="trap.pth is not a readable state dict"):
+        load_weights_file(build_model("resnet8x4", 100), tmp_path / "trap.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: {**state, "fc.bias": torch.zeros(10)}, ["1 of its keys differ", "fc.bias (expected [100], the file has [10])"]),
+        (lambda state: {key: value for key, value in state.items() if not key.startswith("fc.")}, ["2 of its keys differ", "fc.bias (expected [100], the file has nothing)"]),
+        (lambda state: {**state, "head.weight": torch.zeros(3)}, ["head.weight (expected nothing, the file has [3])"]),
+        (lambda state: trained("resnet32x4"), ["layer1.1.bn1.bias (expected nothing, the file has [64])"]),
+        (lambda state: {"model": "resnet8x4"}, ["keys differ", "bn1.bias (expected [32], the file has nothing)"]),
+        (lambda state: [1, 2], ["keys differ"]),
+    ],
+)
+def test_a_state_dict_that_does_not_fit_names_the_keys_and_changes_nothing(tmp_path, change, words):
+    path, model = tmp_path / "teacher.pth", build_model("resnet8x4", 100)
+    torch.save(change(trained()), path)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError) as error:
+        load_weights_file(model, path)
+    assert all(word in str(error.value) for word in ["teacher.pth", *words]) and "\n" not in str(error.value)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar_pool"])

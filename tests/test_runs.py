@@ -391,6 +391,43 @@ def test_a_run_goes_on_from_the_weights_of_another_and_names_it():
     assert onwards.digest != record.digest and onwards.history["train_loss"][0] < find(start).history["train_loss"][0]
 
 
+def x4(name: str = "cifar10", **changes) -> RunSpec:
+    return cnn(**{"data": DataSpec(**dict(DATA) | {"name": name}), "model": ModelSpec(name="resnet8x4"), "epochs": 1} | changes)
+
+
+def test_from_another_data_set_a_run_takes_all_but_the_classifier(cifar):
+    hundred = cifar.parent / "cifar100"
+    shutil.copytree(cifar, hundred)
+    (hundred / "classes.txt").write_text("".join(f"class {number}\n" for number in range(100)))
+    start = x4("cifar100")
+    record = run(x4(init=start, optimiser=STILL))
+    ours, theirs, fresh = record.load_model().state_dict(), find(start).load_model().state_dict(), run(x4(optimiser=STILL)).load_model().state_dict()
+    assert len(theirs["fc.bias"]) == 100 and torch.equal(ours["fc.weight"], fresh["fc.weight"])
+    trained = [name for name in ours if name.endswith("conv1.weight")]
+    assert trained and all(torch.equal(ours[name], theirs[name]) and not torch.equal(ours[name], fresh[name]) for name in trained)
+    assert record.summary["start"] == {start.key: find(start).digest}
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_file_gives_the_weights_and_is_named_and_followed_when_it_changes(tmp_path, epochs):
+    trained, file = run(x4(seed=4)), tmp_path / "teacher.pth"
+    torch.save({"model": trained.load_model().state_dict()}, file)
+    spec = x4(init=f"file:{file}", epochs=epochs, optimiser=STILL)
+    record = run(spec)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    assert record.summary["weights"] == f"teacher.pth (SHA-256 {digest})"
+    if epochs == 0:  # evaluated as it is
+        assert record.summary["metrics"] == {split: trained.summary["metrics"][split] for split in ("val", "test")}
+        assert np.array_equal(record.predictions[0], trained.predictions[0]) and list(record.history["epoch"]) == [0]
+        assert record.summary["images_per_second"] == 0.0 and find(spec).spec == spec
+        assert run(student(spec, data=spec.data)).summary["teachers"] == {spec.key: record.digest}
+    torch.save({"model": run(x4(seed=5)).load_model().state_dict()}, file)
+    with pytest.warns(UserWarning, match="the weights in .*teacher.pth have changed since"):
+        assert run(spec).digest != record.digest
+    file.unlink()
+    assert find(spec) is not None  # a recorded run does not need its file any more
+
+
 def test_a_run_whose_start_was_trained_anew_is_run_again():
     start = cnn(seed=5)
     spec = cnn(init=start, optimiser=STILL, epochs=1)

@@ -121,5 +121,5 @@ def assignment(
         study,
         temperatures=study.temperatures if temperature is None else (float(temperature),),
         kd_weights=study.kd_weights if kd_weight is None else (float(kd_weight),),
-        init=resolve_init(init) if init == "auto" else init,
+        init=init if init in ("imagenet", "random") else resolve_init(init),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kdutils.data import load_dataset, resolve_dataset
+from kdutils.data import TITLES, load_dataset, resolve_dataset
 from kdutils.specs import VIEWS, DataSpec, Distillation, InputError, RunSpec
 
 PROFILES = ("smoke", "quick", "overnight", "paper")
@@ -41,7 +41,10 @@ def fitted(profiles: dict, profile: str, dataset: str, seeds: Sequence[int] | No
     if profile not in profiles:
         raise InputError(f"unknown profile {profile!r}: allowed are {', '.join(PROFILES)}")
     study = profiles[profile]
-    data = DataSpec(**dict(study.data) | {"name": resolve_dataset(dataset, study.data.name)})
+    name, own = resolve_dataset(dataset, study.data.name), study.data.name
+    if name not in (own, "synthetic"):
+        raise InputError(f"this study is about {TITLES[own]}: dataset must be auto, cifar (each study's own), {own} or synthetic, got {dataset!r}")
+    data = DataSpec(**dict(study.data) | {"name": name})
     return replace(study, data=data, seeds=_distinct(seeds) or study.seeds, teacher_seeds=_distinct(teacher_seeds) or study.teacher_seeds, profile=profile)
 
 

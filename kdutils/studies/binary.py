@@ -146,5 +146,5 @@ def binarised(
         study,
         temperature=study.temperature if temperature is None else float(temperature),
         kd_weight=study.kd_weight if kd_weight is None else float(kd_weight),
-        init=resolve_init(init, ("resnet18",)) if init == "auto" else init,
+        init=init if init in ("imagenet", "random") else resolve_init(init, ("resnet18",)),
     )
