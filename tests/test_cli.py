@@ -19,7 +19,7 @@ from kdutils.runtime import detect_runtime
 from kdutils.specs import DataSpec, ModelSpec, RunSpec
 from kdutils.training import Outcome
 
-NOTEBOOKS = ["00_data", "01_baseline_small_cnn", "02_finetune_resnets", "03_one_teacher", "04_two_teachers", "05_binary_wideresnet", "06_binary_distillation", "09_report"]
+NOTEBOOKS = ["00_data", "01_baseline_small_cnn", "02_finetune_resnets", "03_one_teacher", "04_two_teachers", "05_binary_wideresnet", "06_binary_distillation", "07_teacher_initialisation", "08_cifar100_grid", "09_report"]
 
 
 @pytest.fixture(scope="session")
@@ -62,8 +62,8 @@ def complaint(arguments, world, capsys) -> str:
     "command, named",
     {
         "report --profile fast": ["'fast'", "smoke", "quick", "paper"],
-        "report --dataset mnist": ["'mnist'", "auto", "cifar10", "synthetic"],
-        "report --only 01,07": ["'07'", *NOTEBOOKS],
+        "report --dataset mnist": ["'mnist'", "auto", "cifar", "synthetic"],
+        "report --only 01,17": ["'17'", *NOTEBOOKS],
         "report --only 01,": ["''", *NOTEBOOKS],
         "run one_teacher": ["'one_teacher'", *NOTEBOOKS],
         "run notebooks/missing.ipynb": ["missing.ipynb", *NOTEBOOKS],
@@ -92,6 +92,11 @@ def complaint(arguments, world, capsys) -> str:
         "report -p seeds=[]": ["seeds", "at least one"],
         "report -p seeds=3": ["seeds", "list", "3"],
         "report -p init=zeros": ["init", "auto", "imagenet", "random", "'zeros'"],
+        "run 03 -p teacher_file=a.pth": ["03_one_teacher", "teacher_file", "temperature"],
+        "run 08 -p init=imagenet": ["08_cifar100_grid", "init", "teacher_file"],
+        "run 08 -p kd_weight=2": ["kd_weight", "less than or equal to 1", "(got 2)"],
+        "run 08 -p temperature=[1,2]": ["temperature", "number", "[1, 2]"],
+        "run 07 -p init=pretrain:mnist": ["init", "imagenet", "random", "pretrain:cifar100", "'pretrain:mnist'"],
         "data mnist": ["'mnist'", "cifar10", "cifar100", "synthetic"],
         "export missing.ipynb": ["missing.ipynb"],
         "pack wrn_22-0 bonn.safetensors": ["'wrn_22-0'", "recorded are none yet", "records/"],
@@ -101,6 +106,15 @@ def complaint(arguments, world, capsys) -> str:
 def test_bad_input_is_refused_by_name(command, named, world, capsys):
     said = complaint(command.split(), world, capsys)
     assert [word for word in named if word not in said] == [], said
+
+
+def test_a_teachers_file_is_read_before_anything_runs(world, synthetic, monkeypatch, capsys):
+    monkeypatch.setenv("KD_DATA_DIR", str(synthetic.parent))
+    command = ["run", "08", "--profile", "smoke", "--dataset", "synthetic", "-p", f"teacher_file={world / 'teacher.pth'}"]
+    assert "teacher.pth is not a readable state dict" in complaint(command, world, capsys)
+    torch.save(build_model("resnet32x4", 100).state_dict(), world / "teacher.pth")
+    said = complaint(command, world, capsys)
+    assert "2 of its keys differ" in said and "fc.weight (expected [10, 256], the file has [100, 256])" in said
 
 
 def test_an_empty_list_of_seeds_is_refused(world, capsys):

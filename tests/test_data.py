@@ -308,6 +308,14 @@ def test_without_network_auto_says_that_synthetic_data_stand_in(empty, monkeypat
     assert "CIFAR-10" in said and str(empty) in said and "synthetic" in said
 
 
+def test_every_study_gets_its_own_cifar_or_says_what_stands_in(cifar, monkeypatch, capsys):
+    assert [resolve_dataset(name, "cifar10") for name in ("auto", "cifar", "cifar10")] == ["cifar10"] * 3 and capsys.readouterr().out == ""
+    with pytest.raises(InputError, match="CIFAR-100.*cannot be downloaded"):
+        resolve_dataset("cifar", "cifar100")
+    monkeypatch.setattr("kdutils.synthetic.synthesise", a_tiny_synthesis)
+    assert resolve_dataset("auto", "cifar100") == "synthetic" and "CIFAR-100" in capsys.readouterr().out
+
+
 def test_without_network_cifar_by_name_is_an_error_and_leaves_nothing(empty):
     for name in ("cifar10", "cifar100"):
         with pytest.raises((InputError, ConnectionError), match="CIFAR-10.*cannot be downloaded|CIFAR-10.*could not be downloaded"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -127,6 +128,26 @@ def test_a_setting_of_a_notebook_that_is_not_run_is_an_error():
     write("00_a"), write("03_b")
     with pytest.raises(InputError, match="03_b"):
         make_order(VALUES, ["00"], ["03.profile=paper"])
+
+
+def test_every_chapter_is_given_its_own_studys_data(cifar, data_folder):
+    """CIFAR-10 lies here, CIFAR-100 does not, and the synthetic set is built."""
+    for name in ("00_a", "08_c", "09_d"):
+        write(name)
+    shutil.copytree(data_folder / "synthetic", cifar.parent / "synthetic")
+    order = make_order({"profile": "smoke", "dataset": "auto", "init": "random"})
+    assert [order.values_of(path)["dataset"] for path in order.notebooks] == ["cifar10", "synthetic", "cifar10"]
+    assert make_order({"profile": "smoke", "dataset": "auto", "init": "random"}, ["08"]).values["dataset"] == "synthetic"
+    own = make_order({"profile": "smoke", "dataset": "cifar", "init": "random"}, ["00", "09"], ["09.dataset=synthetic"])
+    assert [own.values_of(path)["dataset"] for path in own.notebooks] == ["cifar10", "synthetic"]
+    with pytest.raises(InputError, match="CIFAR-100.*cannot be downloaded"):
+        make_order({"profile": "smoke", "dataset": "cifar", "init": "random"})
+    shutil.copytree(cifar, cifar.parent / "cifar100")
+    (cifar.parent / "cifar100" / "classes.txt").write_text("".join(f"class {number}\n" for number in range(100)))
+    order = make_order({"profile": "smoke", "dataset": "auto", "init": "random"})
+    assert [order.values_of(path)["dataset"] for path in order.notebooks] == ["cifar10", "cifar100", "cifar10"]
+    with pytest.raises(InputError, match="about CIFAR-100: dataset must be"):
+        make_order({"profile": "smoke", "dataset": "cifar10", "init": "random"})
 
 
 # Running
