@@ -161,7 +161,8 @@ def test_every_caption_says_that_the_data_are_synthetic(report):
     for chapter in CHAPTERS:
         captions = [" ".join(caption.split()) for caption in pages(report)[f"{chapter}.html"].captions]
         assert len(captions) == sum(map(len, shown_in(chapter).values()))
-        sizes = "128 training and 100 test images" if chapter[:2] in ("05", "06") else "200 training, 100 validation and 200 test images"
+        own = {"05": "128 training and 100 test images", "06": "128 training and 100 test images", "07": "200 training and 200 test images"}
+        sizes = own.get(chapter[:2], "200 training, 100 validation and 200 test images")
         assert [caption for caption in captions if f"Synthetic data: {sizes}" not in caption or "profile smoke" not in caption] == []
         count += len(captions)
     assert count > 20
@@ -170,7 +171,7 @@ def test_every_caption_says_that_the_data_are_synthetic(report):
 def test_the_first_page_says_what_the_report_holds_for(report, printed):
     first, index = printed[0], " ".join((report / "index.html").read_text().split())
     for text in (first, index):
-        for words in ("Knowledge distillation", "Nothing here is a result on CIFAR-10", "synthetic data (digest", "smoke", "random weights", "torch", "Python", "cores"):
+        for words in ("Knowledge distillation", "Nothing here is a result on CIFAR", "synthetic data (digest", "smoke", "random weights", "torch", "Python", "cores"):
             assert words in text, words
     assert re.search(r"Date \d+ \w+ 20\d\d", first)
 
@@ -194,6 +195,23 @@ def test_ours_stand_beside_the_published_values(report, printed):
     for row in tables.itertuples():
         ours, digits = float(row.ours.split()[0]), 2 if "(%)" in row.metric else 3
         assert float(row.difference) == pytest.approx(ours - float(row.published), abs=1.1 * 10**-digits)
+
+
+def test_studies_c_and_d_stand_beside_their_published_values(report, printed):
+    whole = " ".join(printed)
+    for chapter, arms in (("07", {"79.48", "87.54", "67.51", "75.98", "81"}), ("08", {"78.33", "53.72", "56.39"})):
+        table = pd.read_csv(report / "tables" / f"{chapter}_published.csv", dtype=str)
+        assert set(table["published"]) == arms and all(value in whole for value in arms)
+        for row in table.itertuples():
+            assert float(row.difference) == pytest.approx(float(row.ours.split()[0]) - float(row.published), abs=0.011)
+    assert "a difference of 13.49 points; its text claims more than 15 %" in whole
+    assert "other synthetic images" in whole and "stands in for ResNet32x4" in whole and "stand in for ResNet101" in whole
+
+
+def test_the_grid_of_study_d_filled_one_table_for_all_its_cells(smoke, report):
+    taught = {key: summary["teachers"] for key, summary in smoke.summaries().items() if key.startswith("cnn4") and summary["teachers"]}
+    assert len(taught) >= 3 and len({tuple(teachers.items()) for teachers in taught.values()}) == 1
+    assert len(list((smoke.runs / "tables").glob("resnet8x4-*"))) == 1
 
 
 def test_the_tables_hold_what_the_records_hold(smoke, report, printed):

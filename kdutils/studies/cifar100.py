@@ -36,6 +36,7 @@ class Cifar100(Study):
     kd_weights: tuple[float, ...]
     teacher_optimiser: OptimiserSpec = _SHORT
     teacher_batch: int = 128
+    batch_size: int = 128  # of the student
     beyond_epochs: int = 0  # of ResNet8x4 as the literature's student; 0: not run
     teacher_file: str | None = None
     init: str = "random"
@@ -46,7 +47,8 @@ class Cifar100(Study):
         if self.teacher_file:
             return f" The teacher is {self.network} from {Path(self.teacher_file).name}; nothing is known here of the images it has seen."
         stand_in = "" if self.network == "resnet32x4" else ", which stands in for ResNet32x4"
-        students = "" if self.epochs == 100 else f"; students train {self.epochs} epochs, 100 in the document"
+        batch = "" if self.batch_size == 128 else f" with batches of {self.batch_size}"
+        students = "" if self.epochs == 100 else f"; students train {self.epochs} epochs{batch}, 100 in the document{' with batches of 128' * bool(batch)}"
         return f" The teacher is {self.network}{stand_in}, {self.teacher_epochs} epoch{'s' * (self.teacher_epochs > 1)} in all {VIEWS} views{students}."
 
     def student(self, seed: int = 0) -> RunSpec:
@@ -57,7 +59,7 @@ class Cifar100(Study):
             model=ModelSpec(name="cnn4"),
             optimiser=OptimiserSpec(name="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="step", milestones=milestones, factor=0.2),
             epochs=self.epochs,
-            batch_size=128,
+            batch_size=self.batch_size,
             seed=seed,
         )
 
@@ -112,7 +114,7 @@ def _data(**sizes) -> DataSpec:
 
 _PROFILES = {
     "smoke": Cifar100(_data(train_size=200, val_size=100, test_size=200, views=2), (0, 1), (0,), "resnet8x4", 1, 2, (1.0, 4.0), (0.0, 0.5)),
-    "quick": Cifar100(_data(train_size=4000, val_size=1000, test_size=2000, views=8), (0, 1), (0,), "resnet8x4", 8, 20, (2.0, 4.0), (0.0, 0.5, 0.75)),
+    "quick": Cifar100(_data(train_size=8000, val_size=1000, test_size=2000, views=8), (0, 1), (0,), "resnet8x4", 4, 10, (2.0, 4.0), (0.0, 0.5, 0.75), batch_size=32),
     "overnight": Cifar100(_data(val_size=5000, views=8), (0, 1, 2), (0,), "resnet8x4", 12, 20, (2.0, 4.0), (0.0, 0.5, 0.75)),
     "paper": Cifar100(
         _data(val_size=5000), (0, 1, 2, 3, 4), (0,), "resnet32x4", 240, 100, (1.0, 2.0, 4.0, 8.0), (0.0, 0.25, 0.5, 0.75),

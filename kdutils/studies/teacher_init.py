@@ -36,15 +36,15 @@ class TeacherInit(Study):
 
     @property
     def pretraining(self) -> str:
-        """Where the pretrained teacher's weights come from, in words."""
+        """What the pretrained teacher starts from, in words."""
         if self.init == "imagenet":
-            return "ImageNet"
-        return "other synthetic images" if self.data.name == "synthetic" else "CIFAR-100"
+            return "ImageNet's weights"
+        return f"weights trained on {'other synthetic images' if self.data.name == 'synthetic' else 'CIFAR-100'}"
 
     @property
     def _remark(self) -> str:
-        network = f"Teachers are {TITLES[self.network]}s" + ("" if self.network == "resnet101" else ", which stand in for ResNet101")
-        return f" {network}, pretrained on {self.pretraining}, in all {VIEWS} views."
+        stand_in = "" if self.network == "resnet101" else ", which stand in for ResNet101"
+        return f" Teachers are {TITLES[self.network]}s{stand_in}, trained in all {VIEWS} views; the pretrained one starts from {self.pretraining}."
 
     def student(self, seed: int = 0) -> RunSpec:
         """The student of 94,538 parameters, alone: Adam on one cycle that peaks at 4e-3, batch 64."""
