@@ -1,6 +1,6 @@
 """How fast the suite distils, beside the plain loop of the PyTorch tutorials: same networks, images, views, batches;
-what training a binary network costs beside its full-precision twin; and what a chapter tells of cost:
-`scaling_table`.
+what training a binary network costs beside its full-precision twin; and what a chapter tells of cost: `scaling_table`,
+`inference_table` and `grid_needs`.
 
 `benchmark` has study A's task: `small_cnn` learns from ResNet18 with the study's stem, `cifar_pool` (the cheaper `imagenet`
 stem is a parameter), at batch 32 with Adam, T = 4, weight 0.7 and 162 views; `benchmark_cifar100` study D's: `cnn4` learns
@@ -9,7 +9,9 @@ from ResNet32x4 at batch 128 with SGD, T = 4, weight 0.75 and 162 views. Random 
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -31,13 +33,14 @@ from kdutils import jobs
 from kdutils.baseline import loaded_batches, network, resident_batches, teach, teacher_network
 from kdutils.data import Dataset, is_cached, load_dataset, split_indices
 from kdutils.models import build_model
-from kdutils.records import environment
+from kdutils.packing import accounting
+from kdutils.records import Record, environment
 from kdutils.runs import run
 from kdutils.runtime import Runtime, cores, detect_runtime
 from kdutils.specs import DataSpec, Distillation, InputError, ModelSpec, RunSpec
 from kdutils.studies import assignment, binarised, cifar100
 from kdutils.studies.base import Study
-from kdutils.teachers import ViewTable, training_codes
+from kdutils.teachers import FILL_BATCH, ViewTable, training_codes
 from kdutils.training import train
 
 
@@ -313,3 +316,88 @@ def scaling_table(spec: RunSpec, workers: tuple[int, ...] = (1, 2, 4), runs: int
     alone = table.set_index("workers").loc[1, "seconds for all"]
     table = table.assign(**{"images/s": images / table["seconds for all"], "over one worker": alone / table["seconds for all"]})
     return table.round({"seconds for all": 3, "seconds per run": 3, "images/s": 0, "over one worker": 3}).astype({"images/s": int})
+
+
+def inference_table(models: dict[str, nn.Module], batches: tuple[int, int] = (1, 256), rounds: int = 10) -> pd.DataFrame:
+    """What networks cost in use, a row for each, and a last row of ratios: the first over the last, teacher over student.
+
+    Columns: network; parameters; MACs of one image, 3 x 32 x 32; bytes of its numbers as float32 (`kdutils.packing.accounting`);
+    and, measured on this machine, medians over `rounds`: milliseconds for a batch of the first size, images/s in batches of
+    the second. Evaluation mode and channels_last, in the suite's number format, the weights brought into it once.
+    """
+    if len(models) < 2 or rounds < 1 or min(batches) < 1:
+        raise InputError("inference_table compares networks, the teacher first and the student last: give two or more, and batches and rounds of at least 1")
+    rows = []
+    for name, model in models.items():
+        counts = accounting(model)[["parameters", "MACs", "float bytes"]].sum().to_list()
+        latency, seconds = (_forward_seconds(model, batch, rounds) for batch in batches)
+        rows.append((name, *counts, 1000 * latency, batches[1] / seconds))
+    titles = ["network", "parameters", "MACs per image", "float32 (bytes)", f"ms at batch {batches[0]}", f"images/s at batch {batches[1]}"]
+    ratios = [f"{first / last:.3g}" for first, last in zip(rows[0][1:], rows[-1][1:])]
+    shown = [[name, *(f"{count:,}" for count in counts), f"{latency:,.2f}", f"{rate:,.0f}"] for name, *counts, latency, rate in rows]
+    return pd.DataFrame([*shown, [f"{rows[0][0]} over {rows[-1][0]}", *ratios]], columns=titles)
+
+
+@torch.inference_mode()
+def _forward_seconds(model: nn.Module, batch: int, rounds: int) -> float:
+    """Median seconds of a forward pass of a copy of `model`, after a first one that is not counted."""
+    runtime, seconds = detect_runtime(), []
+    model = copy.deepcopy(model).to(runtime.device, memory_format=torch.channels_last).eval()
+    images = torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(runtime.device, memory_format=torch.channels_last)
+    with runtime.autocast():  # one context: it keeps the weights that it has cast
+        for _ in range(rounds + 1):
+            began = time.perf_counter()
+            model(images)
+            if runtime.device.type != "cpu":
+                getattr(torch, runtime.device.type).synchronize()
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
+def fill_rate(teacher: Record, entries: int = 512) -> float:
+    """Entries per second at which a worker fills the teacher's table: measured here in a temporary folder, after a first
+    batch, with as many threads as its run had."""
+    spec, model, dataset, threads = teacher.spec, teacher.load_model(), load_dataset(teacher.spec.data.name), torch.get_num_threads()
+    first, counted = np.split(np.arange(FILL_BATCH + entries), [FILL_BATCH])
+    torch.set_num_threads(int(teacher.summary["environment"]["threads"]))
+    try:
+        with _folder() as folder:
+            table = _table(spec, dataset, folder)
+            _fill(model, spec, dataset, table, first)
+            return _fill(model, spec, dataset, table, counted)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def grid_needs(student: Record, teacher: Record, fill_rate: float, runs: int = 10_000, workers: int = 100) -> pd.DataFrame:
+    """What a grid of `runs` such as `student`, taught from one table of `teacher`, needs of `workers`: quantity, value.
+
+    Every worker is as fast as the one that recorded these two runs, and as `fill_rate` (entries per second): nothing is
+    said of other hardware, nor of start-up and evaluation. The runs may differ in all that leaves epochs and views the same
+    (temperature, weight, seed): they share the entries of one (`kdutils.data.epoch_stream`). First the teacher trains,
+    then all workers fill, then they run.
+    """
+    if min(fill_rate, runs, workers) <= 0:
+        raise InputError(f"grid_needs takes a positive fill_rate, runs and workers, got {fill_rate}, {runs} and {workers}")
+    spec, dataset = student.spec, load_dataset(student.spec.data.name)
+    measured = {f"{facts['hardware']}, threads used {facts['threads']}" for facts in (record.summary["environment"] for record in (student, teacher))}
+    one, training, entries = student.summary["seconds"], teacher.summary["seconds"], len(training_codes(spec, dataset))
+    filling, wall = entries / fill_rate, training + entries / fill_rate / workers + math.ceil(runs / workers) * one
+    table = len(split_indices(dataset.train_labels, spec.data)[0]) * spec.data.views * spec.data.num_classes * 2
+    read = table + sum(array.nbytes for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels))
+    files = [path.stat().st_size for path in student.path.iterdir()]
+    values = {
+        "every worker as fast as the worker measured here": "; ".join(sorted(measured)),
+        "worker-hours in all": f"{(training + filling + runs * one) / 3600:,.2f}",
+        f"hours of wall clock with {workers:,} workers": f"{wall / 3600:,.2f}",
+        "bytes of a record": f"{sum(files):,}",
+        f"bytes of {runs:,} records": f"{runs * sum(files):,}",
+        "files in the store": f"{runs * len(files) + len(list(teacher.path.iterdir())) + 2:,}",  # a table has two
+        "bytes of the teacher's full table": f"{table:,}",
+        "entries to fill": f"{entries:,}",
+        "worker-hours to fill them": f"{filling / 3600:,.2f}",
+        "bytes that every worker reads, table and data set": f"{read:,}",
+        "MB/s of network if all read them within one epoch": f"{workers * read * spec.epochs / one / 1e6:,.1f}",
+        "runs that the scheduler ends per second": f"{runs / wall:,.3g}",
+    }
+    return pd.DataFrame(values.items(), columns=["quantity", "value"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,13 +11,14 @@ from contextlib import contextmanager
 import pandas as pd
 import pytest
 import torch
-from fake_records import spec_of
+from fake_records import record_of, spec_of
 
 import kdutils as kd
 from kdutils import baseline, benchmark
 from kdutils.__main__ import main
-from kdutils.data import load_dataset, render, split_indices
+from kdutils.data import epoch_stream, load_dataset, render, split_indices
 from kdutils.losses import kd_loss
+from kdutils.models import forward_macs
 from kdutils.runtime import Runtime
 from kdutils.specs import VIEWS, InputError, RunSpec
 from kdutils.training import train
@@ -218,3 +220,72 @@ def test_every_number_of_workers_runs_the_same_copies(monkeypatch):
 def test_scaling_says_what_it_cannot_time(spec, workers, runs):
     with pytest.raises(InputError, match="need no other run" if spec.teachers else "1 among them"):
         kd.scaling_table(spec, workers, runs)
+
+
+def test_the_cost_of_teacher_and_student(monkeypatch):
+    models = {"teacher": kd.build_model("resnet32x4", 100), "student": kd.build_model("cnn4", 100)}
+    monkeypatch.setattr(benchmark, "_forward_seconds", lambda model, batch, rounds: batch / (100 if model is models["teacher"] else 8000))
+    table = kd.inference_table(models).set_index("network")
+    assert table.index.tolist() == ["teacher", "student", "teacher over student"]
+    assert table["parameters"].tolist() == ["7,433,860", "799,652", "9.3"]
+    assert table["MACs per image"].tolist()[:2] == [f"{forward_macs(name, 100, {}):,}" for name in ("resnet32x4", "cnn4")]
+    assert table["float32 (bytes)"]["student"] == f"{4 * 799_652:,}"  # it has no batch norm
+    assert table["ms at batch 1"].tolist() == ["10.00", "0.12", "80"] and table["images/s at batch 256"].tolist() == ["100", "8,000", "0.0125"]
+
+
+def test_measuring_a_network_leaves_it_alone():
+    models = {name: kd.build_model(name, 10) for name in ("resnet8x4", "cnn4")}
+    before, random = {name: [value.clone() for value in model.state_dict().values()] for name, model in models.items()}, torch.get_rng_state()
+    table = kd.inference_table(models, batches=(1, 2), rounds=1)
+    assert (table.iloc[:2, 4:].map(lambda shown: float(shown.replace(",", ""))) > 0).all(axis=None)
+    for name, model in models.items():
+        assert model.training and all(map(torch.equal, before[name], model.state_dict().values()))
+    assert torch.equal(torch.get_rng_state(), random)
+    with pytest.raises(InputError, match="two or more"):
+        kd.inference_table({"alone": models["cnn4"]})
+
+
+def _needs(student, teacher, *arguments, **options) -> dict[str, str]:
+    return dict(kd.grid_needs(student, teacher, *arguments, **options).itertuples(index=False))
+
+
+def test_what_a_grid_needs(tmp_path):
+    machine = {"hardware": "an abacus, 2 cores", "threads": "1"}
+    teacher = record_of(tmp_path, spec_of(name="resnet18"), seconds=7200.0, environment=machine)
+    student = record_of(tmp_path, spec_of(temperature=4.0), seconds=36.0, environment=machine)
+    dataset, spec = load_dataset("synthetic"), student.spec
+    shown = {pair for epoch in range(3) for pair in zip(*(part.tolist() for part in epoch_stream(split_indices(dataset.train_labels, spec.data)[0], 2, 0, epoch)))}
+    needs = _needs(student, teacher, len(shown) / 3600, runs=1050, workers=100)  # one worker would fill the table in an hour
+    assert needs["every worker as fast as the worker measured here"] == "an abacus, 2 cores, threads used 1"
+    assert needs["worker-hours in all"] == "13.50"  # 2 + 1 + 1,050 runs of 36 s
+    assert needs["hours of wall clock with 100 workers"] == "2.12"  # 2 + 0.01 + eleven rounds of 0.01
+    assert needs["entries to fill"] == str(len(shown)) and needs["worker-hours to fill them"] == "1.00"
+    assert needs["bytes of the teacher's full table"] == f"{200 * 2 * 10 * 2:,}"
+    read = 8000 + 12_000 * (3072 + 1)
+    assert needs["bytes that every worker reads, table and data set"] == f"{read:,}"
+    assert needs["MB/s of network if all read them within one epoch"] == f"{100 * read / 12 / 1e6:,.1f}"  # three epochs in 36 s
+    size = sum(os.path.getsize(student.path / name) for name in os.listdir(student.path))
+    assert (needs["bytes of a record"], needs["bytes of 1,050 records"]) == (f"{size:,}", f"{1050 * size:,}")
+    assert needs["files in the store"] == f"{1050 * 3 + 3 + 2:,}"  # these records have three files
+    assert needs["runs that the scheduler ends per second"] == f"{1050 / (2.12 * 3600):.3g}"
+
+
+def test_more_workers_take_less_time_for_the_same_work(tmp_path):
+    machine = {"hardware": "an abacus, 2 cores", "threads": "1"}
+    teacher, student = (record_of(tmp_path, spec, seconds=360.0, environment=machine) for spec in (spec_of(name="resnet18"), spec_of(temperature=4.0)))
+    few, many = (_needs(student, teacher, 10.0, workers=workers) for workers in (10, 1000))
+    assert few["worker-hours in all"] == many["worker-hours in all"]
+    hours = [float(needs[f"hours of wall clock with {workers} workers"].replace(",", "")) for needs, workers in ((few, "10"), (many, "1,000"))]
+    assert hours[0] > 90 * hours[1] / 1.2  # the teacher's own six minutes are not shared
+    with pytest.raises(InputError, match="positive"):
+        kd.grid_needs(student, teacher, 0.0)
+
+
+def test_filling_is_measured_with_the_threads_of_the_teachers_run(tmp_path, monkeypatch):
+    teacher = kd.run(benchmark._sized(spec_of(), images=32, epochs=1))
+    teacher.summary["environment"]["threads"] = "2"
+    used, fill = [], benchmark._fill
+    monkeypatch.setattr(benchmark, "_fill", lambda *arguments: used.append((torch.get_num_threads(), len(arguments[-1]))) or fill(*arguments))
+    assert kd.fill_rate(teacher, entries=8) > 0
+    assert used == [(2, 128), (2, 8)] and torch.get_num_threads() == 1
+    assert not (kd.records.runs_dir() / "tables").exists()
