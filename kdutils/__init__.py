@@ -26,6 +26,7 @@ _HOMES = {  # loaded on first use: `python -m kdutils --help` and worker process
         "plot_size_accuracy", "plot_gains", "plot_estimators", "plot_latent_weights",
     ),
     "display": ("Page",),
+    "benchmark": ("scaling_table", "inference_table", "fill_rate", "grid_needs"),
 }  # fmt: skip
 __all__ = [name for names in _HOMES.values() for name in names]
 

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     pack.set_defaults(command=_pack)
 
     benchmark = commands.add_parser("benchmark", help="measure training speed against the usual loop")
-    benchmark.add_argument("what", nargs="?", choices=("distillation", "binary"), default="distillation", help="distillation (default), or binary networks beside their full-precision twins")
+    benchmark.add_argument("what", nargs="?", choices=("distillation", "cifar100", "binary"), default="distillation", help="distillation on CIFAR-10 (default) or CIFAR-100, or binary networks beside their full-precision twins")
     benchmark.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     benchmark.set_defaults(command=_benchmark)
     return parser
@@ -156,9 +156,10 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 def _benchmark(options: argparse.Namespace) -> int:
-    from kdutils.benchmark import benchmark, benchmark_binary
+    from kdutils import benchmark
 
-    (benchmark_binary if options.what == "binary" else benchmark)(json_file=options.json)
+    measure = {"distillation": benchmark.benchmark, "cifar100": benchmark.benchmark_cifar100, "binary": benchmark.benchmark_binary}
+    measure[options.what](json_file=options.json)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The plain loop of the PyTorch tutorials, against which the suite's speed is measured (`kdutils.benchmark`)."""
+"""The plain loop of the PyTorch tutorials (and, with SGD, of RepDistiller), against which the suite's speed is measured (`kdutils.benchmark`)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from kdutils.data import NORMALISATION, Dataset, epoch_stream, render, split_ind
 from kdutils.models import build_model
 from kdutils.runtime import Runtime
 from kdutils.specs import RunSpec
+from kdutils.training import make_optimiser
 
 _RENDERED = 1024  # images that the resident rungs render at a time
 Batches = Callable[[int], Iterable[tuple[torch.Tensor, torch.Tensor]]]  # an epoch's pixels and labels
@@ -64,11 +65,11 @@ def tutorial_loss(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Te
 
 
 def teach(spec: RunSpec, batches: Batches, runtime: Runtime, layout: torch.memory_format) -> tuple[float, float]:
-    """The tutorials' loop, its teacher run in every step: images per second, and the mean loss."""
+    """The tutorials' loop, its teacher run in every step, at a constant learning rate: images per second, and the mean loss."""
     torch.use_deterministic_algorithms(False)  # the tutorials do not ask for it, and need not pay for it
-    kd, teacher = spec.distillation, network(spec.teachers[0]).to(runtime.device, memory_format=layout).eval()
+    kd, teacher = spec.distillation, teacher_network(spec).to(runtime.device, memory_format=layout).eval()
     student = network(spec).to(runtime.device, memory_format=layout).train()
-    optimiser = torch.optim.Adam(student.parameters(), lr=spec.optimiser.learning_rate)
+    optimiser = make_optimiser(spec.optimiser, student, fused=None)
     losses, began, first = [], time.perf_counter(), 0
     for epoch in range(spec.epochs):
         for pixels, labels in batches(epoch):
@@ -92,3 +93,15 @@ def network(spec: RunSpec) -> nn.Module:
     """The run's network, freshly drawn with its seed."""
     torch.manual_seed(spec.seed)
     return build_model(spec.model.name, spec.data.num_classes, **spec.model.options)
+
+
+def teacher_network(spec: RunSpec) -> nn.Module:
+    """The network of the run's first teacher, freshly drawn, with what its residual blocks add halved.
+
+    Untrained, a deep sum of blocks gives logits beyond a hundred, under which a student's loss diverges.
+    """
+    teacher = network(spec.teachers[0])
+    for name, module in teacher.named_modules():
+        if name.endswith("bn2"):
+            nn.init.constant_(module.weight, 0.5)
+    return teacher

@@ -77,7 +77,7 @@ def train(
         model.feature_prior = FeaturePrior(model.fc.out_features, model.fc.in_features)
     model.to(runtime.device, memory_format=torch.channels_last)
     trained = model.fc if features else model
-    optimiser = _optimiser(spec.optimiser, trained)
+    optimiser = make_optimiser(spec.optimiser, trained)
     progress = _resume(checkpoint, model, optimiser) if checkpoint and checkpoint.is_file() else Progress()
     train_indices, val_indices = split_indices(dataset.train_labels, spec.data)
     inputs = _Inputs(dataset, spec, runtime, features)
@@ -222,14 +222,17 @@ def _batches(count: int, size: int) -> list[slice]:
     return [slice(start, stop) for start, stop in zip(starts, starts[1:] + [count])]
 
 
-def _optimiser(spec: OptimiserSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """Of the trainable parameters; what describes a prior, and the logarithm of a scale, do not decay towards zero."""
+def make_optimiser(spec: OptimiserSpec, model: nn.Module, fused: bool | None = True) -> torch.optim.Optimizer:
+    """Of the trainable parameters; what describes a prior, and the logarithm of a scale, do not decay towards zero.
+
+    With `fused` None, PyTorch's own default of how a step is computed.
+    """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     free = [parameter for name, parameter in named if name.endswith(UNDECAYED)]
     groups = [{"params": [parameter for name, parameter in named if not name.endswith(UNDECAYED)]}]
     if free:
         groups.append({"params": free, "weight_decay": 0.0})
-    settings = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "fused": True}
+    settings = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "fused": fused}
     if spec.name == "adam":
         return torch.optim.Adam(groups, **settings)
     return torch.optim.SGD(groups, momentum=spec.momentum, **settings)
