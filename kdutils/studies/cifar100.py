@@ -96,7 +96,7 @@ class Cifar100(Study):
         return {
             "teacher": [self.teacher(seed) for seed in self.teacher_seeds],
             "student alone": [self.student(seed) for seed in self.seeds],
-            "student distilled": [self.taught(*cell, seed) for seed in self.seeds],
+            "distilled student": [self.taught(*cell, seed) for seed in self.seeds],
         }
 
     def beyond(self) -> dict[str, list[RunSpec]]:
