@@ -81,14 +81,14 @@ def train(
     progress = _resume(checkpoint, model, optimiser) if checkpoint and checkpoint.is_file() else Progress()
     train_indices, val_indices = split_indices(dataset.train_labels, spec.data)
     inputs = _Inputs(dataset, spec, runtime, features)
-    saved = time.monotonic()
+    saved, tested = time.monotonic(), None
     while progress.epoch < spec.epochs:
         began = time.monotonic()
         row = _train_epoch(trained, optimiser, inputs, train_indices, spec, runtime, tables, progress.epoch)
         row |= _validate(trained, inputs, val_indices, dataset, runtime)
         if spec.test_curve:
-            logits, labels = _test(model, spec, dataset, runtime)
-            row |= _scores(logits, labels, "test_")
+            tested = _test(model, spec, dataset, runtime)
+            row |= _scores(*tested, "test_")
         progress.seconds += time.monotonic() - began
         progress.epoch += 1
         progress.history.append({"epoch": progress.epoch, **row, "seconds": round(progress.seconds, 3)})
@@ -100,7 +100,7 @@ def train(
         progress.history.append({"epoch": 0, **_validate(trained, inputs, val_indices, dataset, runtime), "seconds": 0.0})
     if hasattr(model, "feature_prior"):
         del model.feature_prior
-    return _finish(model, spec, dataset, runtime, progress, len(train_indices))
+    return _finish(spec, progress, len(train_indices), tested or _test(model, spec, dataset, runtime), runtime)
 
 
 def _validate(model, inputs, val_indices, dataset, runtime) -> dict[str, float]:
@@ -117,8 +117,8 @@ def _test(model, spec, dataset, runtime) -> tuple[torch.Tensor, torch.Tensor]:
     return logits, dataset.test_labels[:test_size]
 
 
-def _finish(model, spec, dataset, runtime, progress, train_size) -> Outcome:
-    logits, labels = _test(model, spec, dataset, runtime)
+def _finish(spec, progress, train_size, tested, runtime) -> Outcome:
+    logits, labels = tested
     last = progress.history[-1]
     metrics = {split: {name: last[f"{split}_{name}"] for name in ("loss", "accuracy") if f"{split}_{name}" in last} for split in ("train", "val")}
     metrics["test"] = _scores(logits, labels, "")

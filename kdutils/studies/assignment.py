@@ -97,7 +97,7 @@ class Assignment(Study):
 
 _ASSIGNMENT = {
     "smoke": Assignment(DataSpec(name="cifar10", train_size=200, val_size=100, test_size=200, views=2), (0, 1), (0,), 2, 1, (4.0,), (0.5, 0.9)),
-    "quick": Assignment(DataSpec(name="cifar10", train_size=4000, val_size=1000, test_size=2000, views=8), (0, 1, 2), (0,), 20, 4, (2.0, 4.0), (0.5, 0.9)),
+    "quick": Assignment(DataSpec(name="cifar10", train_size=3000, val_size=1000, test_size=2000, views=8), (0, 1, 2), (0,), 20, 3, (2.0, 4.0), (0.5, 0.9)),
     "overnight": Assignment(DataSpec(name="cifar10", train_size=9000, val_size=1000), (0, 1, 2), (0,), 30, 20, (2.0, 4.0, 8.0), (0.3, 0.5, 0.7, 0.9)),
     "paper": Assignment(DataSpec(name="cifar10", train_size=9000, val_size=1000), (0, 1, 2, 3, 4), (0, 1, 2, 3, 4), 30, 20, (2.0, 4.0, 8.0), (0.3, 0.5, 0.7, 0.9)),
 }  # fmt: skip
