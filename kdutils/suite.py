@@ -25,6 +25,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from kdutils import cluster
 from kdutils.data import load_dataset, resolve_dataset, split_indices
 from kdutils.export import Cover, export_notebook, export_report, read_chapter, write_index
 from kdutils.files import write_whole
@@ -217,11 +218,13 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
     offered = {name for notebook in notebooks for name in notebook_parameters(notebook)}
     if useless := sorted(shared - offered - {"profile", "dataset", "init"}):
         raise InputError(f"no notebook that is run has a parameter {useless[0]!r}: allowed are {', '.join(sorted(offered))}")
-    workers(), runs_dir()  # they complain before anything is run
+    workers(), runs_dir(), cluster.scheduler()  # they complain before anything is run
     values["dataset"], values["init"] = resolve_dataset(values.get("dataset", "auto")), resolve_init(values.get("init", "auto"))
     for study in (assignment, binarised):
         sizes = study(values["profile"], values["dataset"]).data
         split_indices(load_dataset(sizes.name).train_labels, sizes)  # a part of a data set may be too small for the profile
+    with cluster.connect(cluster.scheduler(), {values["dataset"]}):  # it complains
+        pass
     return Order(notebooks, values, own_values)
 
 
