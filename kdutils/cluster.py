@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import re
 import socket
 import tempfile
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import BrokenExecutor, Future, wait
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import kdutils
@@ -70,14 +71,22 @@ def _client(address: str) -> Iterator:
     for name in ("distributed", "distributed.client"):  # what they would tell is said in one sentence
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
+        _knock(address)
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except Exception as error:  # refused, unknown host, silent, not a scheduler, another protocol version
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise InputError(f"no Dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({reason}): check that it runs, and its host, port and firewall") from None
+        raise InputError(f"no Dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({_first_line(error)}): check that it runs, and its host, port and firewall") from None
     try:
         yield client
     finally:
         client.close()
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nobody speaks first, as a scheduler does: Dask's client would wait for ever for its greeting."""
+    scheme, host, port = re.fullmatch(r"(\w+)://\[?(.*?)\]?:(\d+)", address).groups()
+    with socket.create_connection((host, int(port)), _CONNECT_SECONDS) as connection:
+        if scheme == "tcp" and not connection.recv(1):
+            raise OSError("what listens there is no scheduler")
 
 
 class Cluster(Slots):
@@ -91,7 +100,7 @@ class Cluster(Slots):
         """Every worker with a job that began there, in their order."""
         self._client, self._address, self._question = client, address, (names, token)
         self._ours = _facts(*self._question)
-        self._submit = client.get_executor(pure=False).submit
+        self._executor = client.get_executor(pure=False)
         self._answers: dict[str, Future] = {}
         self._jobs: dict[str, Future] = {}
         self._told: set[str] = set()
@@ -127,15 +136,19 @@ class Cluster(Slots):
 
     def begin(self, slot: str, job: Job, note: str) -> Future:
         self.begun.append((slot, job))
-        self._jobs[slot] = self._submit(attend, job, note, workers=[slot])  # no other: Dask might queue it behind a long one
+        self._jobs[slot] = self._submit(slot, attend, job, note)
         return self._jobs[slot]
+
+    def _submit(self, worker: str, function: Callable, *arguments) -> Future:
+        """Have this worker and no other do it: left to itself, Dask may queue a job behind a long one."""
+        return self._executor.submit(pickle.loads, pickle.dumps(_Call(function, arguments)), workers=[worker])
 
     def _workers(self) -> dict[str, dict]:
         """What the scheduler knows of every worker, by address; those it did not know before are asked for their facts."""
         found = self._client.scheduler_info(n_workers=-1)["workers"]
         if self._client.status != "running":
             raise InputError(f"the connection to the scheduler at {self._address} is lost: finished runs are kept, start it again and give the same command")
-        self._answers = {worker: self._answers.get(worker) or self._submit(_facts, *self._question, workers=[worker]) for worker in found}
+        self._answers = {worker: self._answers.get(worker) or self._submit(worker, _facts, *self._question) for worker in found}
         return found
 
     def _complaint(self, worker: str, known: dict) -> str | None:
@@ -149,7 +162,7 @@ class Cluster(Slots):
         if isinstance(error, (ImportError, AttributeError)):
             return f"the worker {worker} has no kdutils, or another ({error}): install this one, {self._ours['code']}, there and start the worker again"
         if error:
-            return f"the worker {worker} cannot do these runs: {error}"
+            return f"the worker {worker} cannot do these runs: {_first_line(error)}"
         unlike = _difference(answer.result(), self._ours)
         return f"the worker {worker} {unlike}" if unlike else None
 
@@ -157,6 +170,17 @@ class Cluster(Slots):
         if sentence not in self._told:
             self._told.add(sentence)
             warnings.warn(sentence, stacklevel=5)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Its pickle makes the call when it is loaded: a scheduler passes it on without kdutils, and a worker without it says so."""
+
+    function: Callable
+    arguments: tuple
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        return self.function, self.arguments
 
 
 def _facts(names: list[str], token: str) -> dict:
@@ -185,6 +209,10 @@ def _difference(theirs: dict, ours: dict) -> str | None:
     if theirs["host"] != ours["host"] and theirs["file_system"].startswith(_INCOHERENT):
         return f"is on another machine and has the run store on {theirs['file_system']}, where machines lose each other's entries of teacher tables: use Lustre, GPFS or CephFS, or one machine"
     return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _file_system(folder: Path) -> str:

@@ -92,6 +92,9 @@ def complaint(arguments, world, capsys) -> str:
         "report -p seeds=[]": ["seeds", "at least one"],
         "report -p seeds=3": ["seeds", "list", "3"],
         "report -p init=zeros": ["init", "auto", "imagenet", "random", "'zeros'"],
+        "report --scheduler host:8786": ["'host:8786'", "tcp://host:8786"],
+        "run 01 --scheduler tcp://host:99999": ["'tcp://host:99999'", "tcp://host:8786"],
+        "report --scheduler=": ["''", "tcp://host:8786"],
         "data mnist": ["'mnist'", "cifar10", "cifar100", "synthetic"],
         "export missing.ipynb": ["missing.ipynb"],
         "pack wrn_22-0 bonn.safetensors": ["'wrn_22-0'", "recorded are none yet", "records/"],
@@ -192,18 +195,18 @@ def test_help_teaches(capsys):
         main(["--help"])
     said = capsys.readouterr().out
     assert end.value.code == 0
-    for word in ("report", "run", "data", "export", "pack", "benchmark", "examples:", "-p 03.temperature=4", "KD_DATA_DIR", "KD_RUNS_DIR", "KD_WORKERS"):
+    for word in ("report", "run", "data", "export", "pack", "benchmark", "cluster-demo", "examples:", "-p 03.temperature=4", "KD_DATA_DIR", "KD_RUNS_DIR", "KD_WORKERS", "KD_SCHEDULER"):
         assert word in said
 
 
-@pytest.mark.parametrize("command", ["report", "run", "data", "export", "pack", "benchmark"])
+@pytest.mark.parametrize("command", ["report", "run", "data", "export", "pack", "benchmark", "cluster-demo"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     said = capsys.readouterr().out
     assert end.value.code == 0 and f"usage: python -m kdutils {command}" in said
     if command in ("report", "run"):
-        assert all(word in said for word in ("smoke", "quick", "paper", "--dataset", "--seeds", "[NOTEBOOK.]NAME=VALUE"))
+        assert all(word in said for word in ("smoke", "quick", "paper", "--dataset", "--seeds", "--scheduler", "[NOTEBOOK.]NAME=VALUE"))
 
 
 def test_data_lists_what_there_is(synthetic, capsys):
