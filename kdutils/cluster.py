@@ -145,8 +145,11 @@ class Cluster(Slots):
 
     def _workers(self) -> dict[str, dict]:
         """What the scheduler knows of every worker, by address; those it did not know before are asked for their facts."""
-        found = self._client.scheduler_info(n_workers=-1)["workers"]
-        if self._client.status != "running":
+        try:  # not client.scheduler_info(): what it returns may at times be a later answer without the workers
+            found = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
+        except OSError:
+            found = None
+        if found is None or self._client.status != "running":
             raise InputError(f"the connection to the scheduler at {self._address} is lost: finished runs are kept, start it again and give the same command")
         self._answers = {worker: self._answers.get(worker) or self._submit(worker, _facts, *self._question) for worker in found}
         return found

@@ -219,7 +219,14 @@ def test_workers_that_all_leave_are_awaited_and_an_unfit_newcomer_gets_nothing(t
         def get_executor(self, pure):
             return None
 
-        def scheduler_info(self, n_workers):
+        @property
+        def scheduler(self):
+            return self
+
+        def sync(self, function, **arguments):
+            return function(**arguments)
+
+        def identity(self, n_workers):
             return {"workers": {name: {"nthreads": 2 if name.endswith("2") else 1, "status": "running"} for name in self.views.pop(0)}}
 
     class Done(cluster.Future):
