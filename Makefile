@@ -1,13 +1,14 @@
 # make report   set up, run the suite on the quick profile, say where the report is
 # make test     set up, run the tests
 # make lab      set up, open the notebooks in JupyterLab
+# make cluster-demo  set up, run a small grid on a Dask cluster of this machine
 # make clean    remove the environment and the made reports; recorded runs and data stay
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: report test lab clean
+.PHONY: report test lab cluster-demo clean
 
 report: $(READY)
 	$(BIN)/python -m kdutils report $(ARGS)
@@ -17,6 +18,9 @@ test: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks
+
+cluster-demo: $(READY)
+	$(BIN)/python -m kdutils cluster-demo
 
 # uv installs the same wheels as pip, with several downloads at once
 $(READY): requirements.txt pyproject.toml

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ examples:
   python -m kdutils report --profile paper --seeds 0,1,2
   python -m kdutils report --only 01,03 -p 03.temperature=4 -p 03.kd_weight=0.9
   python -m kdutils run 03_one_teacher -p temperature=4
+  python -m kdutils report --scheduler tcp://host:8786  the runs on a Dask cluster; `cluster-demo` shows one here
   python -m kdutils data                                what data there is; `data cifar10` fetches it
   python -m kdutils export my_executed_notebook.ipynb   HTML and PDF beside it
   python -m kdutils pack wrn_22-d4884a27c5571bbd bonn.safetensors
@@ -22,6 +24,7 @@ folders, by environment variable:
   KD_DATA_DIR   data sets and pretrained weights (default: data/ of the project)
   KD_RUNS_DIR   finished runs and teacher tables (default: runs/ of the project)
   KD_WORKERS    worker processes (default: one for each core)
+  KD_SCHEDULER  a Dask scheduler, as --scheduler (default: none, all runs on this machine)
 
 A run that is recorded is never run again; an interrupted suite goes on where it was when the command is repeated.
 """
@@ -55,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--dataset", default="auto", help="cifar (each study's own: CIFAR-10 or CIFAR-100), synthetic, or auto (default): CIFAR where it can be had")
         command.add_argument("--seeds", help="seeds separated by commas, such as 0,1,2 (default: the profile's)")
         command.add_argument("-p", dest="settings", action="append", default=[], metavar="[NOTEBOOK.]NAME=VALUE", help="a parameter of one notebook, or of all that have it")
+        command.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler such as tcp://host:8786, whose workers do the runs (default: KD_SCHEDULER, else this machine's processes)")
 
     data = commands.add_parser("data", help="fetch, check and list data sets")
     data.add_argument("names", nargs="*", metavar="NAME", help="cifar10, cifar100 or synthetic; none: list what is here")
@@ -74,12 +78,17 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("what", nargs="?", choices=("distillation", "cifar100", "binary"), default="distillation", help="distillation on CIFAR-10 (default) or CIFAR-100, or binary networks beside their full-precision twins")
     benchmark.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     benchmark.set_defaults(command=_benchmark)
+
+    demo = commands.add_parser("cluster-demo", help="a small grid of runs on a Dask cluster of two workers on this machine")
+    demo.set_defaults(command=_cluster_demo)
     return parser
 
 
 def _report(options: argparse.Namespace) -> int:
-    from kdutils import suite
+    from kdutils import cluster, suite
 
+    if options.scheduler is not None:
+        os.environ["KD_SCHEDULER"] = cluster.check_address(options.scheduler)  # the notebooks' kernels inherit it
     only = options.only.split(",") if options.only is not None else None
     values = {"profile": options.profile, "dataset": options.dataset}
     if options.seeds is not None:
@@ -160,6 +169,13 @@ def _benchmark(options: argparse.Namespace) -> int:
 
     measure = {"distillation": benchmark.benchmark, "cifar100": benchmark.benchmark_cifar100, "binary": benchmark.benchmark_binary}
     measure[options.what](json_file=options.json)
+    return 0
+
+
+def _cluster_demo(options: argparse.Namespace) -> int:
+    from kdutils import cluster
+
+    cluster.demo()
     return 0
 
 

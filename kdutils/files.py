@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from kdutils.specs import InputError
 
@@ -14,7 +15,7 @@ def write_whole(path: Path, content: bytes) -> Path:
 
     Raises `InputError` that names the folder where it cannot be written, a full disk included.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft = path.with_name(f".{path.name}.{uuid4().hex}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(content)

@@ -1,15 +1,17 @@
-"""Many jobs at once through any `concurrent.futures.Executor`, with progress, and safe against a dying worker."""
+"""Many jobs at once, in worker processes here or elsewhere, with progress; a worker that dies costs its own job's work only."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import threading
+import time
 import warnings
-from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor, wait
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -21,8 +23,9 @@ from kdutils.records import runs_dir
 from kdutils.runtime import cores, detect_runtime
 from kdutils.specs import InputError
 
-_TRIES = 3  # how often jobs are given anew after a worker died
+_TRIES = 3  # how often a job begins, each time but the first after its worker died
 _POLL_SECONDS = 0.5
+_DEADLY = f"{{}} has cost {_TRIES} worker processes (killed, or out of memory): give each worker more memory, on one machine by a smaller KD_WORKERS"
 
 
 @dataclass(frozen=True)
@@ -77,25 +80,62 @@ def workers() -> int:
     return int(given) if given else (cores() if detect_runtime().device.type == "cpu" else 1)
 
 
-def execute(jobs: list[Job], progress: Progress, executor: Executor | None = None) -> None:
-    """Do the jobs through `executor`, the most expensive first; raises what the first failing one raised, at the end.
+class Slots:
+    """Where jobs go: each slot does one at a time. Of an executor, which queues jobs itself, there are as many as jobs."""
 
-    Without an executor, `workers()` processes share the machine, each with its share of the threads. Jobs must be
-    repeatable at no cost once done: after a worker died, all of them are given again to a new pool.
+    losses: tuple[type[BaseException], ...] = (BrokenExecutor,)
+    """What a job's future raises when not the job failed, but its worker died."""
+
+    def __init__(self, executor: Executor, count: int):
+        self._executor, self._count = executor, count
+
+    def __enter__(self) -> Slots:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def present(self) -> Collection[Hashable]:
+        """The slots there are now; a job whose slot is no longer among them has lost its worker."""
+        return range(self._count)
+
+    def begin(self, slot: Hashable, job: Job, note: str) -> Future:
+        """Have `job` done in a free slot, its progress noted in file `note` of the store."""
+        return self._executor.submit(attend, job, note)
+
+
+class _Processes(Slots):
+    """Worker processes of this machine, each a pool of its own, so that one that dies breaks no other."""
+
+    def __init__(self, count: int):
+        self._count, self._pools = count, {}
+
+    def __exit__(self, *_) -> None:
+        for pool in self._pools.values():
+            pool.shutdown()
+
+    def begin(self, slot: Hashable, job: Job, note: str) -> Future:
+        try:
+            return self._pools[slot].submit(attend, job, note)
+        except (KeyError, BrokenProcessPool):  # the slot's first job, or its process has died
+            self._pools[slot] = _pool()
+            return self._pools[slot].submit(attend, job, note)
+
+
+def execute(jobs: list[Job], progress: Progress, executor: Executor | Slots | None = None) -> None:
+    """Do the jobs, the most expensive first; raises what the first failing one raised, at the end.
+
+    Without `executor`, `workers()` processes share the machine, each with its share of the threads. A job whose worker
+    died begins again, so jobs must be repeatable at no cost once done.
     """
     jobs = sorted(jobs, key=lambda job: -job.work)
     if jobs and executor is None and workers() == 1:
         _in_this_process(jobs, progress)
+    elif jobs and isinstance(executor, Slots):
+        _dispatch(executor, jobs, progress)
     elif jobs:
-        for attempt in range(_TRIES):
-            try:
-                with nullcontext(executor) if executor else _pool() as pool:
-                    _through(pool, jobs, progress)
-                break
-            except BrokenProcessPool:
-                if attempt == _TRIES - 1:
-                    raise
-                warnings.warn("a worker process died (killed, or out of memory): its run begins again", stacklevel=2)
+        with Slots(executor, len(jobs)) if executor else _Processes(min(workers(), len(jobs))) as slots:
+            _dispatch(slots, jobs, progress)
     progress.finish(jobs)
 
 
@@ -118,30 +158,60 @@ def _in_this_process(jobs: list[Job], progress: Progress) -> None:
         raise failures[0]
 
 
-def _through(pool: Executor, jobs: list[Job], progress: Progress) -> None:
-    with tempfile.TemporaryDirectory(prefix=".progress-", dir=runs_dir()) as folder:
-        notes = [Path(folder) / str(number) for number in range(len(jobs))]
-        futures = [pool.submit(_attend, job, note) for job, note in zip(jobs, notes)]
-        while wait(futures, timeout=_POLL_SECONDS).not_done:
-            progress.show(jobs, [1.0 if future.done() else _fraction(note) for future, note in zip(futures, notes)])
-    for future in futures:
-        future.result()
+def _dispatch(slots: Slots, jobs: list[Job], progress: Progress) -> None:
+    """Keep every slot at work until all jobs have ended; only what can begin at once is given away."""
+    waiting, running, deaths, outcomes = list(range(len(jobs))), {}, Counter(), {}
+    with tempfile.TemporaryDirectory(prefix=".progress-", dir=runs_dir(), ignore_cleanup_errors=True) as folder:
+        notes = [f"{Path(folder).name}/{number}" for number in range(len(jobs))]
+        while waiting or running:
+            present = slots.present()
+            for slot in [slot for slot in present if slot not in running][: len(waiting)]:
+                number = waiting.pop(0)
+                running[slot] = number, slots.begin(slot, jobs[number], notes[number])
+            _pause([future for _, future in running.values()])
+            for slot in [slot for slot, (_, future) in running.items() if future.done() or slot not in present]:
+                number, future = running.pop(slot)
+                error = _error(future)
+                died = isinstance(error, slots.losses)
+                deaths[number] += died
+                if died and deaths[number] < _TRIES:
+                    warnings.warn(f"a worker process died (killed, or out of memory): its job ({jobs[number].title}) begins again", stacklevel=4)
+                    waiting.insert(0, number)
+                else:
+                    outcomes[number] = InputError(_DEADLY.format(jobs[number].title)) if died else error
+            progress.show(jobs, [1.0 if number in outcomes else _fraction(note) for number, note in enumerate(notes)])
+    for number in sorted(outcomes):
+        if outcomes[number]:
+            raise outcomes[number]
 
 
-def _attend(job: Job, note: Path) -> None:
-    """In a worker: do the job, noting its progress in a file, which any machine that shares the store can read."""
+def _pause(futures: list[Future]) -> None:
+    if futures:
+        wait(futures, _POLL_SECONDS, FIRST_COMPLETED)
+    else:
+        time.sleep(_POLL_SECONDS)
+
+
+def _error(future: Future) -> BaseException | None:
+    """What the job raised; a `BrokenExecutor` for one whose slot has gone, which then must not be done there any more."""
+    future.cancel()
+    return BrokenExecutor() if future.cancelled() else future.exception()
+
+
+def attend(job: Job, note: str) -> None:
+    """In a worker: do the job, noting its progress in a file of the store, which all machines share."""
 
     def report(fraction: float) -> None:
         with suppress(OSError):  # the one who asked may have gone
-            note.write_text(str(fraction))
+            (runs_dir() / note).write_text(str(fraction))
 
     report(0.0)
     job.function(*job.arguments, report)
 
 
-def _fraction(note: Path) -> float | None:
+def _fraction(note: str) -> float | None:
     try:
-        return float(note.read_text())
+        return float((runs_dir() / note).read_text())
     except (OSError, ValueError):  # not begun, or just being written
         return None
 
@@ -150,7 +220,7 @@ def _pool() -> ProcessPoolExecutor:
     context = get_context("forkserver")
     context.set_forkserver_preload(["kdutils.runs"])  # PyTorch is imported once, not once for each worker
     settings = {name: value for name, value in os.environ.items() if name.startswith("KD_")}  # the fork server has older ones
-    return ProcessPoolExecutor(workers(), context, _begin_worker, (max(1, cores() // workers()), settings))
+    return ProcessPoolExecutor(1, context, _begin_worker, (max(1, cores() // workers()), settings))
 
 
 def _begin_worker(threads: int, settings: dict[str, str]) -> None:

@@ -8,13 +8,15 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from torch import nn
 
+from kdutils import cluster
 from kdutils.data import load_dataset
-from kdutils.jobs import Job, Progress, execute
+from kdutils.jobs import Job, Progress, Slots, execute
 from kdutils.models import build_model, forward_macs, load_imagenet, load_weights_file
 from kdutils.records import Record, find, runs_dir, save
 from kdutils.runtime import detect_runtime
@@ -114,8 +116,10 @@ def _hash(*parts: str | bytes) -> str:
     return hashlib.sha256(b"\n".join(part if isinstance(part, bytes) else part.encode() for part in parts)).hexdigest()[:16]
 
 
-def run_all(specs: Iterable[RunSpec], executor: Executor | None = None) -> list[Record]:
+def run_all(specs: Iterable[RunSpec], executor: Executor | Slots | None = None) -> list[Record]:
     """The records of `specs`, in their order, equal ones run once, with a progress bar and its ETA.
+
+    They run through `executor`, else on the Dask cluster that `KD_SCHEDULER` names, else in processes of this machine.
 
     Runs of one depth go together through `kdutils.jobs.execute`, the longest first: those that need none, then the
     filling of their tables in shards, then those that need them.
@@ -125,13 +129,17 @@ def run_all(specs: Iterable[RunSpec], executor: Executor | None = None) -> list[
     if todo:
         levels = [[spec for spec in todo if _depth(spec) == depth] for depth in range(1 + max(map(_depth, todo)))]
         expected = [_fill_work(_wanted_entries(level)) for level in levels]
-        with Progress(sum(expected) + sum(map(_run_work, todo)), len(todo)) as progress:
+        with _executor(executor, todo) as executor, Progress(sum(expected) + sum(map(_run_work, todo)), len(todo)) as progress:
             for level, expectation in zip(levels, expected):
                 filling = _fill_jobs(_wanted_entries(level))
                 progress.correct(sum(job.work for job in filling) - expectation)
                 execute(filling, progress, executor)
                 execute([Job(run, (spec,), _run_work(spec), f"{spec.model.name}, seed {spec.seed}", is_run=True) for spec in level], progress, executor)
     return [run(spec) for spec in specs]
+
+
+def _executor(given: Executor | Slots | None, specs: list[RunSpec]):
+    return nullcontext(given) if given else cluster.connect(cluster.scheduler(), {spec.data.name for spec in specs})
 
 
 def run_arms(arms: dict[str, list[RunSpec]]) -> dict[str, list[Record]]:

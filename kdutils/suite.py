@@ -26,6 +26,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from kdutils import cluster
 from kdutils.data import load_dataset, resolve_dataset, split_indices
 from kdutils.export import Cover, export_notebook, export_report, read_chapter, write_index
 from kdutils.files import write_whole
@@ -225,7 +226,7 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
     offered = {name for notebook in notebooks for name in notebook_parameters(notebook)}
     if useless := sorted(shared - offered - {"profile", "dataset", "init"}):
         raise InputError(f"no notebook that is run has a parameter {useless[0]!r}: allowed are {', '.join(sorted(offered))}")
-    workers(), runs_dir()  # they complain before anything is run
+    workers(), runs_dir(), cluster.scheduler()  # they complain before anything is run
     wanted, values["init"] = values.get("dataset", "auto"), resolve_init(values.get("init", "auto"))
     sets = {path.stem: _OWN_DATA.get(path.stem[:2], "cifar10") for path in notebooks}
     found = {own: resolve_dataset(wanted, own) for own in dict.fromkeys(sets.values())}
@@ -239,6 +240,8 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
         given = {name: value for name, value in order.values_of(notebook).items() if name in inspect.signature(study).parameters}
         sizes = study(**given).data
         split_indices(load_dataset(sizes.name).train_labels, sizes)  # a part of a data set may be too small for the profile
+    with cluster.connect(cluster.scheduler(), {order.values_of(notebook)["dataset"] for notebook in notebooks}):  # it complains
+        pass
     return order
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Callable
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ class ViewTable:
 
     Both files are sparse: only filled entries take room on disk. Values reach the file before their mark does, so a
     process killed in between leaves entries to be computed again, never wrong ones.
+
+    Processes fill entries side by side, of one page of the file too. Several machines may do so only on a file system
+    that keeps maps coherent between them (Lustre, GPFS, CephFS); NFS writes whole pages back, and would lose entries.
     """
 
     def __init__(self, folder: Path, images: int, columns: int):
@@ -90,7 +94,7 @@ class ViewTable:
 def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     """The array at `path`, created full of zeros (and without taking room) if it is not there."""
     if not path.exists():
-        draft = path.with_name(f".{path.name}-{os.getpid()}")
+        draft = path.with_name(f".{path.name}-{uuid4().hex}")  # machines that share the store may share process ids
         np.lib.format.open_memmap(draft, mode="w+", dtype=dtype, shape=shape)
         try:
             os.link(draft, path)  # unlike a rename, never replaces a table that another process has begun to fill

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -278,7 +279,7 @@ def _save_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimi
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value.contiguous() for name, value in state.items() if torch.is_tensor(value)}
-    draft = path.with_suffix(f".draft-{os.getpid()}")
+    draft = path.with_suffix(f".draft-{uuid4().hex}")
     try:
         path.parent.mkdir(exist_ok=True)  # another process that ran the same spec may have finished, and tidied up
         save_file(tensors, draft, metadata={"progress": json.dumps(vars(progress))})

@@ -25,6 +25,7 @@ def isolated(data_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("KD_RUNS_DIR", str(tmp_path / "runs"))
     for name in ("KD_CHECKPOINT_SECONDS", "KD_USED_RUNS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KD_SCHEDULER", "")
     monkeypatch.setenv("KD_WORKERS", os.environ.get("KD_WORKERS", "1"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))  # no weights that this machine happens to have cached
     deterministic = torch.are_deterministic_algorithms_enabled()

@@ -97,6 +97,9 @@ def complaint(arguments, world, capsys) -> str:
         "run 08 -p kd_weight=2": ["kd_weight", "less than or equal to 1", "(got 2)"],
         "run 08 -p temperature=[1,2]": ["temperature", "number", "[1, 2]"],
         "run 07 -p init=pretrain:mnist": ["init", "imagenet", "random", "pretrain:cifar100", "'pretrain:mnist'"],
+        "report --scheduler host:8786": ["'host:8786'", "tcp://host:8786"],
+        "run 01 --scheduler tcp://host:99999": ["'tcp://host:99999'", "tcp://host:8786"],
+        "report --scheduler=": ["''", "tcp://host:8786"],
         "data mnist": ["'mnist'", "cifar10", "cifar100", "synthetic"],
         "export missing.ipynb": ["missing.ipynb"],
         "pack wrn_22-0 bonn.safetensors": ["'wrn_22-0'", "recorded are none yet", "records/"],
@@ -206,18 +209,18 @@ def test_help_teaches(capsys):
         main(["--help"])
     said = capsys.readouterr().out
     assert end.value.code == 0
-    for word in ("report", "run", "data", "export", "pack", "benchmark", "examples:", "-p 03.temperature=4", "KD_DATA_DIR", "KD_RUNS_DIR", "KD_WORKERS"):
+    for word in ("report", "run", "data", "export", "pack", "benchmark", "cluster-demo", "examples:", "-p 03.temperature=4", "KD_DATA_DIR", "KD_RUNS_DIR", "KD_WORKERS", "KD_SCHEDULER"):
         assert word in said
 
 
-@pytest.mark.parametrize("command", ["report", "run", "data", "export", "pack", "benchmark"])
+@pytest.mark.parametrize("command", ["report", "run", "data", "export", "pack", "benchmark", "cluster-demo"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     said = capsys.readouterr().out
     assert end.value.code == 0 and f"usage: python -m kdutils {command}" in said
     if command in ("report", "run"):
-        assert all(word in said for word in ("smoke", "quick", "paper", "--dataset", "--seeds", "[NOTEBOOK.]NAME=VALUE"))
+        assert all(word in said for word in ("smoke", "quick", "paper", "--dataset", "--seeds", "--scheduler", "[NOTEBOOK.]NAME=VALUE"))
 
 
 def test_data_lists_what_there_is(synthetic, capsys):

@@ -9,6 +9,7 @@ import multiprocessing.forkserver
 import os
 import shutil
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
-from kdutils import jobs, runs
+from kdutils import runs
 from kdutils.data import load_dataset
 from kdutils.jobs import Job, Progress, execute, workers
 from kdutils.records import Record, find, runs_dir
@@ -229,6 +230,37 @@ def die_once(flag: Path, report) -> None:
     kill_this_worker_once(flag)
 
 
+def lines(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+def wait_for(count: int, path: Path) -> None:
+    """Until the file has so many lines, or a minute has gone: the other job has not come so far."""
+    for _ in range(600):
+        if len(lines(path)) >= count:
+            return
+        time.sleep(0.1)
+    raise TimeoutError(path)
+
+
+def die_beside(other: Path, own: Path, report) -> None:
+    """Begun for the first time: dies once the other job has begun."""
+    note("begun", own)
+    if len(lines(own)) == 1:
+        wait_for(1, other)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def outlive(other: Path, own: Path, report) -> None:
+    """Ends only after the other job has begun again."""
+    note("begun", own)
+    wait_for(2, other)
+
+
+def die_always(report) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def run_after_a_death(spec: RunSpec, report=lambda fraction: None) -> Record:
     kill_this_worker_once(runs_dir() / "died")
     return run(spec, report)
@@ -286,6 +318,14 @@ def test_after_a_death_all_jobs_are_done(tmp_path, two_workers):
     assert flag.exists() and set(path.read_text().split()) == set("0123")
 
 
+def test_a_death_costs_no_other_job_its_work(tmp_path, two_workers):
+    dying, living = tmp_path / "dying", tmp_path / "living"
+    todo = [Job(die_beside, (living, dying), 1.0, "dying"), Job(outlive, (dying, living), 1.0, "living")]
+    with pytest.warns(UserWarning, match="a worker process died.*dying"), Progress(2.0, 0) as progress:
+        execute(todo, progress)
+    assert len(lines(dying)) == 2 and len(lines(living)) == 1
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_failing_job_does_not_keep_others_from_finishing(tmp_path, monkeypatch, two_workers, processes):
     monkeypatch.setenv("KD_WORKERS", processes)
@@ -330,17 +370,12 @@ def test_a_killed_process_leaves_no_half_record_and_the_next_ends_with_the_same_
     assert numbers(run(cnn(epochs=4))) == numbers(resumed)
 
 
-def test_a_pool_that_keeps_dying_is_an_error(monkeypatch):
-    attempts = []
-
-    def broken(pool, todo, progress):
-        attempts.append(pool)
-        raise jobs.BrokenProcessPool("gone")
-
-    monkeypatch.setattr(jobs, "_through", broken)
-    with pytest.warns(UserWarning), pytest.raises(jobs.BrokenProcessPool), ThreadPoolExecutor(1) as executor:
-        execute([Job(fail, (), 1.0, "")], Progress(1.0, 0), executor)
-    assert 2 <= len(attempts) <= 5
+def test_a_job_that_keeps_killing_its_worker_is_an_error_after_the_others_are_done(tmp_path, two_workers):
+    path = tmp_path / "notes"
+    todo = [Job(die_always, (), 5.0, "the large one"), *(Job(note, (str(n), path), 1.0, str(n)) for n in range(3))]
+    with pytest.warns(UserWarning) as warned, pytest.raises(InputError, match="the large one has cost 3 .*KD_WORKERS"), Progress(8.0, 0) as progress:
+        execute(todo, progress)
+    assert len(warned) == 2 and sorted(lines(path)) == list("012")
 
 
 def test_a_record_made_from_other_data_is_set_aside_and_run_again(monkeypatch):
