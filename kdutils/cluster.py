@@ -239,7 +239,7 @@ def demo() -> None:
     with tempfile.TemporaryDirectory(prefix="kdutils-") as store:
         try:
             os.environ["KD_RUNS_DIR"] = store
-            with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as machines:
+            with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as machines:
                 print(f"2 workers on this machine, scheduler {machines.scheduler_address}", flush=True)
                 with connect(machines.scheduler_address, {"synthetic"}) as cluster:
                     grid = grid_table(run_all(study.grid(("resnet18",)), cluster))
