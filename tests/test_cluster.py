@@ -240,7 +240,7 @@ def test_a_grid_has_the_same_numbers_although_a_worker_was_killed(address, home,
 def test_the_demo_shows_a_grid_and_who_ran_what(capsys):
     assert main(["cluster-demo"]) == 0
     said = capsys.readouterr().out
-    assert "kd_weight" in said and said.count(" ran:") in (1, 2) and said.count("temperature 4, kd_weight 0.9") == 1 and said.count("resnet18, seed 0") == 1
+    assert "kd_weight" in said and said.count(" ran:") in (1, 2) and said.count("temperature 4, kd_weight 0.5") == 1 and said.count("resnet8x4, seed 0") == 1
 
 
 def test_dask_is_imported_only_for_a_scheduler():
