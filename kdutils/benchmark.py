@@ -212,7 +212,10 @@ def benchmark_cifar100(
 
     The plain arm, which is slow, sees `plain_images` once. `runs` students alone are run by each number of workers in `scaling`.
 
-    - `ratio_resnet32x4_cnn4`, `ratio_with_filling`: `ratio_filled` and `ratio_with_filling` of `benchmark`, for study D;
+    - `ratio_resnet32x4_cnn4`: our images per second with a filled table over those of the plain loop as it is published, in one
+      process with its loaders;
+    - `ratio_side_by_side`, `ratio_with_filling`: `ratio_filled` and `ratio_with_filling` of `benchmark`, for study D, where the
+      plain loop too may run several times at once;
     - `ratio_two_workers`: images per second of two workers with one thread each over those of one (`scaling_table`).
     """
     spec = cifar100_spec(images, epochs)
@@ -222,7 +225,8 @@ def benchmark_cifar100(
     ratios = _ratios(rates, study_size(study, study.grid()))
     table = scaling_table(_sized(study.student(), images, epochs), scaling, runs)
     result = {
-        "ratio_resnet32x4_cnn4": ratios.pop("ratio_filled"),
+        "ratio_resnet32x4_cnn4": max(_of(rates, "kdutils").values()) / max(_of(rates, "plain, one process").values()),
+        "ratio_side_by_side": ratios.pop("ratio_filled"),
         "ratio_two_workers": float(table.set_index("workers").loc[2, "over one worker"]),
         **ratios,
         "images_per_second": _of(rates, ("plain", "kdutils")),
@@ -232,7 +236,8 @@ def benchmark_cifar100(
         "environment": environment(detect_runtime()),
     }
     print(f"\n{runs} students alone, by workers with one thread each:\n{_printed(table, 2)}")
-    _show(result, result["ratio_resnet32x4_cnn4"])
+    print(f"\nover the plain loop in one process: {result['ratio_resnet32x4_cnn4']:.1f}x")
+    _show(result, result["ratio_side_by_side"])
     return _kept(result, json_file)
 
 
