@@ -223,6 +223,8 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
             shared.add(name)
     for given in [values, *own_values.values()]:
         check_parameters(given)
+        if given.get("teacher_file"):  # a chapter runs in another folder than the command
+            given["teacher_file"] = str(Path(given["teacher_file"]).expanduser().absolute())
     offered = {name for notebook in notebooks for name in notebook_parameters(notebook)}
     if useless := sorted(shared - offered - {"profile", "dataset", "init"}):
         raise InputError(f"no notebook that is run has a parameter {useless[0]!r}: allowed are {', '.join(sorted(offered))}")

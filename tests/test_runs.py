@@ -455,6 +455,7 @@ def test_a_file_gives_the_weights_and_is_named_and_followed_when_it_changes(tmp_
         assert record.summary["metrics"] == {split: trained.summary["metrics"][split] for split in ("val", "test")}
         assert np.array_equal(record.predictions[0], trained.predictions[0]) and list(record.history["epoch"]) == [0]
         assert record.summary["images_per_second"] == 0.0 and find(spec).spec == spec
+        assert run_all([spec])[0].digest == record.digest  # no work at all, and a bar for it
         assert run(student(spec, data=spec.data)).summary["teachers"] == {spec.key: record.digest}
     torch.save({"model": run(x4(seed=5)).load_model().state_dict()}, file)
     with pytest.warns(UserWarning, match="the weights in .*teacher.pth have changed since"):

@@ -103,6 +103,7 @@ def test_impossible_values_are_refused(make):
         (lambda: cnn(model=ModelSpec(name="resnet32x4"), trainable="head"), ["resnet32x4", "no frozen parts"]),
         (lambda: studies.teacher_init("papers"), ["papers", "smoke", "quick", "overnight", "paper"]),
         (lambda: studies.cifar100("papers"), ["papers", "smoke", "quick", "overnight", "paper"]),
+        (lambda: studies.cifar100("smoke", "synthetic", kd_weight=0), ["kd_weight", "the student alone", "above 0"]),
         (lambda: studies.teacher_init("smoke", "synthetic", init="pretrain:mnist"), ["pretrain:mnist", "imagenet", "random", "pretrain:cifar100"]),
         (lambda: studies.assignment("smoke", "synthetic", init="pretrain:cifar100"), ["pretrain:cifar100", "auto, imagenet, random"]),
         (lambda: cnn(init=resnet()), ["small_cnn", "resnet18", "same network"]),

@@ -9,10 +9,13 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kdutils import suite
 from kdutils.__main__ import main
+from kdutils.data import load_dataset
+from kdutils.models import build_model
 from kdutils.specs import InputError
 from kdutils.suite import execute, find_notebook, make_order, notebook_parameters
 
@@ -130,10 +133,13 @@ def test_a_setting_of_a_notebook_that_is_not_run_is_an_error():
         make_order(VALUES, ["00"], ["03.profile=paper"])
 
 
-def test_every_chapter_is_given_its_own_studys_data(cifar, data_folder):
+def test_every_chapter_is_given_its_own_studys_data(cifar, data_folder, monkeypatch):
     """CIFAR-10 lies here, CIFAR-100 does not, and the synthetic set is built."""
     for name in ("00_a", "08_c", "09_d"):
         write(name)
+    with monkeypatch.context() as patch:
+        patch.setenv("KD_DATA_DIR", str(data_folder))
+        load_dataset("synthetic")
     shutil.copytree(data_folder / "synthetic", cifar.parent / "synthetic")
     order = make_order({"profile": "smoke", "dataset": "auto", "init": "random"})
     assert [order.values_of(path)["dataset"] for path in order.notebooks] == ["cifar10", "synthetic", "cifar10"]
@@ -148,6 +154,15 @@ def test_every_chapter_is_given_its_own_studys_data(cifar, data_folder):
     assert [order.values_of(path)["dataset"] for path in order.notebooks] == ["cifar10", "cifar100", "cifar10"]
     with pytest.raises(InputError, match="about CIFAR-100: dataset must be"):
         make_order({"profile": "smoke", "dataset": "cifar10", "init": "random"})
+
+
+def test_a_teachers_file_is_found_from_where_the_command_is_given(project, monkeypatch):
+    monkeypatch.chdir(project)
+    torch.save(build_model("resnet32x4", 10).state_dict(), project / "teacher.pth")
+    write("08_c", parameters=(f"{OFFERED}\nteacher_file = None",))
+    for settings in (["08.teacher_file=teacher.pth"], ["teacher_file=teacher.pth"]):
+        order = make_order(VALUES, settings=settings)
+        assert order.values_of(order.notebooks[0])["teacher_file"] == str(project / "teacher.pth")
 
 
 # Running

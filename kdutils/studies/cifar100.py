@@ -9,7 +9,7 @@ from pathlib import Path
 from kdutils.analysis import best_cell
 from kdutils.models import build_model, load_weights_file
 from kdutils.runs import run_all
-from kdutils.specs import VIEWS, DataSpec, ModelSpec, OptimiserSpec, RunSpec
+from kdutils.specs import VIEWS, DataSpec, InputError, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.studies.base import Study, fitted, with_teacher
 
 _DOCUMENT = OptimiserSpec(name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-4, schedule="step", milestones=(150, 180, 210))
@@ -137,6 +137,8 @@ def cifar100(
     A given temperature or kd_weight takes the place of the grid's; the student alone stays in it. `teacher_file` is the
     state dict of a public ResNet32x4 (`kdutils.models.load_weights_file`), which then teaches as it is.
     """
+    if kd_weight == 0:
+        raise InputError("kd_weight: 0 is the student alone, which this study runs anyway: give a weight above 0 and at most 1")
     study = fitted(_PROFILES, profile, dataset, seeds, teacher_seeds)
     if teacher_file:
         study = replace(study, teacher_file=str(Path(teacher_file).expanduser().absolute()), network="resnet32x4", teacher_seeds=study.teacher_seeds[:1])
