@@ -114,7 +114,7 @@ def _data(**sizes) -> DataSpec:
 
 _PROFILES = {
     "smoke": Cifar100(_data(train_size=200, val_size=100, test_size=200, views=2), (0, 1), (0,), "resnet8x4", 1, 2, (1.0, 4.0), (0.0, 0.5)),
-    "quick": Cifar100(_data(train_size=8000, val_size=1000, test_size=2000, views=8), (0, 1), (0,), "resnet8x4", 4, 10, (2.0, 4.0), (0.0, 0.5, 0.75), batch_size=32),
+    "quick": Cifar100(_data(train_size=5000, val_size=1000, test_size=2000, views=8), (0, 1), (0,), "resnet8x4", 4, 10, (2.0, 4.0), (0.0, 0.5, 0.75), batch_size=32),
     "overnight": Cifar100(_data(val_size=5000, views=8), (0, 1, 2), (0,), "resnet8x4", 12, 20, (2.0, 4.0), (0.0, 0.5, 0.75)),
     "paper": Cifar100(
         _data(val_size=5000), (0, 1, 2, 3, 4), (0,), "resnet32x4", 240, 100, (1.0, 2.0, 4.0, 8.0), (0.0, 0.25, 0.5, 0.75),

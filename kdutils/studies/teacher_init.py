@@ -95,7 +95,7 @@ class TeacherInit(Study):
 
 _PROFILES = {
     "smoke": TeacherInit(DataSpec(name="cifar10", train_size=200, test_size=200, views=2, normalisation="half"), (0, 1), (0,), "resnet18", 2, 1),
-    "quick": TeacherInit(DataSpec(name="cifar10", train_size=4000, test_size=2000, views=8, normalisation="half"), (0, 1), (0,), "resnet18", 10, 3),
+    "quick": TeacherInit(DataSpec(name="cifar10", train_size=3000, test_size=2000, views=8, normalisation="half"), (0, 1), (0,), "resnet18", 10, 3),
     "overnight": TeacherInit(DataSpec(name="cifar10", views=8, normalisation="half"), (0, 1, 2), (0,), "resnet18", 10, 5),
     "paper": TeacherInit(DataSpec(name="cifar10", normalisation="half"), (0, 1, 2, 3, 4), (0, 1, 2, 3, 4), "resnet101", 10, 10),
 }  # fmt: skip
