@@ -297,8 +297,10 @@ def _kept(result: dict, json_file: Path | None) -> dict:
     return result
 
 
-def scaling_table(spec: RunSpec, workers: tuple[int, ...] = (1, 2, 4), runs: int = 4) -> pd.DataFrame:
+def scaling_table(spec: RunSpec, workers: tuple[int, ...] = (1, 2, 4), runs: int = 4, images: int | None = None) -> pd.DataFrame:
     """What a worker adds: `runs` copies of `spec` that differ in their seed, really run in so many processes.
+
+    With `images`, each is cut to one epoch of so many training images (or all there are).
 
     Every worker has one thread, however many cores there are, and is started and warm before its time counts; its records
     go to a temporary store. `spec` needs no other run: the student alone is enough, a taught one only looks its targets up.
@@ -310,7 +312,9 @@ def scaling_table(spec: RunSpec, workers: tuple[int, ...] = (1, 2, 4), runs: int
         raise InputError(f"scaling_table times runs that train and need no other run, {spec.key} is not one: give the student alone")
     if 1 not in workers or min(workers) < 1 or runs < max(workers):
         raise InputError(f"workers must be positive, 1 among them, and runs at least as many as the most workers; got {workers} and {runs} runs")
-    images = runs * spec.epochs * len(split_indices(load_dataset(spec.data.name).train_labels, spec.data)[0])
+    labels = load_dataset(spec.data.name).train_labels
+    spec = _sized(spec, min(images, len(labels)), 1) if images else spec
+    shown = runs * spec.epochs * len(split_indices(labels, spec.data)[0])
     rows = []
     with _folder() as folder, _processes(max(workers), 1, spec, folder) as pools:
         for count in workers:
@@ -319,7 +323,7 @@ def scaling_table(spec: RunSpec, workers: tuple[int, ...] = (1, 2, 4), runs: int
             rows.append((count, time.perf_counter() - began, statistics.mean(seconds)))
     table = pd.DataFrame(rows, columns=["workers", "seconds for all", "seconds per run"])
     alone = table.set_index("workers").loc[1, "seconds for all"]
-    table = table.assign(**{"images/s": images / table["seconds for all"], "over one worker": alone / table["seconds for all"]})
+    table = table.assign(**{"images/s": shown / table["seconds for all"], "over one worker": alone / table["seconds for all"]})
     return table.round({"seconds for all": 3, "seconds per run": 3, "images/s": 0, "over one worker": 3}).astype({"images/s": int})
 
 
