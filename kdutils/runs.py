@@ -121,13 +121,15 @@ def run_all(specs: Iterable[RunSpec], executor: Executor | Slots | None = None) 
 
     They run through `executor`, else on the Dask cluster that `KD_SCHEDULER` names, else in processes of this machine.
 
-    Runs of one depth go together through `kdutils.jobs.execute`, the longest first: those that need none, then the
-    filling of their tables in shards, then those that need them.
+    Runs go together through `kdutils.jobs.execute`, the longest first: those that wait for none, then the filling of the
+    tables of the next in shards, then these.
     """
     specs = list(specs)
     todo = [spec for spec in unique(specs) if not find(spec)]
     if todo:
-        levels = [[spec for spec in todo if _depth(spec) == depth] for depth in range(1 + max(map(_depth, todo)))]
+        missing = {spec.key for spec in todo}
+        depths = [_depth(spec, missing) for spec in todo]
+        levels = [[spec for spec, its in zip(todo, depths) if its == depth] for depth in range(1 + max(depths))]
         expected = [_fill_work(_wanted_entries(level)) for level in levels]
         with _executor(executor, todo) as executor, Progress(sum(expected) + sum(map(_run_work, todo)), len(todo)) as progress:
             for level, expectation in zip(levels, expected):
@@ -148,8 +150,9 @@ def run_arms(arms: dict[str, list[RunSpec]]) -> dict[str, list[Record]]:
     return {name: [next(records) for _ in specs] for name, specs in arms.items()}
 
 
-def _depth(spec: RunSpec) -> int:
-    return 1 + max(map(_depth, spec.needs)) if spec.needs else 0
+def _depth(spec: RunSpec, missing: set[str]) -> int:
+    """How many runs of `missing`, each needing the one before, come before this one."""
+    return max((1 + _depth(needed, missing) for needed in spec.needs if needed.key in missing), default=0)
 
 
 def _wanted_entries(specs: list[RunSpec]) -> list[tuple[RunSpec, np.ndarray]]:

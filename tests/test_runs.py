@@ -484,7 +484,9 @@ def test_run_all_trains_first_what_others_go_on_from(monkeypatch):
     assert [record.spec for record in records] == [fourth, third, second] and len(trained) == 5
     assert [trained.index(spec.key) for spec in (first, second, third, fourth)] == sorted(trained.index(spec.key) for spec in (first, second, third, fourth))
     assert records[1].summary["start"] == {second.key: records[2].digest}
-    assert [runs._depth(spec) for spec in (first, second, third, fourth)] == [0, 1, 2, 3]
+    chain = (first, second, third, fourth)
+    assert [runs._depth(spec, {spec.key for spec in chain}) for spec in chain] == [0, 1, 2, 3]
+    assert [runs._depth(spec, {third.key, fourth.key}) for spec in (third, fourth)] == [0, 1]  # what is recorded is not waited for
 
 
 def bonn(**changes) -> RunSpec:
