@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from kdutils.specs import InputError
+from kdutils.errors import InputError
 
 _EPILOG = """\
 examples:
@@ -44,7 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m kdutils", description="Course reports on knowledge distillation.", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m kdutils",
+        description="Course reports on knowledge distillation.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     report = commands.add_parser("report", help="run the notebooks and make the report")
@@ -54,14 +59,35 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("only", metavar="NOTEBOOK", help="number, name or path")
     run.set_defaults(command=_report)
     for command in (report, run):
-        command.add_argument("--profile", default="quick", help="smoke (seconds), quick (minutes; the default), overnight (two CPU cores) or paper (the full protocol)")
-        command.add_argument("--dataset", default="auto", help="cifar (each study's own: CIFAR-10 or CIFAR-100), synthetic, or auto (default): CIFAR where it can be had")
+        command.add_argument(
+            "--profile",
+            default="quick",
+            help="smoke (seconds), quick (minutes; the default), overnight (two CPU cores) or paper (the full protocol)",
+        )
+        command.add_argument(
+            "--dataset",
+            default="auto",
+            help="cifar (each study's own: CIFAR-10 or CIFAR-100), synthetic, or auto (default): CIFAR where it can be had",
+        )
         command.add_argument("--seeds", help="seeds separated by commas, such as 0,1,2 (default: the profile's)")
-        command.add_argument("-p", dest="settings", action="append", default=[], metavar="[NOTEBOOK.]NAME=VALUE", help="a parameter of one notebook, or of all that have it")
-        command.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler such as tcp://host:8786, whose workers do the runs (default: KD_SCHEDULER, else this machine's processes)")
+        command.add_argument(
+            "-p",
+            dest="settings",
+            action="append",
+            default=[],
+            metavar="[NOTEBOOK.]NAME=VALUE",
+            help="a parameter of one notebook, or of all that have it",
+        )
+        command.add_argument(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="a Dask scheduler such as tcp://host:8786, whose workers do the runs (default: KD_SCHEDULER, else this machine's processes)",
+        )
 
     data = commands.add_parser("data", help="fetch, check and list data sets")
-    data.add_argument("names", nargs="*", metavar="NAME", help="cifar10, cifar100 or synthetic; none: list what is here")
+    data.add_argument(
+        "names", nargs="*", metavar="NAME", help="cifar10, cifar100 or synthetic; none: list what is here"
+    )
     data.add_argument("--rebuild", action="store_true", help="build the cache anew")
     data.set_defaults(command=_data)
 
@@ -75,17 +101,26 @@ def _parser() -> argparse.ArgumentParser:
     pack.set_defaults(command=_pack)
 
     benchmark = commands.add_parser("benchmark", help="measure training speed against the usual loop")
-    benchmark.add_argument("what", nargs="?", choices=("distillation", "cifar100", "binary"), default="distillation", help="distillation on CIFAR-10 (default) or CIFAR-100, or binary networks beside their full-precision twins")
+    benchmark.add_argument(
+        "what",
+        nargs="?",
+        choices=("distillation", "cifar100", "binary"),
+        default="distillation",
+        help="distillation on CIFAR-10 (default) or CIFAR-100, or binary networks beside their full-precision twins",
+    )
     benchmark.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     benchmark.set_defaults(command=_benchmark)
 
-    demo = commands.add_parser("cluster-demo", help="a small grid of runs on a Dask cluster of two workers on this machine")
+    demo = commands.add_parser(
+        "cluster-demo", help="a small grid of runs on a Dask cluster of two workers on this machine"
+    )
     demo.set_defaults(command=_cluster_demo)
     return parser
 
 
 def _report(options: argparse.Namespace) -> int:
-    from kdutils import cluster, suite
+    from kdutils import suite
+    from kdutils.runs import cluster
 
     if options.scheduler is not None:
         os.environ["KD_SCHEDULER"] = cluster.check_address(options.scheduler)  # the notebooks' kernels inherit it
@@ -120,8 +155,9 @@ def _print_summary(results: list) -> None:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from kdutils import data
-    from kdutils.specs import DATASETS
+    from kdutils.data import datasets as data
+    from kdutils.data.datasets import DATASETS
+    from kdutils.settings import settings
 
     for name in options.names:
         if name not in DATASETS:
@@ -129,18 +165,20 @@ def _data(options: argparse.Namespace) -> int:
         if options.rebuild:
             data.build_dataset(name)
         data.load_dataset(name)
-    print(f"{data.data_dir()}:")
+    print(f"{settings().data_dir}:")
     for name in DATASETS:
         if data.is_cached(name):
             found = data.load_dataset(name)
-            print(f"  {name:<10} {len(found.train_labels):>6,} training and {len(found.test_labels):>6,} test images, {len(found.classes)} classes, digest {found.digest}")
+            print(
+                f"  {name:<10} {len(found.train_labels):>6,} training and {len(found.test_labels):>6,} test images, {len(found.classes)} classes, digest {found.digest}"
+            )
         else:
             print(f"  {name:<10} not here; `python -m kdutils data {name}` gets it")
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
-    from kdutils.export import export_notebook
+    from kdutils.report.export import export_notebook
 
     for notebook in options.notebooks:
         for path in export_notebook(notebook, notebook.parent):
@@ -149,31 +187,40 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    from kdutils import packing
-    from kdutils.data import first_test_images, load_dataset
-    from kdutils.records import recorded
+    from kdutils.data.datasets import first_test_images, load_dataset
+    from kdutils.networks import counting
+    from kdutils.networks import packed as packing
+    from kdutils.runs.records import recorded
 
     record = recorded(options.run)
-    images = first_test_images(load_dataset(record.spec.data.name), 8, record.spec.data.normalisation)  # first: without data, no file
-    packing.pack(record, options.out)
+    images = first_test_images(
+        load_dataset(record.spec.data.name), 8, record.spec.data.normalisation
+    )  # first: without data, no file
+    packing.pack(record.load_model(), record.network, options.out)
     model, packed = record.load_model(), packing.load_packed(options.out)
     exact = packing.check_exactness(model, packed, images)
-    print(packing.accounting_totals(packing.accounting(model)).to_string(index=False, float_format="{:,.0f}".format))
-    print(f"{exact['differ'].sum()} of {exact['outputs compared'].sum():,} outputs differ from the float network's, over {len(exact) - 1} binary layers and the logits of 8 test images")
+    print(counting.accounting_totals(counting.accounting(model)).to_string(index=False, float_format="{:,.0f}".format))
+    print(
+        f"{exact['differ'].sum()} of {exact['outputs compared'].sum():,} outputs differ from the float network's, over {len(exact) - 1} binary layers and the logits of 8 test images"
+    )
     print(f"{options.out}: {options.out.stat().st_size:,} bytes")
     return 0
 
 
 def _benchmark(options: argparse.Namespace) -> int:
-    from kdutils import benchmark
+    from tests.benchmarks import benchmark
 
-    measure = {"distillation": benchmark.benchmark, "cifar100": benchmark.benchmark_cifar100, "binary": benchmark.benchmark_binary}
+    measure = {
+        "distillation": benchmark.benchmark,
+        "cifar100": benchmark.benchmark_cifar100,
+        "binary": benchmark.benchmark_binary,
+    }
     measure[options.what](json_file=options.json)
     return 0
 
 
 def _cluster_demo(options: argparse.Namespace) -> int:
-    from kdutils import cluster
+    from kdutils.runs import cluster
 
     cluster.demo()
     return 0

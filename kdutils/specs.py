@@ -10,44 +10,15 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-DATASETS = {"cifar10": 10, "cifar100": 100, "synthetic": 10}
-"""Every data set's name and its number of classes."""
-
-VIEWS = 162
-"""Random crop with padding 4 and a flip have exactly 9 x 9 x 2 views of an image."""
-
-IMAGENET_NETWORKS = ("resnet18", "resnet50", "resnet101")
-"""Those that ImageNet weights exist for, and whose parts can be frozen."""
+from kdutils.data.datasets import DATASETS
+from kdutils.data.views import VIEWS
+from kdutils.networks.registry import IMAGENET_NETWORKS, check_options
+from kdutils.values import Value
 
 
-class InputError(ValueError):
-    """What the user gave cannot be used; the message says what was wrong, what is allowed and what to do."""
-
-
-class Unreachable(InputError):
-    """What was asked for is not on this machine and cannot be downloaded either."""
-
-
-def explain(error: ValidationError) -> str:
-    """The first thing that is wrong in `error`, as one sentence."""
-    first = error.errors()[0]
-    where = ".".join(part for part in map(str, first["loc"]) if "[" not in part)  # without the members of a union
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if not where:
-        return message
-    got = first["input"]
-    return f"{where}: {message[0].lower()}{message[1:]}" + ("" if isinstance(got, dict) else f" (got {got!r})")
-
-
-class Spec(BaseModel):
-    """A frozen value; unknown fields and impossible values raise a `ValidationError`, which is a `ValueError`."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class DataSpec(Spec):
+class DataSpec(Value):
     """Which images are trained on, chosen and tested with, and how they are shown."""
 
     name: Literal["cifar10", "cifar100", "synthetic"]
@@ -59,12 +30,17 @@ class DataSpec(Spec):
     views: Annotated[int, Field(ge=1, le=VIEWS)] = VIEWS  # 1: the image itself, no augmentation
 
     @property
+    def split(self) -> tuple[int | None, int, int]:
+        """What `kdutils.data.views.split_indices` takes after the labels: numbers of images, and the seed."""
+        return self.train_size, self.val_size, self.split_seed
+
+    @property
     def num_classes(self) -> int:
         """Number of classes of the data set."""
         return DATASETS[self.name]
 
 
-class ModelSpec(Spec):
+class ModelSpec(Value):
     """A network of the registry in `kdutils.models`, with that factory's own options."""
 
     name: str
@@ -72,13 +48,11 @@ class ModelSpec(Spec):
 
     @model_validator(mode="after")
     def _known(self) -> ModelSpec:
-        from kdutils.models import check_options  # the registry lives one floor up: asked only when a spec is made
-
         check_options(self.name, self.options)
         return self
 
 
-class OptimiserSpec(Spec):
+class OptimiserSpec(Value):
     """The optimiser and its learning-rate schedule; milestones are counted in finished epochs."""
 
     name: Literal["adam", "sgd"] = "adam"
@@ -90,7 +64,7 @@ class OptimiserSpec(Spec):
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
-class Distillation(Spec):
+class Distillation(Value):
     """The teachers of a run and how their knowledge enters its loss (`kdutils.losses.kd_loss`)."""
 
     teachers: Annotated[tuple[RunSpec, ...], Field(min_length=1)]
@@ -99,7 +73,7 @@ class Distillation(Spec):
     average: Literal["logits", "probabilities"] = "logits"
 
 
-class Bayesian(Spec):
+class Bayesian(Value):
     """The Bayesian losses of a network with "bonn" layers (`kdutils.binary`), with BONN's values for CIFAR."""
 
     kernel_weight: Annotated[float, Field(ge=0)] = 1e-4  # lambda
@@ -110,7 +84,7 @@ class Bayesian(Spec):
 WeightsFile = Annotated[str, Field(pattern=r"^file:.+")]
 
 
-class RunSpec(Spec):
+class RunSpec(Value):
     """One training run, complete: the same spec on the same data is the same run, known by `key`.
 
     `init` may be another run: then this one goes on from that one's trained weights, without its classifier where that
@@ -141,15 +115,25 @@ class RunSpec(Spec):
                     "train both on one data set"
                 )
         if self.model.name not in IMAGENET_NETWORKS and (self.init == "imagenet" or self.trainable != "all"):
-            raise ValueError(f"{self.model.name} has no ImageNet weights and no frozen parts: init 'random', a file or a run, trainable 'all'")
+            raise ValueError(
+                f"{self.model.name} has no ImageNet weights and no frozen parts: init 'random', a file or a run, trainable 'all'"
+            )
         if isinstance(self.init, RunSpec):
             ours, other = (f"{run.model.name} {run.model.options} on {run.data.name}" for run in (self, self.init))
-            if self.init.model != self.model or (self.init.data.name != self.data.name and not self.model.name.startswith("resnet")):
-                raise ValueError(f"a run of {ours} goes on from a run of the same network (and, but for a ResNet, on the same data set), not of {other}")
+            if self.init.model != self.model or (
+                self.init.data.name != self.data.name and not self.model.name.startswith("resnet")
+            ):
+                raise ValueError(
+                    f"a run of {ours} goes on from a run of the same network (and, but for a ResNet, on the same data set), not of {other}"
+                )
         if not self.epochs and (self.weights_file is None or self.distillation):
-            raise ValueError("epochs must be at least 1; only a run that evaluates weights from a file (init 'file:PATH') may have 0")
+            raise ValueError(
+                "epochs must be at least 1; only a run that evaluates weights from a file (init 'file:PATH') may have 0"
+            )
         if self.bayesian and self.model.options.get("precision") != "bonn":
-            raise ValueError(f"the Bayesian losses need a network with precision 'bonn', {self.model.name} has {self.model.options.get('precision', 'none')!r}")
+            raise ValueError(
+                f"the Bayesian losses need a network with precision 'bonn', {self.model.name} has {self.model.options.get('precision', 'none')!r}"
+            )
         return self
 
     @property
@@ -160,7 +144,11 @@ class RunSpec(Spec):
     @property
     def weights_file(self) -> Path | None:
         """The file that the weights start from, if `init` names one."""
-        return Path(self.init.removeprefix("file:")).expanduser() if isinstance(self.init, str) and self.init.startswith("file:") else None
+        return (
+            Path(self.init.removeprefix("file:")).expanduser()
+            if isinstance(self.init, str) and self.init.startswith("file:")
+            else None
+        )
 
     @property
     def needs(self) -> tuple[RunSpec, ...]:

@@ -26,17 +26,19 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from kdutils import cluster
-from kdutils.data import load_dataset, resolve_dataset, split_indices
-from kdutils.export import Cover, export_notebook, export_report, read_chapter, write_index
-from kdutils.files import write_whole
-from kdutils.jobs import workers
-from kdutils.models import resolve_init
-from kdutils.records import environment as current_environment
-from kdutils.records import read_record, runs_dir
-from kdutils.runtime import detect_runtime
-from kdutils.specs import InputError, explain
+from kdutils.data.datasets import load_dataset, resolve_dataset
+from kdutils.data.views import split_indices
+from kdutils.errors import InputError
+from kdutils.machine import detect_runtime
+from kdutils.networks.weights import resolve_init
+from kdutils.report.export import Cover, export_notebook, export_report, read_chapter, write_index
+from kdutils.runs import cluster
+from kdutils.runs.jobs import workers
+from kdutils.runs.records import environment as current_environment
+from kdutils.runs.records import read_record, runs_dir
+from kdutils.settings import write_atomic
 from kdutils.studies import assignment, binarised, cifar100, teacher_init
+from kdutils.values import explain
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -46,7 +48,12 @@ _PROFILES = {
     "overnight": "what two CPU cores do in a night, on all images the documents use",
     "paper": "the documents' full protocols",
 }
-_STUDIES = {"05": binarised, "06": binarised, "07": teacher_init, "08": cifar100}  # by a chapter's number; all others: assignment
+_STUDIES = {
+    "05": binarised,
+    "06": binarised,
+    "07": teacher_init,
+    "08": cifar100,
+}  # by a chapter's number; all others: assignment
 _OWN_DATA = {"08": "cifar100"}  # the CIFAR set of a chapter's study; of all others cifar10
 _CELL_SECONDS = 24 * 3600  # a cell may train for a night, never for ever
 
@@ -104,9 +111,15 @@ def notebook_parameters(path: Path) -> dict:
     if len(cells) != 1:
         raise InputError(f"{path.name} has {len(cells)} cells tagged 'parameters': exactly one is needed")
     try:
-        return {target.id: ast.literal_eval(node.value) for node in ast.parse(cells[0].source).body for [target] in [node.targets]}
+        return {
+            target.id: ast.literal_eval(node.value)
+            for node in ast.parse(cells[0].source).body
+            for [target] in [node.targets]
+        }
     except (SyntaxError, ValueError, AttributeError):
-        raise InputError(f"the cell tagged 'parameters' of {path.name} may only hold lines such as `name = value`") from None
+        raise InputError(
+            f"the cell tagged 'parameters' of {path.name} may only hold lines such as `name = value`"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -137,11 +150,16 @@ def execute(notebook: Path, values: dict, folder: Path) -> Result:
         old.unlink()
     with tempfile.TemporaryDirectory() as scratch:
         draft, used = Path(scratch) / notebook.name, Path(scratch) / "runs"
-        error = _papermill(notebook, draft, given, {"KD_REPORT_DIR": str(folder.absolute()), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)})
+        error = _papermill(
+            notebook,
+            draft,
+            given,
+            {"KD_REPORT_DIR": str(folder.absolute()), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)},
+        )
         executed = nbformat.read(draft, as_version=4)
         runs = sorted(set(used.read_text().split())) if used.exists() else []
     executed.metadata["kdutils"] = {"fingerprint": fingerprint, "runs": runs, "dataset": given.get("dataset")}
-    write_whole(failed if error else published, nbformat.writes(executed).encode())
+    write_atomic(failed if error else published, nbformat.writes(executed).encode())
     return Result(notebook, time.monotonic() - began, error=error)
 
 
@@ -213,7 +231,9 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
         if where:
             notebook = find_notebook(where)
             if notebook not in notebooks:
-                raise InputError(f"{setting!r} is for {notebook.stem}, which is not run: allowed are {', '.join(path.stem for path in notebooks)}")
+                raise InputError(
+                    f"{setting!r} is for {notebook.stem}, which is not run: allowed are {', '.join(path.stem for path in notebooks)}"
+                )
             allowed = notebook_parameters(notebook)
             if name not in allowed:
                 raise InputError(f"{notebook.stem} has no parameter {name!r}: allowed are {', '.join(allowed)}")
@@ -227,7 +247,9 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
             given["teacher_file"] = str(Path(given["teacher_file"]).expanduser().absolute())
     offered = {name for notebook in notebooks for name in notebook_parameters(notebook)}
     if useless := sorted(shared - offered - {"profile", "dataset", "init"}):
-        raise InputError(f"no notebook that is run has a parameter {useless[0]!r}: allowed are {', '.join(sorted(offered))}")
+        raise InputError(
+            f"no notebook that is run has a parameter {useless[0]!r}: allowed are {', '.join(sorted(offered))}"
+        )
     workers(), runs_dir(), cluster.scheduler()  # they complain before anything is run
     wanted, values["init"] = values.get("dataset", "auto"), resolve_init(values.get("init", "auto"))
     sets = {path.stem: _OWN_DATA.get(path.stem[:2], "cifar10") for path in notebooks}
@@ -239,10 +261,18 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
     order = Order(notebooks, values, own_values)
     for notebook in notebooks:
         study = _STUDIES.get(notebook.stem[:2], assignment)
-        given = {name: value for name, value in order.values_of(notebook).items() if name in inspect.signature(study).parameters}
+        given = {
+            name: value
+            for name, value in order.values_of(notebook).items()
+            if name in inspect.signature(study).parameters
+        }
         sizes = study(**given).data
-        split_indices(load_dataset(sizes.name).train_labels, sizes)  # a part of a data set may be too small for the profile
-    with cluster.connect(cluster.scheduler(), {order.values_of(notebook)["dataset"] for notebook in notebooks}):  # it complains
+        split_indices(
+            load_dataset(sizes.name).train_labels, *sizes.split
+        )  # a part of a data set may be too small for the profile
+    with cluster.connect(
+        cluster.scheduler(), {order.values_of(notebook)["dataset"] for notebook in notebooks}
+    ):  # it complains
         pass
     return order
 
@@ -286,7 +316,11 @@ def publish(order: Order) -> None:
     """Export all of the profile's executed notebooks, and write report.pdf, the runs' summaries and index.html."""
     folder = order.folder
     whole = [folder / notebook.name for notebook in list_notebooks() if (folder / notebook.name).is_file()]
-    failed = [folder / "failed" / notebook.name for notebook in list_notebooks() if (folder / "failed" / notebook.name).is_file()]
+    failed = [
+        folder / "failed" / notebook.name
+        for notebook in list_notebooks()
+        if (folder / "failed" / notebook.name).is_file()
+    ]
     for previous, chapter, following in zip([None, *whole], whole, [*whole[1:], None]):
         export_notebook(chapter, folder, index=folder / "index.html", previous=previous, following=following)
     _keep_summaries(whole, folder / "records")
@@ -312,7 +346,7 @@ def _keep_summaries(executed: list[Path], folder: Path) -> None:
         except (OSError, ValueError, KeyError):  # of an earlier command with another store: what was kept of it stays
             continue
         content = {"spec": record.spec.model_dump(mode="json", exclude_defaults=True)} | record.summary
-        write_whole(folder / f"{key}.json", json.dumps(content, indent=1).encode())
+        write_atomic(folder / f"{key}.json", json.dumps(content, indent=1).encode())
 
 
 def _made(published: Path) -> dict:
@@ -324,7 +358,10 @@ def _made(published: Path) -> dict:
 
 
 def _cover(order: Order, chapters: list[Path]) -> Cover:
-    environment, named = current_environment(detect_runtime()), dict.fromkeys(order.values_of(notebook)["dataset"] for notebook in order.notebooks)
+    environment, named = (
+        current_environment(detect_runtime()),
+        dict.fromkeys(order.values_of(notebook)["dataset"] for notebook in order.notebooks),
+    )
     facts = {
         "Data": "; ".join(f"{dataset.title} (digest {dataset.digest})" for dataset in map(load_dataset, named)),
         "Profile": f"{order.values['profile']}: {_PROFILES[order.values['profile']]}",

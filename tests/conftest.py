@@ -68,5 +68,7 @@ def cifar(tmp_path, monkeypatch):
         images = np.stack(sorted(images, key=lambda image: hashlib.sha256(image.tobytes()).digest()))
         np.save(folder / f"{split}_images.npy", images)
         np.save(folder / f"{split}_labels.npy", random.permutation(np.arange(count) % 10).astype(np.uint8))
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in "airplane automobile bird cat deer dog frog horse ship truck".split()))
+    (folder / "classes.txt").write_text(
+        "".join(f"{name}\n" for name in "airplane automobile bird cat deer dog frog horse ship truck".split())
+    )
     return folder

@@ -8,18 +8,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdutils.records import Record
+from kdutils.runs.records import Record
 from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 
 
-def spec_of(seed: int = 0, *, name: str = "small_cnn", temperature: float | None = None, kd_weight: float = 0.5, val_size: int = 100, **fields) -> RunSpec:
+def spec_of(
+    seed: int = 0,
+    *,
+    name: str = "small_cnn",
+    temperature: float | None = None,
+    kd_weight: float = 0.5,
+    val_size: int = 100,
+    **fields,
+) -> RunSpec:
     """A small network's spec; with a temperature, distilled from a ResNet18."""
     data = DataSpec(name="synthetic", train_size=200, val_size=val_size, test_size=40, views=2)
     options = {} if name == "small_cnn" else {"stem": fields.pop("stem", "cifar_pool")}
-    taught = temperature and Distillation(teachers=(spec_of(name="resnet18"),), temperature=temperature, kd_weight=kd_weight)
-    return RunSpec(data=data, model=ModelSpec(name=name, options=options), epochs=3, seed=seed, distillation=taught, **fields)
+    taught = temperature and Distillation(
+        teachers=(spec_of(name="resnet18"),), temperature=temperature, kd_weight=kd_weight
+    )
+    return RunSpec(
+        data=data, model=ModelSpec(name=name, options=options), epochs=3, seed=seed, distillation=taught, **fields
+    )
 
 
 def record_of(
@@ -39,7 +51,9 @@ def record_of(
     validated = spec.data.val_size > 0
     path = folder / f"{spec.key}-{len(list(folder.glob('*')))}"
     path.mkdir(parents=True)
-    history = pd.DataFrame({"epoch": [1, 2, 3], "learning_rate": 1e-3, "train_loss": [2.0, 1.7, 1.5], "train_accuracy": [20.0, 35.0, 45.0]})
+    history = pd.DataFrame(
+        {"epoch": [1, 2, 3], "learning_rate": 1e-3, "train_loss": [2.0, 1.7, 1.5], "train_accuracy": [20.0, 35.0, 45.0]}
+    )
     if spec.distillation:
         history = history.assign(train_cross_entropy=[2.2, 1.9, 1.8], train_distillation=[1.8, 1.5, 1.2])
     if validated:
@@ -48,7 +62,9 @@ def record_of(
     random = np.random.RandomState(spec.seed)
     labels = np.arange(40) % 10 if labels is None else labels
     logits = random.normal(size=(len(labels), 10)) + 2 * np.eye(10)[labels] if logits is None else logits
-    np.savez(path / "predictions.npz", logits=np.asarray(logits, dtype=np.float32), labels=np.asarray(labels, dtype=np.uint8))
+    np.savez(
+        path / "predictions.npz", logits=np.asarray(logits, dtype=np.float32), labels=np.asarray(labels, dtype=np.uint8)
+    )
     metrics = {"train": {"loss": 1.5, "accuracy": 45.0}, "test": {"loss": 1.2, "accuracy": test}}
     facts = {
         "key": spec.key,

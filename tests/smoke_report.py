@@ -13,6 +13,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 
+
 class Copy:
     """A copy of the project's sources in `root`, with a run store beside them."""
 
@@ -21,24 +22,45 @@ class Copy:
     def __init__(self, root: Path, data: Path):
         self.root, self.runs, self.reports = root / "project", root / "runs", root / "project" / "reports" / "smoke"
         for folder in ("kdutils", "notebooks"):
-            shutil.copytree(PROJECT / folder, self.root / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+            shutil.copytree(
+                PROJECT / folder, self.root / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+            )
         (self.root / "reports").mkdir()
         for file in ("pyproject.toml", "reports/published.csv"):
             shutil.copy(PROJECT / file, self.root / file)
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("KD_") and name.lower() != "no_proxy"} | {
+        self._environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("KD_") and name.lower() != "no_proxy"
+        } | {
             "KD_DATA_DIR": str(data),
             "KD_RUNS_DIR": str(self.runs),
             "TORCH_HOME": str(root / "torch"),
-            **{name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")},  # refuses at once
+            **{
+                name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+            },  # refuses at once
         }
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
         """The command, begun; its output is thrown away."""
-        return subprocess.Popen(self._command(arguments), cwd=self.root, env=self._environment | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            self._command(arguments),
+            cwd=self.root,
+            env=self._environment | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         """The command, ended."""
-        return subprocess.run(self._command(arguments), cwd=self.root, env=self._environment | environment, capture_output=True, text=True, timeout=3600)
+        return subprocess.run(
+            self._command(arguments),
+            cwd=self.root,
+            env=self._environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=3600,
+        )
 
     def summaries(self) -> dict[str, dict]:
         """Every finished run's summary by its key."""

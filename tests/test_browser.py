@@ -26,7 +26,9 @@ def visit(request, browser, smoke):
     """An opened page, with the list of what went wrong and of what it asked for."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.errors, page.asked = [], []
-    page.on("console", lambda message: page.errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda message: page.errors.append(message.text) if message.type in ("error", "warning") else None
+    )
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("requestfailed", lambda asked: page.errors.append(asked.url))
     page.on("request", lambda asked: page.asked.append(asked.url))
@@ -43,12 +45,16 @@ def test_it_opens_without_an_error_or_a_request_outside(visit):
 
 
 def test_every_image_is_seen(visit):
-    images = visit.evaluate("[...document.images].map(image => [image.naturalWidth, image.getBoundingClientRect().width])")
+    images = visit.evaluate(
+        "[...document.images].map(image => [image.naturalWidth, image.getBoundingClientRect().width])"
+    )
     assert images and all(natural > 0 and shown > 0 for natural, shown in images)
 
 
 def test_maths_is_set_as_mathml(visit):
-    maths = visit.evaluate("[...document.querySelectorAll('math')].map(m => [m instanceof MathMLElement, m.getBoundingClientRect().width])")
+    maths = visit.evaluate(
+        "[...document.querySelectorAll('math')].map(m => [m instanceof MathMLElement, m.getBoundingClientRect().width])"
+    )
     assert all(native and width > 0 for native, width in maths)
     assert bool(maths) == visit.url.endswith(("00_data.html", "03_one_teacher.html"))
     assert "$" not in visit.inner_text("main") and "\\frac" not in visit.inner_text("main")

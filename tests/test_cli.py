@@ -12,14 +12,26 @@ from safetensors.torch import save_file
 
 from kdutils import suite
 from kdutils.__main__ import main
-from kdutils.data import load_dataset
-from kdutils.models import build_model
-from kdutils.records import runs_dir, save
-from kdutils.runtime import detect_runtime
+from kdutils.data.datasets import load_dataset
+from kdutils.machine import detect_runtime
+from kdutils.networks.registry import build_model
+from kdutils.runs.records import save
+from kdutils.settings import runs_dir
 from kdutils.specs import DataSpec, ModelSpec, RunSpec
-from kdutils.training import Outcome
+from kdutils.training.loop import Outcome
 
-NOTEBOOKS = ["00_data", "01_baseline_small_cnn", "02_finetune_resnets", "03_one_teacher", "04_two_teachers", "05_binary_wideresnet", "06_binary_distillation", "07_teacher_initialisation", "08_cifar100_grid", "09_report"]
+NOTEBOOKS = [
+    "00_data",
+    "01_baseline_small_cnn",
+    "02_finetune_resnets",
+    "03_one_teacher",
+    "04_two_teachers",
+    "05_binary_wideresnet",
+    "06_binary_distillation",
+    "07_teacher_initialisation",
+    "08_cifar100_grid",
+    "09_report",
+]
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +57,9 @@ def world(tmp_path, monkeypatch):
 
 
 def content(folder):
-    return {path.relative_to(folder).as_posix(): path.lstat().st_mtime_ns for path in folder.rglob("*") if not path.is_dir()}
+    return {
+        path.relative_to(folder).as_posix(): path.lstat().st_mtime_ns for path in folder.rglob("*") if not path.is_dir()
+    }
 
 
 def complaint(arguments, world, capsys) -> str:
@@ -113,7 +127,16 @@ def test_bad_input_is_refused_by_name(command, named, world, capsys):
 
 def test_a_teachers_file_is_read_before_anything_runs(world, synthetic, monkeypatch, capsys):
     monkeypatch.setenv("KD_DATA_DIR", str(synthetic.parent))
-    command = ["run", "08", "--profile", "smoke", "--dataset", "synthetic", "-p", f"teacher_file={world / 'teacher.pth'}"]
+    command = [
+        "run",
+        "08",
+        "--profile",
+        "smoke",
+        "--dataset",
+        "synthetic",
+        "-p",
+        f"teacher_file={world / 'teacher.pth'}",
+    ]
     assert "teacher.pth is not a readable state dict" in complaint(command, world, capsys)
     torch.save(build_model("resnet32x4", 100).state_dict(), world / "teacher.pth")
     said = complaint(command, world, capsys)
@@ -128,7 +151,9 @@ def test_an_empty_list_of_notebooks_is_refused(world, capsys):
     assert all(name in complaint(["report", "--only", ""], world, capsys) for name in NOTEBOOKS)
 
 
-@pytest.mark.parametrize("command", ["data synthetic", "report --dataset synthetic", "report --dataset cifar10", "report"])
+@pytest.mark.parametrize(
+    "command", ["data synthetic", "report --dataset synthetic", "report --dataset cifar10", "report"]
+)
 def test_a_data_folder_that_cannot_be_written_is_refused(command, world, monkeypatch, capsys):
     (world / "file").write_text("not a folder")
     monkeypatch.setenv("KD_DATA_DIR", str(world / "file" / "data"))
@@ -156,12 +181,21 @@ def test_data_that_cannot_be_had_are_refused(world, capsys):
     assert "CIFAR-10" in complaint(["report", "--dataset", "cifar10"], world, capsys)
 
 
-@pytest.mark.parametrize("part, damage", [("train_images", "a flipped bit"), ("test_labels", "a lost end"), ("test_images", "no array at all")])
+@pytest.mark.parametrize(
+    "part, damage",
+    [("train_images", "a flipped bit"), ("test_labels", "a lost end"), ("test_images", "no array at all")],
+)
 def test_a_damaged_cache_is_refused_by_file(world, synthetic, part, damage, capsys):
     shutil.copytree(synthetic, world / "data" / "synthetic")
     file = world / "data" / "synthetic" / f"{part}.npy"
     whole = file.read_bytes()
-    file.write_bytes({"a flipped bit": whole[:-1] + bytes([whole[-1] ^ 1]), "a lost end": whole[:-7], "no array at all": b"a web page"}[damage])
+    file.write_bytes(
+        {
+            "a flipped bit": whole[:-1] + bytes([whole[-1] ^ 1]),
+            "a lost end": whole[:-7],
+            "no array at all": b"a web page",
+        }[damage]
+    )
     for command in (["data", "synthetic"], ["report", "--dataset", "synthetic"]):
         said = complaint(command, world, capsys)
         assert str(file) in said and "data synthetic --rebuild" in said
@@ -209,7 +243,21 @@ def test_help_teaches(capsys):
         main(["--help"])
     said = capsys.readouterr().out
     assert end.value.code == 0
-    for word in ("report", "run", "data", "export", "pack", "benchmark", "cluster-demo", "examples:", "-p 03.temperature=4", "KD_DATA_DIR", "KD_RUNS_DIR", "KD_WORKERS", "KD_SCHEDULER"):
+    for word in (
+        "report",
+        "run",
+        "data",
+        "export",
+        "pack",
+        "benchmark",
+        "cluster-demo",
+        "examples:",
+        "-p 03.temperature=4",
+        "KD_DATA_DIR",
+        "KD_RUNS_DIR",
+        "KD_WORKERS",
+        "KD_SCHEDULER",
+    ):
         assert word in said
 
 
@@ -220,7 +268,10 @@ def test_every_command_explains_itself(command, capsys):
     said = capsys.readouterr().out
     assert end.value.code == 0 and f"usage: python -m kdutils {command}" in said
     if command in ("report", "run"):
-        assert all(word in said for word in ("smoke", "quick", "paper", "--dataset", "--seeds", "--scheduler", "[NOTEBOOK.]NAME=VALUE"))
+        assert all(
+            word in said
+            for word in ("smoke", "quick", "paper", "--dataset", "--seeds", "--scheduler", "[NOTEBOOK.]NAME=VALUE")
+        )
 
 
 def test_data_lists_what_there_is(synthetic, capsys):
@@ -237,7 +288,15 @@ def test_data_lists_what_there_is(synthetic, capsys):
 def recorded(world, synthetic, monkeypatch):
     """A function that records an untrained network of a name, with options, and returns its key."""
     monkeypatch.setenv("KD_DATA_DIR", str(synthetic.parent))
-    outcome = Outcome([{"epoch": 1}], {"test": {"accuracy": 10.0}}, np.zeros((2, 10), np.float32), np.zeros(2, np.uint8), 1.0, 1.0, 1.0)
+    outcome = Outcome(
+        [{"epoch": 1}],
+        {"test": {"accuracy": 10.0}},
+        np.zeros((2, 10), np.float32),
+        np.zeros(2, np.uint8),
+        1.0,
+        1.0,
+        1.0,
+    )
 
     def record(name, **options):
         spec = RunSpec(data=DataSpec(name="synthetic"), model=ModelSpec(name=name, options=options), epochs=1)
@@ -264,13 +323,21 @@ def test_pack_refuses_a_network_of_floats(recorded, world, capsys):
 
 def test_values_reach_the_order(synthetic, monkeypatch, capsys):
     orders = []
-    monkeypatch.setattr(suite, "report", lambda order: orders.append(order) or [suite.Result(path, 1.0) for path in order.notebooks])
+    monkeypatch.setattr(
+        suite, "report", lambda order: orders.append(order) or [suite.Result(path, 1.0) for path in order.notebooks]
+    )
     fixed = ["--profile", "smoke", "--dataset", "synthetic", "--seeds", "3,5", "-p", "init=random"]
     assert main(["report", *fixed, "--only", "01,03", "-p", "03.temperature=4", "-p", "kd_weight=0.9"]) == 0
     assert main(["run", "03_one_teacher", *fixed, "-p", "temperature=4"]) == 0
     both, single = orders
     assert [path.stem for path in both.notebooks] == ["01_baseline_small_cnn", "03_one_teacher"]
-    assert both.values == {"profile": "smoke", "dataset": "synthetic", "seeds": [3, 5], "init": "random", "kd_weight": 0.9}
+    assert both.values == {
+        "profile": "smoke",
+        "dataset": "synthetic",
+        "seeds": [3, 5],
+        "init": "random",
+        "kd_weight": 0.9,
+    }
     assert both.own_values == {"03_one_teacher": {"temperature": 4}}
     assert [path.stem for path in single.notebooks] == ["03_one_teacher"]
     assert single.values.get("temperature", single.own_values.get("03_one_teacher", {}).get("temperature")) == 4

@@ -30,7 +30,18 @@ def cells(notebook, kind):
 
 
 def test_the_chapters_of_the_study_are_there():
-    assert {"00_data", "01_baseline_small_cnn", "02_finetune_resnets", "03_one_teacher", "04_two_teachers", "05_binary_wideresnet", "06_binary_distillation", "07_teacher_initialisation", "08_cifar100_grid", "09_report"} <= {path.stem for path in PATHS}
+    assert {
+        "00_data",
+        "01_baseline_small_cnn",
+        "02_finetune_resnets",
+        "03_one_teacher",
+        "04_two_teachers",
+        "05_binary_wideresnet",
+        "06_binary_distillation",
+        "07_teacher_initialisation",
+        "08_cifar100_grid",
+        "09_report",
+    } <= {path.stem for path in PATHS}
 
 
 def test_names_are_two_digits_and_a_phrase(path):
@@ -67,7 +78,9 @@ def test_every_parameter_is_used(path, notebook):
 
 def test_it_begins_with_its_title_and_its_question(notebook):
     title, _, rest = notebook.cells[0].source.partition("\n")
-    headings = [line for cell in cells(notebook, "markdown") for line in cell.source.splitlines() if re.match(r"# ", line)]
+    headings = [
+        line for cell in cells(notebook, "markdown") for line in cell.source.splitlines() if re.match(r"# ", line)
+    ]
     assert notebook.cells[0].cell_type == "markdown" and headings == [title]
     first_sentence = re.split(r"(?<=[.?!])\s", rest.strip())[0]
     assert first_sentence.endswith("?")

@@ -24,7 +24,18 @@ import kdutils as kd
 
 pytest_plugins = ["smoke_report"]
 
-CHAPTERS = ("00_data", "01_baseline_small_cnn", "02_finetune_resnets", "03_one_teacher", "04_two_teachers", "05_binary_wideresnet", "06_binary_distillation", "07_teacher_initialisation", "08_cifar100_grid", "09_report")
+CHAPTERS = (
+    "00_data",
+    "01_baseline_small_cnn",
+    "02_finetune_resnets",
+    "03_one_teacher",
+    "04_two_teachers",
+    "05_binary_wideresnet",
+    "06_binary_distillation",
+    "07_teacher_initialisation",
+    "08_cifar100_grid",
+    "09_report",
+)
 PUBLISHED = ("57.84", "63.4", "62.43", "79.99", "78", "81.18", "80.2", "83.98", "62.25", "66.34", "81.1", "62.8", "65.7", "1.1739", "1.0587", "0.5757", "0.6967",
              "0.5292", "0.604", "0.8913", "1.3488", "1.27", "0.95", "1.35", "1.29")  # fmt: skip
 
@@ -55,7 +66,12 @@ class Page(HTMLParser):
         self.tags.append(tag)
         self.ids.add(attributes.get("id"))
         self.links += [attributes["href"]] if tag == "a" else []
-        self.loads += [value for name, value in attributes.items() if name in ("src", "srcset", "poster", "data", "action", "background", "xlink:href") or (name == "href" and tag != "a")]
+        self.loads += [
+            value
+            for name, value in attributes.items()
+            if name in ("src", "srcset", "poster", "data", "action", "background", "xlink:href")
+            or (name == "href" and tag != "a")
+        ]
         if tag == "figcaption":
             self.captions.append("")
             self._open = True
@@ -74,13 +90,26 @@ def pages(folder):
 
 def shown_in(chapter):
     """The names that a notebook gives its figures and tables, read from its source."""
-    source = "\n".join(cell.source for cell in nbformat.read(Path(kd.__file__).parents[1] / "notebooks" / f"{chapter}.ipynb", as_version=4).cells if cell.cell_type == "code")
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    source = "\n".join(
+        cell.source
+        for cell in nbformat.read(Path(kd.__file__).parents[1] / "notebooks" / f"{chapter}.ipynb", as_version=4).cells
+        if cell.cell_type == "code"
+    )
+    calls = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
     return {kind: {call.args[1].value for call in calls if call.func.attr == kind} for kind in ("figure", "table")}
 
 
 def state(*folders):
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for folder in folders for path in folder.rglob("*") if path.is_file()}
+    return {
+        path: (path.stat().st_mtime_ns, path.stat().st_size)
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 # What one command makes
@@ -127,7 +156,11 @@ def test_every_figure_and_table_of_a_chapter_is_a_file(report, chapter):
 def test_pages_load_nothing_from_a_network(report):
     for name, page in pages(report).items():
         assert "script" not in page.tags and "iframe" not in page.tags and "link" not in page.tags
-        outside = [address for address in page.loads if not re.match(r"data:|figures/[\w.]+$" if name == "index.html" else "data:image/", address)]
+        outside = [
+            address
+            for address in page.loads
+            if not re.match(r"data:|figures/[\w.]+$" if name == "index.html" else "data:image/", address)
+        ]
         assert outside == [], name
         source = (report / name).read_text().replace("http://www.w3.org/1998/Math/MathML", "")
         assert re.findall(r"(?:https?:|url\(|@import|[\"']//)\S{0,40}", source) == [], name
@@ -137,7 +170,9 @@ def test_embedded_images_load_nothing_either(report):
     for name, page in pages(report).items():
         for kind, content in re.findall(r"data:image/([\w+]+);base64,(\S+)", " ".join(page.loads)):
             if kind == "svg+xml":
-                references = re.findall(r"""(?:href|src)=["']([^"']*)|url\(["']?([^"')]*)""", base64.b64decode(content).decode())
+                references = re.findall(
+                    r"""(?:href|src)=["']([^"']*)|url\(["']?([^"')]*)""", base64.b64decode(content).decode()
+                )
                 assert all((a or b).startswith(("#", "data:")) for a, b in references), name
 
 
@@ -152,7 +187,11 @@ def test_every_link_leads_somewhere(report):
 
 def test_the_index_leads_to_everything(report):
     links = {unquote(link) for link in pages(report)["index.html"].links}
-    files = {path.relative_to(report).as_posix() for pattern in ("*.pdf", "0*.*", "figures/*.svg", "tables/*.csv") for path in report.glob(pattern)}
+    files = {
+        path.relative_to(report).as_posix()
+        for pattern in ("*.pdf", "0*.*", "figures/*.svg", "tables/*.csv")
+        for path in report.glob(pattern)
+    }
     assert files <= links
 
 
@@ -161,9 +200,17 @@ def test_every_caption_says_that_the_data_are_synthetic(report):
     for chapter in CHAPTERS:
         captions = [" ".join(caption.split()) for caption in pages(report)[f"{chapter}.html"].captions]
         assert len(captions) == sum(map(len, shown_in(chapter).values()))
-        own = {"05": "128 training and 100 test images", "06": "128 training and 100 test images", "07": "200 training and 200 test images"}
+        own = {
+            "05": "128 training and 100 test images",
+            "06": "128 training and 100 test images",
+            "07": "200 training and 200 test images",
+        }
         sizes = own.get(chapter[:2], "200 training, 100 validation and 200 test images")
-        assert [caption for caption in captions if f"Synthetic data: {sizes}" not in caption or "profile smoke" not in caption] == []
+        assert [
+            caption
+            for caption in captions
+            if f"Synthetic data: {sizes}" not in caption or "profile smoke" not in caption
+        ] == []
         count += len(captions)
     assert count > 20
 
@@ -171,7 +218,16 @@ def test_every_caption_says_that_the_data_are_synthetic(report):
 def test_the_first_page_says_what_the_report_holds_for(report, printed):
     first, index = printed[0], " ".join((report / "index.html").read_text().split())
     for text in (first, index):
-        for words in ("Knowledge distillation", "Nothing here is a result on CIFAR", "synthetic data (digest", "smoke", "random weights", "torch", "Python", "cores"):
+        for words in (
+            "Knowledge distillation",
+            "Nothing here is a result on CIFAR",
+            "synthetic data (digest",
+            "smoke",
+            "random weights",
+            "torch",
+            "Python",
+            "cores",
+        ):
             assert words in text, words
     assert re.search(r"Date \d+ \w+ 20\d\d", first)
 
@@ -184,11 +240,18 @@ def test_the_pdf_is_one_course_report(report, printed):
         assert re.sub(r"\s+", " ", title) in whole
     for kind in ("Figure", "Table"):
         numbers = [int(number) for number in re.findall(rf"\b{kind} (\d+)[.:]", whole)]
-        assert numbers == list(range(1, max(numbers) + 1)) and len(numbers) == sum(len(shown_in(chapter)[kind.lower()]) for chapter in CHAPTERS)
+        assert numbers == list(range(1, max(numbers) + 1)) and len(numbers) == sum(
+            len(shown_in(chapter)[kind.lower()]) for chapter in CHAPTERS
+        )
 
 
 def test_ours_stand_beside_the_published_values(report, printed):
-    tables = pd.concat([pd.read_csv(report / "tables" / f"09_{name}.csv", dtype=str) for name in ("published", "published_one", "published_two")])
+    tables = pd.concat(
+        [
+            pd.read_csv(report / "tables" / f"09_{name}.csv", dtype=str)
+            for name in ("published", "published_one", "published_two")
+        ]
+    )
     assert sorted(tables["published"]) == sorted(PUBLISHED)
     whole = " ".join(printed)
     assert [value for value in PUBLISHED if not re.search(rf"(?<![\d.]){re.escape(value)}(?![\d.]\d)", whole)] == []
@@ -205,18 +268,28 @@ def test_studies_c_and_d_stand_beside_their_published_values(report, printed):
         for row in table.itertuples():
             assert float(row.difference) == pytest.approx(float(row.ours.split()[0]) - float(row.published), abs=0.011)
     assert "a difference of 13.49 points; its text claims more than 15 %" in whole
-    assert "other synthetic images" in whole and "stands in for ResNet32x4" in whole and "stand in for ResNet101" in whole
+    assert (
+        "other synthetic images" in whole and "stands in for ResNet32x4" in whole and "stand in for ResNet101" in whole
+    )
 
 
 def test_the_grid_of_study_d_filled_one_table_for_all_its_cells(smoke, report):
-    taught = {key: summary["teachers"] for key, summary in smoke.summaries().items() if key.startswith("cnn4") and summary["teachers"]}
+    taught = {
+        key: summary["teachers"]
+        for key, summary in smoke.summaries().items()
+        if key.startswith("cnn4") and summary["teachers"]
+    }
     assert len(taught) >= 3 and len({tuple(teachers.items()) for teachers in taught.values()}) == 1
     assert len(list((smoke.runs / "tables").glob("resnet8x4-*"))) == 1
 
 
 def test_the_tables_hold_what_the_records_hold(smoke, report, printed):
     specs = {path.parent.name: path.read_text() for path in smoke.runs.glob("[a-z]*/spec.json")}
-    alone = [s["metrics"]["test"]["accuracy"] for key, s in smoke.summaries().items() if key.startswith("small_cnn") and not s["teachers"]]
+    alone = [
+        s["metrics"]["test"]["accuracy"]
+        for key, s in smoke.summaries().items()
+        if key.startswith("small_cnn") and not s["teachers"]
+    ]
     assert len(alone) == 2 and len(specs) == len(smoke.summaries())
     expected = f"{np.mean(alone):.2f} ± {np.std(alone, ddof=1):.2f}"
     rows = pd.read_csv(report / "tables" / "09_classifiers.csv").set_index("classifier")
@@ -267,7 +340,17 @@ def kill(processes: list[psutil.Process]) -> None:
 def test_a_killed_command_takes_its_processes_along_and_goes_on_to_the_same_numbers(another_copy):
     copy = another_copy
     chapter = copy.root / "reports" / "quick" / "01_baseline_small_cnn.ipynb"
-    command = ("report", "--profile", "quick", "--dataset", "synthetic", "--only", "01", "--seeds", "0,1")  # runs of many seconds
+    command = (
+        "report",
+        "--profile",
+        "quick",
+        "--dataset",
+        "synthetic",
+        "--only",
+        "01",
+        "--seeds",
+        "0,1",
+    )  # runs of many seconds
 
     process = copy.start(*command)  # the command alone is killed: nothing of it may go on
     wait_for("*.partial", copy.runs, process)
@@ -285,7 +368,9 @@ def test_a_killed_command_takes_its_processes_along_and_goes_on_to_the_same_numb
     kill([*map(psutil.Process, [process.pid]), *family])
     process.wait()
     assert psutil.wait_procs(family, timeout=10)[1] == []
-    interrupted = {path.parent.name.removesuffix(".partial") for path in copy.runs.glob("*.partial/checkpoint.safetensors")}
+    interrupted = {
+        path.parent.name.removesuffix(".partial") for path in copy.runs.glob("*.partial/checkpoint.safetensors")
+    }
     assert interrupted and not copy.summaries() and not chapter.exists()
     (copy.runs / f".{min(interrupted)}-half").mkdir()  # and in the middle of a write
     (copy.runs / f".{min(interrupted)}-half" / "model.safetensors").write_bytes(b"half of it")

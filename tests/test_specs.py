@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 import kdutils as kd
 from kdutils import studies
-from kdutils.specs import Bayesian, DataSpec, Distillation, InputError, ModelSpec, OptimiserSpec, RunSpec, Unreachable, explain, unique
-from kdutils.training import learning_rate
+from kdutils.errors import InputError, Unavailable
+from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec, unique
+from kdutils.training.optimisers import learning_rate
+from kdutils.values import explain
 
 
 def cnn(**changes) -> RunSpec:
@@ -26,7 +28,12 @@ def resnet(**changes) -> RunSpec:
 
 def taught(*teachers: RunSpec, **changes) -> RunSpec:
     fields = {"teachers": teachers, "temperature": 4.0, "kd_weight": 0.5}
-    return cnn(distillation=Distillation(**fields | {k: changes.pop(k) for k in list(changes) if k in Distillation.model_fields}), **changes)
+    return cnn(
+        distillation=Distillation(
+            **fields | {k: changes.pop(k) for k in list(changes) if k in Distillation.model_fields}
+        ),
+        **changes,
+    )
 
 
 def wrn(precision: str = "bonn", **changes) -> RunSpec:
@@ -104,8 +111,14 @@ def test_impossible_values_are_refused(make):
         (lambda: studies.teacher_init("papers"), ["papers", "smoke", "quick", "overnight", "paper"]),
         (lambda: studies.cifar100("papers"), ["papers", "smoke", "quick", "overnight", "paper"]),
         (lambda: studies.cifar100("smoke", "synthetic", kd_weight=0), ["kd_weight", "the student alone", "above 0"]),
-        (lambda: studies.teacher_init("smoke", "synthetic", init="pretrain:mnist"), ["pretrain:mnist", "imagenet", "random", "pretrain:cifar100"]),
-        (lambda: studies.assignment("smoke", "synthetic", init="pretrain:cifar100"), ["pretrain:cifar100", "auto, imagenet, random"]),
+        (
+            lambda: studies.teacher_init("smoke", "synthetic", init="pretrain:mnist"),
+            ["pretrain:mnist", "imagenet", "random", "pretrain:cifar100"],
+        ),
+        (
+            lambda: studies.assignment("smoke", "synthetic", init="pretrain:cifar100"),
+            ["pretrain:cifar100", "auto, imagenet, random"],
+        ),
         (lambda: cnn(init=resnet()), ["small_cnn", "resnet18", "same network"]),
         (lambda: wrn("bonn", init=wrn("xnor")), ["'bonn'", "'xnor'", "same network"]),
         (lambda: cnn(init=cnn(data=DataSpec(name="cifar10"))), ["synthetic", "cifar10", "same data set"]),
@@ -123,14 +136,19 @@ def test_errors_name_what_was_given_and_what_is_allowed(make, words):
 
 
 def test_a_study_refuses_another_studys_data(cifar):
-    with pytest.raises(InputError, match="about CIFAR-100: dataset must be auto, cifar .*, cifar100 or synthetic, got 'cifar10'"):
+    with pytest.raises(
+        InputError, match="about CIFAR-100: dataset must be auto, cifar .*, cifar100 or synthetic, got 'cifar10'"
+    ):
         studies.cifar100("smoke", "cifar10")
 
 
 def test_only_a_residual_network_may_go_on_from_another_data_set():
     other = DataSpec(name="cifar100")
     assert resnet(init=resnet(data=other)).needs == (resnet(data=other),)
-    assert cnn(model=ModelSpec(name="resnet8x4"), init=cnn(model=ModelSpec(name="resnet8x4"), data=other)).init.data.name == "cifar100"
+    assert (
+        cnn(model=ModelSpec(name="resnet8x4"), init=cnn(model=ModelSpec(name="resnet8x4"), data=other)).init.data.name
+        == "cifar100"
+    )
 
 
 def test_weights_from_a_file_are_part_of_the_key_and_need_no_training():
@@ -144,7 +162,9 @@ def test_weights_from_a_file_are_part_of_the_key_and_need_no_training():
 def test_explain_is_one_sentence_with_the_field_and_the_value():
     with pytest.raises(ValidationError) as error:
         cnn(epochs=-3)
-    assert explain(error.value).startswith("epochs:") and "-3" in explain(error.value) and "\n" not in explain(error.value)
+    assert (
+        explain(error.value).startswith("epochs:") and "-3" in explain(error.value) and "\n" not in explain(error.value)
+    )
 
 
 @pytest.mark.parametrize("init", ["imagenett", 3, {"epochs": 2}])
@@ -171,7 +191,15 @@ CHANGES = {
     "distillation": taught(cnn()).distillation,
     "test_curve": True,
 }
-DATA_CHANGES = {"name": "cifar10", "train_size": 9, "val_size": 1, "test_size": 5, "split_seed": 1, "normalisation": "half", "views": 161}
+DATA_CHANGES = {
+    "name": "cifar10",
+    "train_size": 9,
+    "val_size": 1,
+    "test_size": 5,
+    "split_seed": 1,
+    "normalisation": "half",
+    "views": 161,
+}
 OPTIMISER_CHANGES = {
     "name": "sgd", "learning_rate": 2e-3, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step", "milestones": (3,), "factor": 0.2,
 }  # fmt: skip
@@ -186,26 +214,55 @@ def test_every_field_changes_the_key():
     changed += [resnet(model=ModelSpec(name="resnet18", options={"stem": stem})) for stem in ("cifar", "imagenet")]
     kd = {"teachers": (resnet(),), "temperature": 4.0, "kd_weight": 0.5}
     changed += [cnn(distillation=Distillation(**kd | {name: value})) for name, value in KD_CHANGES.items()]
-    changed += [wrn(), wrn(bayesian=Bayesian()), *(wrn(bayesian=Bayesian(**{name: value})) for name, value in BAYESIAN_CHANGES.items())]
-    changed += [resnet(init=resnet()), resnet(init=resnet(seed=1)), resnet(init=resnet(init=resnet())), resnet(init=resnet(init="imagenet"))]
+    changed += [
+        wrn(),
+        wrn(bayesian=Bayesian()),
+        *(wrn(bayesian=Bayesian(**{name: value})) for name, value in BAYESIAN_CHANGES.items()),
+    ]
+    changed += [
+        resnet(init=resnet()),
+        resnet(init=resnet(seed=1)),
+        resnet(init=resnet(init=resnet())),
+        resnet(init=resnet(init="imagenet")),
+    ]
     changed += [cnn(), taught(resnet()), taught(resnet(), resnet(seed=1)), taught(resnet(seed=1), resnet()), resnet()]
     different = {spec.model_dump_json() for spec in changed}
     assert len({spec.key for spec in changed}) == len(different) == len(changed) - 1  # another optimiser occurs twice
 
 
 def test_the_list_of_changes_is_complete():
-    assert set(CHANGES) | {"bayesian"} == set(RunSpec.model_fields) and set(BAYESIAN_CHANGES) == set(Bayesian.model_fields)
+    assert set(CHANGES) | {"bayesian"} == set(RunSpec.model_fields) and set(BAYESIAN_CHANGES) == set(
+        Bayesian.model_fields
+    )
     assert set(DATA_CHANGES) == set(DataSpec.model_fields)
-    assert set(OPTIMISER_CHANGES) == set(OptimiserSpec.model_fields) and set(KD_CHANGES) == set(Distillation.model_fields)
+    assert set(OPTIMISER_CHANGES) == set(OptimiserSpec.model_fields) and set(KD_CHANGES) == set(
+        Distillation.model_fields
+    )
 
 
 def test_fields_at_their_default_do_not_enter_the_key():
     spelled_out = RunSpec(
-        data=DataSpec(name="synthetic", train_size=None, val_size=0, test_size=None, split_seed=0, normalisation="imagenet", views=162),
+        data=DataSpec(
+            name="synthetic",
+            train_size=None,
+            val_size=0,
+            test_size=None,
+            split_seed=0,
+            normalisation="imagenet",
+            views=162,
+        ),
         model=ModelSpec(name="small_cnn", options={}),
         init="random",
         trainable="all",
-        optimiser=OptimiserSpec(name="adam", learning_rate=1e-3, momentum=0.0, weight_decay=0.0, schedule="constant", milestones=(), factor=0.1),
+        optimiser=OptimiserSpec(
+            name="adam",
+            learning_rate=1e-3,
+            momentum=0.0,
+            weight_decay=0.0,
+            schedule="constant",
+            milestones=(),
+            factor=0.1,
+        ),
         epochs=2,
         batch_size=32,
         seed=0,
@@ -231,7 +288,13 @@ def test_keys_of_recorded_runs_are_pinned():
     data = DataSpec(name="cifar10", train_size=9000, val_size=1000)
     alone = RunSpec(data=data, model=ModelSpec(name="small_cnn"), epochs=30)
     teachers = tuple(
-        RunSpec(data=data, model=ModelSpec(name=name, options={"stem": "cifar_pool"}), init="imagenet", optimiser=OptimiserSpec(learning_rate=1e-4), epochs=20)
+        RunSpec(
+            data=data,
+            model=ModelSpec(name=name, options={"stem": "cifar_pool"}),
+            init="imagenet",
+            optimiser=OptimiserSpec(learning_rate=1e-4),
+            epochs=20,
+        )
         for name in ("resnet18", "resnet50")
     )
     student = RunSpec(**dict(alone) | {"distillation": Distillation(teachers=teachers, temperature=4.0, kd_weight=0.9)})
@@ -242,15 +305,23 @@ def test_keys_of_recorded_runs_are_pinned():
 
 
 def test_keys_of_binary_runs_are_pinned():
-    data, optimiser = DataSpec(name="cifar10", normalisation="half"), OptimiserSpec(learning_rate=1e-3, weight_decay=1e-5)
+    data, optimiser = (
+        DataSpec(name="cifar10", normalisation="half"),
+        OptimiserSpec(learning_rate=1e-3, weight_decay=1e-5),
+    )
     network = ModelSpec(name="wrn_22", options={"precision": "bonn", "dropout": 0.3})
-    spec = RunSpec(data=data, model=network, optimiser=optimiser, epochs=60, batch_size=128, bayesian=Bayesian(), test_curve=True)
+    spec = RunSpec(
+        data=data, model=network, optimiser=optimiser, epochs=60, batch_size=128, bayesian=Bayesian(), test_curve=True
+    )
     content = (
         '{"batch_size": 128, "bayesian": {}, "data": {"name": "cifar10", "normalisation": "half"}, "epochs": 60, '
         '"model": {"name": "wrn_22", "options": {"dropout": 0.3, "precision": "bonn"}}, "optimiser": {"weight_decay": 1e-05}, "test_curve": true}'
     )
     assert spec.key == "wrn_22-45a61d5b39a33ae7" == f"wrn_22-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-    later = '{"bayesian": {"feature_weight": 0.01}, "data": {"name": "cifar10", "normalisation": "half"}, "epochs": 5, "init": ' + content
+    later = (
+        '{"bayesian": {"feature_weight": 0.01}, "data": {"name": "cifar10", "normalisation": "half"}, "epochs": 5, "init": '
+        + content
+    )
     later += ', "model": {"name": "wrn_22", "options": {"dropout": 0.3, "precision": "bonn"}}}'
     finer = RunSpec(data=data, model=network, init=spec, epochs=5, bayesian=Bayesian(feature_weight=1e-2))
     assert finer.key == "wrn_22-7d2eadb32e7d8e99" == f"wrn_22-{hashlib.sha256(later.encode()).hexdigest()[:16]}"
@@ -264,14 +335,20 @@ def test_study_a_as_published_has_the_pinned_keys(cifar):
 
 
 def test_json_round_trip_keeps_value_and_key():
-    spec = taught(resnet(optimiser=OptimiserSpec(milestones=(1, 2), learning_rate=1 / 3)), resnet(seed=1), average="probabilities")
+    spec = taught(
+        resnet(optimiser=OptimiserSpec(milestones=(1, 2), learning_rate=1 / 3)), resnet(seed=1), average="probabilities"
+    )
     again = RunSpec.model_validate_json(spec.model_dump_json())
     assert again == spec and again.key == spec.key
     assert json.loads(spec.model_dump_json())["distillation"]["teachers"][1]["seed"] == 1
 
 
 def test_a_run_that_goes_on_from_another_survives_json():
-    first = wrn(model=ModelSpec(name="wrn_22", options={"precision": "bonn", "width": 64, "dropout": 0.0}), bayesian=Bayesian(), test_curve=True)
+    first = wrn(
+        model=ModelSpec(name="wrn_22", options={"precision": "bonn", "width": 64, "dropout": 0.0}),
+        bayesian=Bayesian(),
+        test_curve=True,
+    )
     then = wrn(model=first.model, init=first, bayesian=Bayesian(feature_weight=1e-2))
     for spec in (then, wrn(model=first.model, init=then), taught(resnet(init=resnet(seed=3)))):
         with warnings.catch_warnings():
@@ -287,7 +364,9 @@ def test_a_run_needs_its_teachers_and_the_run_it_goes_on_from():
     start, teacher = cnn(seed=1), resnet(init=resnet(seed=2))
     spec = taught(teacher, init=start)
     assert spec.needs == (teacher, start) and spec.teachers == (teacher,)
-    assert [found.key for found in unique([spec, start])] == [found.key for found in (resnet(seed=2), teacher, start, spec)]
+    assert [found.key for found in unique([spec, start])] == [
+        found.key for found in (resnet(seed=2), teacher, start, spec)
+    ]
 
 
 def test_unique_puts_teachers_before_students_and_drops_duplicates():
@@ -303,10 +382,18 @@ def test_unique_puts_teachers_before_students_and_drops_duplicates():
 def test_study_a_searches_every_temperature_with_every_weight_and_trains_every_policy(cifar):
     study = paper(cifar)
     grid = study.grid(("resnet50",))
-    assert {(spec.distillation.temperature, spec.distillation.kd_weight) for spec in grid} == {(t, w) for t in (2, 4, 8) for w in (0.3, 0.5, 0.7, 0.9)}
+    assert {(spec.distillation.temperature, spec.distillation.kd_weight) for spec in grid} == {
+        (t, w) for t in (2, 4, 8) for w in (0.3, 0.5, 0.7, 0.9)
+    }
     assert len({spec.key for spec in grid}) == 12 and all(spec.teachers == (study.resnet("resnet50"),) for spec in grid)
     assert {spec.trainable for spec in study.policies()} == {"head", "last_block", "layer3_up", "all"}
-    assert (study.data.train_size, study.data.val_size, study.epochs, study.resnet_epochs, len(study.seeds)) == (9000, 1000, 30, 20, 5)
+    assert (study.data.train_size, study.data.val_size, study.epochs, study.resnet_epochs, len(study.seeds)) == (
+        9000,
+        1000,
+        30,
+        20,
+        5,
+    )
 
 
 def binarised(profile: str = "paper") -> studies.Binarised:
@@ -316,11 +403,18 @@ def binarised(profile: str = "paper") -> studies.Binarised:
 def test_study_b_as_published(cifar):
     study = binarised()
     runs = [spec for specs in (study.phase_one() | study.phase_two()).values() for spec in specs]
-    assert {(spec.optimiser.name, spec.optimiser.learning_rate, spec.optimiser.weight_decay, spec.batch_size, spec.epochs) for spec in runs} == {("sgd", 0.01, 5e-4, 64, 50)}
-    assert {(spec.distillation.temperature, spec.distillation.kd_weight) for spec in runs if spec.teachers} == {(2.0, 0.5)}
+    assert {
+        (spec.optimiser.name, spec.optimiser.learning_rate, spec.optimiser.weight_decay, spec.batch_size, spec.epochs)
+        for spec in runs
+    } == {("sgd", 0.01, 5e-4, 64, 50)}
+    assert {(spec.distillation.temperature, spec.distillation.kd_weight) for spec in runs if spec.teachers} == {
+        (2.0, 0.5)
+    }
     assert {spec.model.options.get("dropout") for spec in runs if spec.model.name == "wrn_16_7"} == {0.5}
     assert (study.data.train_size, study.data.val_size, study.data.test_size, len(study.seeds)) == (None, 0, None, 5)
-    assert len({spec.key for spec in runs}) == len(unique(runs)) == 4 * 5 + 5 + 2 * 5 + 2 * 5  # precisions, teachers, reduced CNNs, taught binaries
+    assert (
+        len({spec.key for spec in runs}) == len(unique(runs)) == 4 * 5 + 5 + 2 * 5 + 2 * 5
+    )  # precisions, teachers, reduced CNNs, taught binaries
 
 
 def test_study_b_differs_in_the_loss_alone_where_it_compares(cifar):
@@ -354,7 +448,9 @@ def test_every_profile_of_study_b_says_what_it_changed(cifar, profile):
 def teacher_init(profile: str = "paper", **changes) -> studies.teacher_init:
     """Study C without looking for weights."""
     study = studies.teacher_init(profile, "synthetic", init="random")
-    return dataclasses.replace(study, data=DataSpec(**dict(study.data) | {"name": "cifar10"}), init="imagenet", **changes)
+    return dataclasses.replace(
+        study, data=DataSpec(**dict(study.data) | {"name": "cifar10"}), init="imagenet", **changes
+    )
 
 
 def test_study_c_as_published():
@@ -362,9 +458,19 @@ def test_study_c_as_published():
     arms = study.arms()
     teachers = arms["teacher from scratch"] + arms["teacher pretrained"]
     students = [spec for name, specs in arms.items() if name.startswith("student") for spec in specs]
-    assert {(spec.model.name, spec.epochs) for spec in teachers} == {("resnet101", 10)} and {spec.model.name for spec in students} == {"sparse_cnn"}
-    assert {(spec.distillation.temperature, spec.distillation.kd_weight) for spec in students if spec.teachers} == {(2.0, 0.5)}
-    assert (study.data.train_size, study.data.val_size, study.data.test_size, study.data.normalisation, study.data.views) == (None, 0, None, "half", 162)
+    assert {(spec.model.name, spec.epochs) for spec in teachers} == {("resnet101", 10)} and {
+        spec.model.name for spec in students
+    } == {"sparse_cnn"}
+    assert {(spec.distillation.temperature, spec.distillation.kd_weight) for spec in students if spec.teachers} == {
+        (2.0, 0.5)
+    }
+    assert (
+        study.data.train_size,
+        study.data.val_size,
+        study.data.test_size,
+        study.data.normalisation,
+        study.data.views,
+    ) == (None, 0, None, "half", 162)
     assert set(arms) == set(kd.published("teacher-init")["arm"])
 
 
@@ -373,24 +479,42 @@ def test_study_c_as_published():
 def test_study_c_differs_in_the_teachers_start_alone(profile, source):
     arms = dataclasses.replace(teacher_init(profile), init=source).arms()
     for scratch, pretrained in zip(arms["teacher from scratch"], arms["teacher pretrained"]):
-        assert scratch.init == "random" != pretrained.init and RunSpec(**dict(pretrained) | {"init": "random"}) == scratch
+        assert (
+            scratch.init == "random" != pretrained.init and RunSpec(**dict(pretrained) | {"init": "random"}) == scratch
+        )
         assert source == "imagenet" or (pretrained.init.data.name, pretrained.init.init) == ("cifar100", "random")
-    for alone, *taught in zip(arms["student alone"], arms["student of the teacher from scratch"], arms["student of the pretrained teacher"]):
+    for alone, *taught in zip(
+        arms["student alone"], arms["student of the teacher from scratch"], arms["student of the pretrained teacher"]
+    ):
         assert [RunSpec(**dict(spec) | {"distillation": None}) for spec in taught] == [alone, alone]
-        assert [spec.teachers for spec in taught] == [(arms["teacher from scratch"][0],), (arms["teacher pretrained"][0],)]
+        assert [spec.teachers for spec in taught] == [
+            (arms["teacher from scratch"][0],),
+            (arms["teacher pretrained"][0],),
+        ]
 
 
 def test_on_synthetic_images_the_teacher_of_study_c_is_pretrained_on_others():
     study = studies.teacher_init("smoke", "synthetic", init="random")
     start = study.teacher(True).init
-    assert start.data.name == "synthetic" and start.data.split_seed != study.data.split_seed and "other synthetic images" in study.setting
+    assert (
+        start.data.name == "synthetic"
+        and start.data.split_seed != study.data.split_seed
+        and "other synthetic images" in study.setting
+    )
 
 
-@pytest.mark.parametrize(("present", "expected"), [(("resnet101", "resnet50"), ("resnet101", "imagenet")), (("resnet50",), ("resnet50", "imagenet")), ((), ("resnet101", "pretrain:cifar100"))])
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        (("resnet101", "resnet50"), ("resnet101", "imagenet")),
+        (("resnet50",), ("resnet50", "imagenet")),
+        ((), ("resnet101", "pretrain:cifar100")),
+    ],
+)
 def test_what_cannot_be_had_for_study_c_is_replaced_and_named(monkeypatch, present, expected):
     def load(model, name):
         if name not in present:
-            raise Unreachable(f"no {name}")
+            raise Unavailable(f"no {name}")
 
     monkeypatch.setitem(studies.teacher_init.__globals__, "load_imagenet", load)  # the module has the function's name
     study = studies.teacher_init("paper", "synthetic", init="auto")
@@ -399,7 +523,7 @@ def test_what_cannot_be_had_for_study_c_is_replaced_and_named(monkeypatch, prese
     if present:
         assert studies.teacher_init("paper", "synthetic", init="imagenet").network == expected[0]
     else:
-        with pytest.raises(Unreachable):
+        with pytest.raises(Unavailable):
             studies.teacher_init("paper", "synthetic", init="imagenet")
 
 
@@ -416,7 +540,12 @@ def test_study_d_as_published():
     assert (teacher.model.name, teacher.epochs, teacher.batch_size) == ("resnet32x4", 240, 64)
     rates = [learning_rate(teacher.optimiser, epoch, 240) for epoch in (0, 149, 150, 180, 210, 239)]
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.0005, 0.00005, 0.00005]) and teacher.optimiser.momentum == 0.9
-    assert (study.data.val_size, study.data.test_size, study.data.normalisation, len(study.seeds)) == (5000, None, "cifar100", 5)
+    assert (study.data.val_size, study.data.test_size, study.data.normalisation, len(study.seeds)) == (
+        5000,
+        None,
+        "cifar100",
+        5,
+    )
 
 
 @pytest.mark.parametrize("profile", studies.PROFILES)
@@ -428,12 +557,18 @@ def test_coinciding_cells_of_the_grid_are_one_run(profile):
     assert len(grid) == len({spec.key for spec in grid}) == len(cells) + 1 and study.student(study.seeds[0]) in grid
     assert len(grid) == 13 or profile != "paper"
     assert all(RunSpec(**dict(spec) | {"distillation": None}) == study.student(study.seeds[0]) for spec in grid)
-    assert all(spec.teachers in ((), (study.teacher(study.teacher_seeds[0]),)) for spec in grid) and study.teacher().data.views == 162
+    assert (
+        all(spec.teachers in ((), (study.teacher(study.teacher_seeds[0]),)) for spec in grid)
+        and study.teacher().data.views == 162
+    )
 
 
 def test_a_given_cell_takes_the_place_of_the_grid_and_the_student_alone_stays():
     grid = grid_study("quick", temperature=3, kd_weight=0.9).grid()
-    assert sorted((s.distillation.temperature, s.distillation.kd_weight) for s in grid if s.distillation) == [(3.0, 0.9)] and len(grid) == 2
+    assert (
+        sorted((s.distillation.temperature, s.distillation.kd_weight) for s in grid if s.distillation) == [(3.0, 0.9)]
+        and len(grid) == 2
+    )
 
 
 def test_study_d_tells_what_a_profile_changed():
@@ -445,7 +580,9 @@ def test_study_d_tells_what_a_profile_changed():
 def test_beyond_the_document_the_students_differ_in_the_teacher_alone():
     arms = grid_study().beyond()
     for alone, taught in zip(arms["ResNet8x4 alone"], arms["ResNet8x4, KD"]):
-        assert RunSpec(**dict(taught) | {"distillation": None}) == alone and taught.teachers == (grid_study().teacher(),)
+        assert RunSpec(**dict(taught) | {"distillation": None}) == alone and taught.teachers == (
+            grid_study().teacher(),
+        )
     assert grid_study("quick").beyond() == {}
 
 

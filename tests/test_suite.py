@@ -14,9 +14,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kdutils import suite
 from kdutils.__main__ import main
-from kdutils.data import load_dataset
-from kdutils.models import build_model
-from kdutils.specs import InputError
+from kdutils.data.datasets import load_dataset
+from kdutils.errors import InputError
+from kdutils.networks.registry import build_model
 from kdutils.suite import execute, find_notebook, make_order, notebook_parameters
 
 VALUES = {"profile": "smoke", "dataset": "synthetic", "init": "random"}
@@ -39,7 +39,12 @@ def write(name: str, *sources: str, parameters: tuple[str, ...] = (OFFERED,)) ->
     tagged = [new_code_cell(source, metadata={"tags": ["parameters"]}) for source in parameters]
     cells = [new_markdown_cell(f"# Chapter {name}\n\nWhat is asked?"), *tagged, *map(new_code_cell, sources)]
     path = suite.NOTEBOOKS / f"{name}.ipynb"
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}), path)
+    nbformat.write(
+        new_notebook(
+            cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        ),
+        path,
+    )
     return path
 
 
@@ -56,7 +61,9 @@ def printed(path: Path) -> list[str]:
 
 
 def test_parameters_are_read_with_their_defaults():
-    path = write("01_a", parameters=('profile = "quick"  # how much\nseeds = None\nteacher_seeds = [0, -1]\nkd_weight = 0.5',))
+    path = write(
+        "01_a", parameters=('profile = "quick"  # how much\nseeds = None\nteacher_seeds = [0, -1]\nkd_weight = 0.5',)
+    )
     assert notebook_parameters(path) == {"profile": "quick", "seeds": None, "teacher_seeds": [0, -1], "kd_weight": 0.5}
 
 
@@ -66,7 +73,20 @@ def test_exactly_one_cell_must_be_tagged(cells):
         notebook_parameters(write("01_a", parameters=cells))
 
 
-@pytest.mark.parametrize("source", ["import os", "seeds = list(range(3))", "seeds = default", "a, b = 1, 2", "a = b = 1", "seeds: list = [1]", "seeds += [1]", "print('hello')", "seeds = ["])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os",
+        "seeds = list(range(3))",
+        "seeds = default",
+        "a, b = 1, 2",
+        "a = b = 1",
+        "seeds: list = [1]",
+        "seeds += [1]",
+        "print('hello')",
+        "seeds = [",
+    ],
+)
 def test_parameters_are_plain_values(source):
     with pytest.raises(InputError, match="parameters.*01_a.ipynb.*name = value"):
         notebook_parameters(write("01_a", parameters=(source,)))
@@ -143,7 +163,9 @@ def test_every_chapter_is_given_its_own_studys_data(cifar, data_folder, monkeypa
     shutil.copytree(data_folder / "synthetic", cifar.parent / "synthetic")
     order = make_order({"profile": "smoke", "dataset": "auto", "init": "random"})
     assert [order.values_of(path)["dataset"] for path in order.notebooks] == ["cifar10", "synthetic", "cifar10"]
-    assert make_order({"profile": "smoke", "dataset": "auto", "init": "random"}, ["08"]).values["dataset"] == "synthetic"
+    assert (
+        make_order({"profile": "smoke", "dataset": "auto", "init": "random"}, ["08"]).values["dataset"] == "synthetic"
+    )
     own = make_order({"profile": "smoke", "dataset": "cifar", "init": "random"}, ["00", "09"], ["09.dataset=synthetic"])
     assert [own.values_of(path)["dataset"] for path in own.notebooks] == ["cifar10", "synthetic"]
     with pytest.raises(InputError, match="CIFAR-100.*cannot be downloaded"):
@@ -169,25 +191,47 @@ def test_a_teachers_file_is_found_from_where_the_command_is_given(project, monke
 
 
 def test_parameters_arrive_and_the_result_is_kept(project):
-    offered = f'{OFFERED}\ntemperature = None\nseeds = [5]'
+    offered = f"{OFFERED}\ntemperature = None\nseeds = [5]"
     shows = "import os\nprint(profile, dataset, temperature, seeds)\nprint(os.getcwd(), os.environ['KD_REPORT_DIR'], os.environ['KD_CHAPTER'], sep='\\n')"
     before = dict(os.environ)
-    result = execute(write("01_a", shows, parameters=(offered,)), VALUES | {"temperature": 4, "kd_weight": 0.5}, project / "reports")
+    result = execute(
+        write("01_a", shows, parameters=(offered,)), VALUES | {"temperature": 4, "kd_weight": 0.5}, project / "reports"
+    )
     assert (result.error, result.reused) == (None, False) and result.seconds > 0
-    assert printed(project / "reports" / "01_a.ipynb") == ["smoke synthetic 4 [5]", str(project / "notebooks"), str(project / "reports"), "01_a"]
+    assert printed(project / "reports" / "01_a.ipynb") == [
+        "smoke synthetic 4 [5]",
+        str(project / "notebooks"),
+        str(project / "reports"),
+        "01_a",
+    ]
     assert files(project / "reports") == {"01_a.ipynb"}
     assert dict(os.environ) == before
 
 
 def test_a_failing_notebook_is_told_and_kept_aside_and_the_others_are_published(project, capsys):
     folder = project / "reports" / "smoke"
-    for old in ("01_bad.ipynb", "01_bad.html", "01_bad.pdf", "figures/01_curves.svg", "tables/01_metrics.csv", "figures/00_images.svg"):
+    for old in (
+        "01_bad.ipynb",
+        "01_bad.html",
+        "01_bad.pdf",
+        "figures/01_curves.svg",
+        "tables/01_metrics.csv",
+        "figures/00_images.svg",
+    ):
         (folder / old).parent.mkdir(parents=True, exist_ok=True)
         (folder / old).write_text("an earlier version")
     write("01_bad", "print('before')", "raise ValueError('the loss is\\nnot finite')", "print('never')")
     write("02_good", "print('fine')")
     assert main(["report", "--profile", "smoke", "--dataset", "synthetic", "-p", "init=random"]) == 1
-    assert files(folder) == {"02_good.ipynb", "02_good.html", "02_good.pdf", "failed/01_bad.ipynb", "figures/00_images.svg", "index.html", "report.pdf"}
+    assert files(folder) == {
+        "02_good.ipynb",
+        "02_good.html",
+        "02_good.pdf",
+        "failed/01_bad.ipynb",
+        "figures/00_images.svg",
+        "index.html",
+        "report.pdf",
+    }
     table = capsys.readouterr().out.partition("notebook ")[2]
     assert "ValueError: the loss is" in next(line for line in table.splitlines() if line.startswith("01_bad"))
     assert next(line for line in table.splitlines() if line.startswith("02_good")).endswith("done")
@@ -201,7 +245,9 @@ def test_a_cell_that_takes_too_long_is_told(project, monkeypatch):
     result = execute(write("01_a", "import time\ntime.sleep(600)"), VALUES, project / "reports")
     assert "longer than 1 s" in result.error and result.seconds < 300
     assert files(project / "reports") == {"failed/01_a.ipynb"}
-    assert not [process for process in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(process.cmdline())]
+    assert not [
+        process for process in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(process.cmdline())
+    ]
 
 
 def test_a_kernel_that_dies_is_told(project):
@@ -334,18 +380,30 @@ def test_no_report_is_left_of_chapters_that_all_failed(project, executed, publis
     write("01_a", "1")
     suite.report(make_order(VALUES))
     write("01_a", "2")
-    monkeypatch.setattr(suite, "_papermill", lambda notebook, draft, *_: draft.write_text(notebook.read_text()) and "cell 1: ValueError: no")
+    monkeypatch.setattr(
+        suite,
+        "_papermill",
+        lambda notebook, draft, *_: draft.write_text(notebook.read_text()) and "cell 1: ValueError: no",
+    )
     suite.report(make_order(VALUES))
     assert files(project / "reports" / "smoke") == {"failed/01_a.ipynb", "index.html"}
 
 
 def test_a_report_warns_of_every_chapter_on_synthetic_data(project, executed, published, monkeypatch):
     covers = []
-    monkeypatch.setattr(suite, "write_index", lambda destination, cover, chapters: covers.append(cover) or destination.write_text("index"))
+    monkeypatch.setattr(
+        suite,
+        "write_index",
+        lambda destination, cover, chapters: covers.append(cover) or destination.write_text("index"),
+    )
     for name in ("01_a", "02_b"):
         write(name, "1", parameters=(OFFERED,))
     suite.report(make_order(VALUES))
-    (project / "reports" / "smoke" / "01_a.ipynb").write_text((project / "reports" / "smoke" / "01_a.ipynb").read_text().replace('"dataset": "synthetic"', '"dataset": "cifar10"'))
+    (project / "reports" / "smoke" / "01_a.ipynb").write_text(
+        (project / "reports" / "smoke" / "01_a.ipynb")
+        .read_text()
+        .replace('"dataset": "synthetic"', '"dataset": "cifar10"')
+    )
     write("02_b", "2", parameters=(OFFERED,))
     suite.report(make_order(VALUES, ["02"]))
     assert covers[0].notice.startswith("Synthetic data: ") and covers[1].notice.startswith("Synthetic data in 02_b: ")

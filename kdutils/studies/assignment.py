@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kdutils.analysis import best_cell
-from kdutils.models import resolve_init
-from kdutils.runs import run_all
+from kdutils.networks.weights import resolve_init
+from kdutils.report.statistics import best_cell
+from kdutils.runs.run import run_all
 from kdutils.specs import DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.studies.base import Study, fitted
 
@@ -86,12 +86,20 @@ class Assignment(Study):
             "distilled from ResNet50": [self.student(("resnet50",), *one, seed) for seed in self.seeds],
             "distilled from ResNet18": [self.student(("resnet18",), *one, seed) for seed in self.seeds],
             "distilled from both, logits averaged": [self.student(both, *two, seed) for seed in self.seeds],
-            "distilled from both, probabilities averaged": [self.student(both, *two, seed, "probabilities") for seed in self.seeds],
+            "distilled from both, probabilities averaged": [
+                self.student(both, *two, seed, "probabilities") for seed in self.seeds
+            ],
         }
 
     def policies(self) -> list[RunSpec]:
         """What may train in a ResNet18, side by side, under ImageNet's stem and under the 3x3 stem."""
-        choices = (("imagenet", "head"), ("imagenet", "all"), ("cifar_pool", "last_block"), ("cifar_pool", "layer3_up"), ("cifar_pool", "all"))
+        choices = (
+            ("imagenet", "head"),
+            ("imagenet", "all"),
+            ("cifar_pool", "last_block"),
+            ("cifar_pool", "layer3_up"),
+            ("cifar_pool", "all"),
+        )
         return [self.resnet("resnet18", self.teacher_seeds[0], stem, trainable) for stem, trainable in choices]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kdutils.data import TITLES, load_dataset, resolve_dataset
-from kdutils.specs import VIEWS, DataSpec, Distillation, InputError, RunSpec
+from kdutils.data.datasets import TITLES, load_dataset, resolve_dataset
+from kdutils.data.views import VIEWS
+from kdutils.errors import InputError
+from kdutils.specs import DataSpec, Distillation, RunSpec
 
 PROFILES = ("smoke", "quick", "overnight", "paper")
 
@@ -36,16 +38,26 @@ def with_teacher(student: RunSpec, teacher: RunSpec, temperature: float, kd_weig
     return RunSpec(**dict(student) | {"distillation": taught})
 
 
-def fitted(profiles: dict, profile: str, dataset: str, seeds: Sequence[int] | None, teacher_seeds: Sequence[int] | None):
+def fitted(
+    profiles: dict, profile: str, dataset: str, seeds: Sequence[int] | None, teacher_seeds: Sequence[int] | None
+):
     """The profile's study on a data set, with other seeds if given."""
     if profile not in profiles:
         raise InputError(f"unknown profile {profile!r}: allowed are {', '.join(PROFILES)}")
     study = profiles[profile]
     name, own = resolve_dataset(dataset, study.data.name), study.data.name
     if name not in (own, "synthetic"):
-        raise InputError(f"this study is about {TITLES[own]}: dataset must be auto, cifar (each study's own), {own} or synthetic, got {dataset!r}")
+        raise InputError(
+            f"this study is about {TITLES[own]}: dataset must be auto, cifar (each study's own), {own} or synthetic, got {dataset!r}"
+        )
     data = DataSpec(**dict(study.data) | {"name": name})
-    return replace(study, data=data, seeds=_distinct(seeds) or study.seeds, teacher_seeds=_distinct(teacher_seeds) or study.teacher_seeds, profile=profile)
+    return replace(
+        study,
+        data=data,
+        seeds=_distinct(seeds) or study.seeds,
+        teacher_seeds=_distinct(teacher_seeds) or study.teacher_seeds,
+        profile=profile,
+    )
 
 
 def _distinct(seeds: Sequence[int] | None) -> tuple[int, ...]:

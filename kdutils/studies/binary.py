@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from kdutils.models import resolve_init
+from kdutils.networks.weights import resolve_init
 from kdutils.specs import Bayesian, DataSpec, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.studies.base import Study, fitted, with_teacher
 
@@ -40,7 +40,11 @@ class Binarised(Study):
     @property
     def _remark(self) -> str:
         wide = "" if self.network.name == "wrn_16_7" else f" {LABELS[self.network.name]} stands in for WRN-16-7."
-        rate = "" if self.learning_rate == 0.01 else f" Learning rate {self.learning_rate:g} for the short schedule, 0.01 in the document."
+        rate = (
+            ""
+            if self.learning_rate == 0.01
+            else f" Learning rate {self.learning_rate:g} for the short schedule, 0.01 in the document."
+        )
         return super()._remark + wide + rate
 
     def wide_resnet(self, precision: str, seed: int = 0) -> RunSpec:
@@ -51,7 +55,15 @@ class Binarised(Study):
         """The trained BONN network goes on at a tenth of the learning rate, with BONN's feature loss or (0) without."""
         start = self.wide_resnet("bonn", seed)
         optimiser = OptimiserSpec(**dict(start.optimiser) | {"learning_rate": self.learning_rate / 10})
-        return RunSpec(**dict(start) | {"init": start, "optimiser": optimiser, "epochs": self.tuning_epochs, "bayesian": Bayesian(feature_weight=feature_weight)})
+        return RunSpec(
+            **dict(start)
+            | {
+                "init": start,
+                "optimiser": optimiser,
+                "epochs": self.tuning_epochs,
+                "bayesian": Bayesian(feature_weight=feature_weight),
+            }
+        )
 
     def reduced_cnn(self, seed: int = 0) -> RunSpec:
         """Phase 2's student, alone."""
@@ -75,7 +87,9 @@ class Binarised(Study):
         return RunSpec(
             data=self.data,
             model=ModelSpec(name=name, options=options),
-            optimiser=OptimiserSpec(name="sgd", learning_rate=self.learning_rate, momentum=0.9, weight_decay=5e-4, schedule="one_cycle"),
+            optimiser=OptimiserSpec(
+                name="sgd", learning_rate=self.learning_rate, momentum=0.9, weight_decay=5e-4, schedule="one_cycle"
+            ),
             epochs=epochs,
             batch_size=64,
             seed=seed,
@@ -85,7 +99,10 @@ class Binarised(Study):
 
     def phase_one(self) -> dict[str, list[RunSpec]]:
         """The WideResNet in every precision of the profile."""
-        return {f"WideResNet, {LABELS[precision]}": [self.wide_resnet(precision, seed) for seed in self.seeds] for precision in self.precisions}
+        return {
+            f"WideResNet, {LABELS[precision]}": [self.wide_resnet(precision, seed) for seed in self.seeds]
+            for precision in self.precisions
+        }
 
     def fine_tuning(self) -> dict[str, list[RunSpec]]:
         """BONN's network, and gone on for some epochs without and with the feature loss."""
@@ -96,7 +113,9 @@ class Binarised(Study):
     def phase_two(self) -> dict[str, list[RunSpec]]:
         """The teacher, and its students alone and distilled."""
         students = {"reduced CNN": self.reduced_cnn}
-        students |= {f"WideResNet, {LABELS[p]}": partial(self.wide_resnet, p) for p in ("xnor", "bonn") if p in self.precisions}
+        students |= {
+            f"WideResNet, {LABELS[p]}": partial(self.wide_resnet, p) for p in ("xnor", "bonn") if p in self.precisions
+        }
         arms = {"ResNet18": [self.teacher(seed) for seed in self.teacher_seeds]}
         for name, student in students.items():
             arms[name] = [student(seed) for seed in self.seeds]
@@ -106,16 +125,28 @@ class Binarised(Study):
     def beyond(self) -> dict[str, list[RunSpec]]:
         """BONN's WRN-22 in the profile's widths, in full precision and binary; the widest BONN also distilled."""
         arms = {
-            f"WRN-22 ({width}-{width}-{2 * width}-{4 * width}), {LABELS[precision]}": [self.wrn_22(width, precision, seed) for seed in self.seeds]
+            f"WRN-22 ({width}-{width}-{2 * width}-{4 * width}), {LABELS[precision]}": [
+                self.wrn_22(width, precision, seed) for seed in self.seeds
+            ]
             for width in self.widths
             for precision in ("full", "xnor", "bonn")
         }
         if 64 in self.widths:
-            arms["WRN-22 (64-64-128-256), BONN, distilled"] = [self.taught(self.wrn_22(64, "bonn", seed)) for seed in self.seeds]
+            arms["WRN-22 (64-64-128-256), BONN, distilled"] = [
+                self.taught(self.wrn_22(64, "bonn", seed)) for seed in self.seeds
+            ]
         return arms
 
 
-LABELS = {"full": "full precision", "stem": "stem binary", "xnor": "XNOR", "bonn": "BONN", "wrn_16_1": "WRN-16-1", "wrn_22": "WRN-22 (16-16-32-64)"}
+LABELS = {
+    "full": "full precision",
+    "stem": "stem binary",
+    "xnor": "XNOR",
+    "bonn": "BONN",
+    "wrn_16_1": "WRN-16-1",
+    "wrn_22": "WRN-22 (16-16-32-64)",
+}
+
 
 _BINARISED = {
     "smoke": Binarised(DataSpec(name="cifar10", train_size=128, test_size=100, views=2), (0, 1), (0,), ModelSpec(name="wrn_16_1"), 1, 1, 1, 0.1),

@@ -6,13 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kdutils.analysis import best_cell
-from kdutils.models import build_model, load_weights_file
-from kdutils.runs import run_all
-from kdutils.specs import VIEWS, DataSpec, InputError, ModelSpec, OptimiserSpec, RunSpec
+from kdutils.data.views import VIEWS
+from kdutils.errors import InputError
+from kdutils.networks.registry import build_model
+from kdutils.networks.weights import load_weights_file
+from kdutils.report.statistics import best_cell
+from kdutils.runs.run import run_all
+from kdutils.specs import DataSpec, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.studies.base import Study, fitted, with_teacher
 
-_DOCUMENT = OptimiserSpec(name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-4, schedule="step", milestones=(150, 180, 210))
+_DOCUMENT = OptimiserSpec(
+    name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-4, schedule="step", milestones=(150, 180, 210)
+)
+
+
 _SHORT = OptimiserSpec(name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, schedule="one_cycle")
 
 
@@ -48,7 +55,11 @@ class Cifar100(Study):
             return f" The teacher is {self.network} from {Path(self.teacher_file).name}; nothing is known here of the images it has seen."
         stand_in = "" if self.network == "resnet32x4" else ", which stands in for ResNet32x4"
         batch = "" if self.batch_size == 128 else f" with batches of {self.batch_size}"
-        students = "" if self.epochs == 100 else f"; students train {self.epochs} epochs{batch}, 100 in the document{' with batches of 128' * bool(batch)}"
+        students = (
+            ""
+            if self.epochs == 100
+            else f"; students train {self.epochs} epochs{batch}, 100 in the document{' with batches of 128' * bool(batch)}"
+        )
         return f" The teacher is {self.network}{stand_in}, {self.teacher_epochs} epoch{'s' * (self.teacher_epochs > 1)} in all {VIEWS} views{students}."
 
     def student(self, seed: int = 0) -> RunSpec:
@@ -57,7 +68,9 @@ class Cifar100(Study):
         return RunSpec(
             data=self.data,
             model=ModelSpec(name="cnn4"),
-            optimiser=OptimiserSpec(name="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="step", milestones=milestones, factor=0.2),
+            optimiser=OptimiserSpec(
+                name="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="step", milestones=milestones, factor=0.2
+            ),
             epochs=self.epochs,
             batch_size=self.batch_size,
             seed=seed,
@@ -78,11 +91,17 @@ class Cifar100(Study):
     def taught(self, temperature: float, kd_weight: float, seed: int = 0) -> RunSpec:
         """The student with the first teacher; with a kd_weight of 0 it is the student alone, at every temperature."""
         student = self.student(seed)
-        return with_teacher(student, self.teacher(self.teacher_seeds[0]), temperature, kd_weight) if kd_weight else student
+        return (
+            with_teacher(student, self.teacher(self.teacher_seeds[0]), temperature, kd_weight) if kd_weight else student
+        )
 
     def grid(self) -> list[RunSpec]:
         """Every kd_weight with every temperature, with the first seed; cells that coincide are one run."""
-        cells = [self.taught(temperature, kd_weight, self.seeds[0]) for temperature in self.temperatures for kd_weight in self.kd_weights]
+        cells = [
+            self.taught(temperature, kd_weight, self.seeds[0])
+            for temperature in self.temperatures
+            for kd_weight in self.kd_weights
+        ]
         return list({spec.key: spec for spec in cells}.values())
 
     def choose(self) -> tuple[float, float]:
@@ -103,7 +122,18 @@ class Cifar100(Study):
         """ResNet8x4 alone and with the same teacher, by the literature's schedule, at T = 4 and kd_weight 0.9."""
         if not self.beyond_epochs:
             return {}
-        alone = [RunSpec(**dict(self.teacher(seed)) | {"data": self.data, "model": ModelSpec(name="resnet8x4"), "init": "random", "epochs": self.beyond_epochs}) for seed in self.seeds]
+        alone = [
+            RunSpec(
+                **dict(self.teacher(seed))
+                | {
+                    "data": self.data,
+                    "model": ModelSpec(name="resnet8x4"),
+                    "init": "random",
+                    "epochs": self.beyond_epochs,
+                }
+            )
+            for seed in self.seeds
+        ]
         teacher = self.teacher(self.teacher_seeds[0])
         return {"ResNet8x4 alone": alone, "ResNet8x4, KD": [with_teacher(spec, teacher, 4.0, 0.9) for spec in alone]}
 
@@ -138,11 +168,20 @@ def cifar100(
     state dict of a public ResNet32x4 (`kdutils.models.load_weights_file`), which then teaches as it is.
     """
     if kd_weight == 0:
-        raise InputError("kd_weight: 0 is the student alone, which this study runs anyway: give a weight above 0 and at most 1")
+        raise InputError(
+            "kd_weight: 0 is the student alone, which this study runs anyway: give a weight above 0 and at most 1"
+        )
     study = fitted(_PROFILES, profile, dataset, seeds, teacher_seeds)
     if teacher_file:
-        study = replace(study, teacher_file=str(Path(teacher_file).expanduser().absolute()), network="resnet32x4", teacher_seeds=study.teacher_seeds[:1])
-        load_weights_file(build_model(study.network, study.data.num_classes), Path(study.teacher_file))  # complains before anything is run
+        study = replace(
+            study,
+            teacher_file=str(Path(teacher_file).expanduser().absolute()),
+            network="resnet32x4",
+            teacher_seeds=study.teacher_seeds[:1],
+        )
+        load_weights_file(
+            build_model(study.network, study.data.num_classes), Path(study.teacher_file)
+        )  # complains before anything is run
     return replace(
         study,
         temperatures=study.temperatures if temperature is None else (float(temperature),),

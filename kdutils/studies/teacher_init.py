@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kdutils.data import load_dataset
-from kdutils.models import build_model, load_imagenet
-from kdutils.specs import VIEWS, DataSpec, InputError, ModelSpec, OptimiserSpec, RunSpec, Unreachable
+from kdutils.data.datasets import load_dataset
+from kdutils.data.views import VIEWS
+from kdutils.errors import InputError, Unavailable
+from kdutils.networks.registry import build_model
+from kdutils.networks.weights import load_imagenet
+from kdutils.specs import DataSpec, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.studies.base import Study, fitted, with_teacher
 
 TITLES = {"resnet18": "ResNet18", "resnet50": "ResNet50", "resnet101": "ResNet101"}
@@ -63,7 +66,9 @@ class TeacherInit(Study):
         scratch = RunSpec(
             data=DataSpec(**dict(self.data) | {"views": VIEWS}),
             model=ModelSpec(name=self.network, options={"stem": "cifar_pool"}),
-            optimiser=OptimiserSpec(name="sgd", learning_rate=0.02, momentum=0.9, weight_decay=5e-4, schedule="one_cycle"),
+            optimiser=OptimiserSpec(
+                name="sgd", learning_rate=0.02, momentum=0.9, weight_decay=5e-4, schedule="one_cycle"
+            ),
             epochs=self.teacher_epochs,
             batch_size=64,
             seed=seed,
@@ -71,7 +76,9 @@ class TeacherInit(Study):
         )
         if not pretrained:
             return scratch
-        return RunSpec(**dict(scratch) | {"init": "imagenet" if self.init == "imagenet" else self._pretrained_on_others(scratch)})
+        return RunSpec(
+            **dict(scratch) | {"init": "imagenet" if self.init == "imagenet" else self._pretrained_on_others(scratch)}
+        )
 
     def _pretrained_on_others(self, scratch: RunSpec) -> RunSpec:
         """The same training on CIFAR-100; on the synthetic set, which has no sibling, on another draw of its images."""
@@ -80,7 +87,9 @@ class TeacherInit(Study):
 
     def taught(self, pretrained: bool, seed: int = 0) -> RunSpec:
         """The student with one of the two teachers (its first seed)."""
-        return with_teacher(self.student(seed), self.teacher(pretrained, self.teacher_seeds[0]), self.temperature, self.kd_weight)
+        return with_teacher(
+            self.student(seed), self.teacher(pretrained, self.teacher_seeds[0]), self.temperature, self.kd_weight
+        )
 
     def arms(self) -> dict[str, list[RunSpec]]:
         """Both teachers, the student alone and with each, by the names that the published table uses."""
@@ -133,11 +142,15 @@ def _source(network: str, init: str) -> tuple[str, str]:
     if init not in ("auto", "imagenet", "random", "pretrain:cifar100"):
         raise InputError(f"unknown init {init!r}: allowed are auto, imagenet, random, pretrain:cifar100")
     missing = None
-    for name in dict.fromkeys((network, "resnet50" if network == "resnet101" else network)) if init in ("auto", "imagenet") else ():
+    for name in (
+        dict.fromkeys((network, "resnet50" if network == "resnet101" else network))
+        if init in ("auto", "imagenet")
+        else ()
+    ):
         try:
             load_imagenet(build_model(name, 2), name)
             return name, "imagenet"
-        except Unreachable as error:
+        except Unavailable as error:
             missing = error
     if init == "imagenet":
         raise missing

@@ -1,0 +1,108 @@
+"""Exact cached teachers: a teacher's logits are a function of (image, view), so each is computed once, ever.
+
+A table [images, 162 views, columns] on disk is filled lazily, only where a run will look. One filled entry serves
+every student, temperature, weight and seed. The features of a frozen backbone are cached the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Callable
+from uuid import uuid4
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdutils.data.datasets import Dataset
+from kdutils.data.views import VIEWS, render
+from kdutils.errors import InputError
+from kdutils.machine import Runtime
+
+FILL_BATCH = 128  # always full: kernels are chosen by batch size, and an entry must not depend on its neighbours
+
+
+class ViewTable:
+    """float16 values [images, 162, columns] in `folder`, memory-mapped and shared by all processes.
+
+    Both files are sparse: only filled entries take room on disk. Values reach the file before their mark does, so a
+    process killed in between leaves entries to be computed again, never wrong ones.
+
+    Processes fill entries side by side, of one page of the file too. Several machines may do so only on a file system
+    that keeps maps coherent between them (Lustre, GPFS, CephFS); NFS writes whole pages back, and would lose entries.
+    """
+
+    def __init__(self, folder: Path, images: int, columns: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.values = _open(folder / "values.npy", np.float16, (images, VIEWS, columns))
+        self.filled = _open(folder / "filled.npy", np.bool_, (images, VIEWS))
+
+    def missing(self, codes: np.ndarray) -> np.ndarray:
+        """Those of the entry codes (image * 162 + view), int64, that are not filled; sorted, each once."""
+        codes = np.unique(codes)
+        return codes[~self.filled.reshape(-1)[codes]]
+
+    @torch.inference_mode()
+    def fill(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        codes: np.ndarray,
+        normalisation: str,
+        runtime: Runtime,
+        report: Callable[[float], None] = lambda fraction: None,
+    ) -> int:
+        """Compute the missing ones of `codes` with `model` in evaluation mode; how many there were.
+
+        `report(fraction)` is called after every batch while it advances from 0 to 1.
+        """
+        missing = self.missing(codes)
+        if not len(missing):
+            return 0
+        self._check_space(len(missing))
+        model = model.to(runtime.device, memory_format=torch.channels_last).eval()
+        images = dataset.train_images.to(runtime.device)
+        for start in range(0, len(missing), FILL_BATCH):
+            batch = missing[start : start + FILL_BATCH]
+            padded = torch.from_numpy(np.resize(batch, FILL_BATCH)).to(runtime.device)
+            with runtime.autocast():
+                outputs = model(render(images, padded // VIEWS, padded % VIEWS, normalisation))
+            rows, views = np.divmod(batch, VIEWS)
+            self.values[rows, views] = outputs[: len(batch)].float().cpu().numpy()
+            self.filled[rows, views] = True
+            report(min(1.0, (start + FILL_BATCH) / len(missing)))
+        self.values.flush()
+        self.filled.flush()
+        return len(missing)
+
+    def _check_space(self, entries: int) -> None:
+        """A full disk under a sparse mapped file kills the process; so ask before. An entry may claim a 4 kB block."""
+        needed = min(entries * max(4096, 2 * self.values.shape[2]), self.values.nbytes)
+        if shutil.disk_usage(self.folder).free < needed:
+            raise InputError(
+                f"{self.folder} may need {needed / 1e6:,.0f} MB more than is free: free space there or set KD_RUNS_DIR"
+            )
+
+    def lookup(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        """Values of the given entries, float32 [B, columns]; raises `LookupError` if one is not filled."""
+        rows, codes = indices.numpy(), views.numpy()
+        if not self.filled[rows, codes].all():
+            raise LookupError(f"{self.folder} is not filled where the run looks: fill it first")
+        return torch.from_numpy(self.values[rows, codes]).float()
+
+
+def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """The array at `path`, created full of zeros (and without taking room) if it is not there."""
+    if not path.exists():
+        draft = path.with_name(f".{path.name}-{uuid4().hex}")  # machines that share the store may share process ids
+        np.lib.format.open_memmap(draft, mode="w+", dtype=dtype, shape=shape)
+        try:
+            os.link(draft, path)  # unlike a rename, never replaces a table that another process has begun to fill
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return np.lib.format.open_memmap(path, mode="r+")

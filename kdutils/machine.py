@@ -1,0 +1,82 @@
+"""The machine a run meets: its device, number format, memory and name."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device and the number format of the heavy operations."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self):
+        """Context in which convolutions and matrix products run in `dtype`; parameters stay float32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    @property
+    def name(self) -> str:
+        """Device and format in a word, such as cpu-bfloat16."""
+        return f"{self.device.type}-{str(self.dtype).removeprefix('torch.')}"
+
+
+def detect_runtime() -> Runtime:
+    """CUDA, else Apple's GPU, else the CPU; bfloat16 where the hardware computes in it, else float32."""
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed one
+        return Runtime(torch.device("cuda"), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32)
+    if torch.backends.mps.is_available():
+        return Runtime(torch.device("mps"), torch.float32)
+    return Runtime(torch.device("cpu"), torch.bfloat16 if _cpu_has_bf16() else torch.float32)
+
+
+def _cpu_has_bf16() -> bool:
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and any(name in flags.read_text() for name in ("avx512_bf16", "amx_bf16"))
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next step: asked for again, its pages need not be zeroed by the kernel."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library: nothing to do
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never give the heap's top back
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: take from the heap what is below 32 MiB
+
+
+def peak_memory_mb(runtime: Runtime) -> float:
+    """The most memory this process has held so far: of the GPU where there is one, else resident, in 10^6 bytes."""
+    if runtime.device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes on Linux, bytes on macOS
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def hardware() -> str:
+    """The device in words, such as the processor's or the GPU's name with its number of cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.is_file()
+        else []
+    )
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {cores()} cores"
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,76 @@
+"""ResNets: torchvision's under three stems, and the distillation literature's for CIFAR."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+
+Stem = Literal["imagenet", "cifar_pool", "cifar"]
+
+
+def resnet18(num_classes: int, stem: Stem = "cifar_pool") -> nn.Module:
+    """torchvision's ResNet-18 (He et al., CVPR 2016): 11,173,962 parameters for 10 classes with a 3x3 stem."""
+    return _resnet("resnet18", num_classes, stem)
+
+
+def resnet50(num_classes: int, stem: Stem = "cifar_pool") -> nn.Module:
+    """torchvision's ResNet-50 (He et al., CVPR 2016): 23,520,842 parameters for 10 classes with a 3x3 stem."""
+    return _resnet("resnet50", num_classes, stem)
+
+
+def resnet101(num_classes: int, stem: Stem = "imagenet") -> nn.Module:
+    """torchvision's ResNet-101 (He et al., CVPR 2016): 42,520,650 parameters for 10 classes with ImageNet's stem."""
+    return _resnet("resnet101", num_classes, stem)
+
+
+class _CifarResNet(nn.Module):
+    """A 3x3 stem of 32 channels and three stages of basic blocks, 64, 128 and 256 wide, with torchvision's names of parts."""
+
+    def __init__(self, num_classes: int, blocks: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
+        self.layer1, self.layer2, self.layer3 = (
+            self._stage(inputs, outputs, stride, blocks)
+            for inputs, outputs, stride in ((32, 64, 1), (64, 128, 2), (128, 256, 2))
+        )
+        self.fc = nn.Linear(256, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        return nn.Sequential(
+            BasicBlock(inputs, outputs, stride, shortcut), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1))
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = F.relu(self.bn1(self.conv1(images)))
+        return self.fc(self.layer3(self.layer2(self.layer1(features))).mean((2, 3)))
+
+
+def resnet32x4(num_classes: int) -> nn.Module:
+    """The distillation literature's ResNet-32, four times as wide: 7,433,860 parameters for 100 classes."""
+    return _CifarResNet(num_classes, 5)
+
+
+def resnet8x4(num_classes: int) -> nn.Module:
+    """The distillation literature's ResNet-8, four times as wide: 1,233,540 parameters for 100 classes."""
+    return _CifarResNet(num_classes, 1)
+
+
+def _resnet(name: str, num_classes: int, stem: Stem) -> nn.Module:
+    """Stems: `imagenet` 7x7/2 and max-pool; `cifar_pool` 3x3/1 and max-pool; `cifar` 3x3/1, no pool."""
+    model = getattr(torchvision.models, name)(weights=None, num_classes=num_classes)
+    if stem != "imagenet":
+        model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    if stem == "cifar":
+        model.maxpool = nn.Identity()
+    return model

@@ -1,0 +1,81 @@
+"""How a chapter shows its results: every figure, table and sentence goes through one `Page`."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+
+from kdutils.settings import write_atomic
+
+
+class Page:
+    """Shows figures and tables with captions that end in the `setting` (data, sizes, profile) they hold for.
+
+    Run by the suite, it also writes them to the report's folder as `figures/<chapter>_<name>.svg` and `.png` and
+    `tables/<chapter>_<name>.csv`.
+    """
+
+    def __init__(self, setting: str):
+        self.setting = setting
+        folder = os.environ.get("KD_REPORT_DIR")
+        self._folder = Path(folder) if folder else None
+        self._chapter = os.environ.get("KD_CHAPTER", "").partition("_")[0]
+
+    def figure(self, figure: Figure, name: str, caption: str) -> None:
+        """Show a figure under its caption, and close it."""
+        svg, png = _rendered(figure, "svg"), _rendered(figure, "png")
+        plt.close(figure)
+        self._keep("figures", f"{name}.svg", svg)
+        self._keep("figures", f"{name}.png", png)
+        self._show("figure", name, caption, {"image/svg+xml": svg.decode(), "image/png": png})
+
+    def table(self, frame: pd.DataFrame, name: str, caption: str) -> None:
+        """Show a table over its caption."""
+        self._keep("tables", f"{name}.csv", frame.to_csv(index=False).encode())
+        frame = frame.map(lambda value: f"{value:,}" if isinstance(value, (int, np.integer)) else value)
+        alignment = ["left"] + ["right" if _is_number(frame[column]) else "left" for column in frame.columns[1:]]
+        data = {
+            "text/html": frame.to_html(index=False, border=0, justify="left"),
+            "text/markdown": frame.to_markdown(index=False, colalign=alignment, disable_numparse=True),
+        }
+        self._show("table", name, caption, data)
+
+    def say(self, text: str) -> None:
+        """Show a computed sentence as prose."""
+        display(Markdown(text))
+
+    def _show(self, kind: str, name: str, caption: str, data: dict) -> None:
+        caption = f"{caption} {self.setting}"
+        display(
+            data | {"text/plain": caption},
+            metadata={"kdutils": {"kind": kind, "name": name, "caption": caption}},
+            raw=True,
+        )
+        display(
+            {"text/markdown": f"*{caption}*", "text/plain": caption},
+            metadata={"kdutils": {"kind": "caption"}},
+            raw=True,
+        )
+
+    def _keep(self, folder: str, name: str, content: bytes) -> None:
+        if self._folder:
+            write_atomic(self._folder / folder / f"{self._chapter}_{name}", content)
+
+
+def _is_number(column: pd.Series) -> bool:
+    return bool(column.astype(str).str.match(r"^[\[+−-]?[\d,.]+").all())
+
+
+def _rendered(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(
+        buffer, format=kind, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None
+    )
+    return buffer.getvalue()

@@ -1,0 +1,44 @@
+"""Optimisers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdutils.networks.binary import UNDECAYED
+from kdutils.specs import OptimiserSpec, RunSpec
+
+
+def make_optimiser(spec: OptimiserSpec, model: nn.Module, fused: bool | None = True) -> torch.optim.Optimizer:
+    """Of the trainable parameters; what describes a prior, and the logarithm of a scale, do not decay towards zero.
+
+    With `fused` None, PyTorch's own default of how a step is computed.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    free = [parameter for name, parameter in named if name.endswith(UNDECAYED)]
+    groups = [{"params": [parameter for name, parameter in named if not name.endswith(UNDECAYED)]}]
+    if free:
+        groups.append({"params": free, "weight_decay": 0.0})
+    settings = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "fused": fused}
+    if spec.name == "adam":
+        return torch.optim.Adam(groups, **settings)
+    return torch.optim.SGD(groups, momentum=spec.momentum, **settings)
+
+
+def _set_learning_rate(optimiser: torch.optim.Optimizer, spec: RunSpec, epoch: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(spec.optimiser, epoch, spec.epochs)
+
+
+def learning_rate(spec: OptimiserSpec, epoch: float, epochs: int) -> float:
+    """The learning rate after `epoch` (a fraction within an epoch) of `epochs`.
+
+    `step` multiplies by `factor` at every milestone; `one_cycle` rises linearly from a twentieth over the first 30%
+    and falls linearly to zero.
+    """
+    if spec.schedule == "step":
+        return spec.learning_rate * spec.factor ** sum(epoch >= milestone for milestone in spec.milestones)
+    if spec.schedule == "one_cycle":
+        return spec.learning_rate * float(np.interp(epoch / epochs, [0, 0.3, 1], [0.05, 1, 0]))
+    return spec.learning_rate

@@ -1,0 +1,45 @@
+"""Frozen, strict values that compare and hash by content: what every specification is made of."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong in `error`, as one sentence."""
+    first = error.errors()[0]
+    where = ".".join(part for part in map(str, first["loc"]) if "[" not in part)  # without the members of a union
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if not where:
+        return message
+    got = first["input"]
+    return f"{where}: {message[0].lower()}{message[1:]}" + ("" if isinstance(got, dict) else f" (got {got!r})")
+
+
+class Value(BaseModel):
+    """A frozen value; unknown fields and impossible values raise a `ValidationError`, which is a `ValueError`."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    def with_(self, **changes: Any) -> Self:
+        """The same value with other fields, checked as a new one is."""
+        return type(self)(**dict(self) | changes)
+
+    def canonical(self) -> str:
+        """The fields that differ from their defaults, as JSON: the same text for equal values."""
+        return json.dumps(_plain(self.model_dump(mode="json", exclude_defaults=True)), sort_keys=True)
+
+    def __hash__(self) -> int:
+        return hash(self.canonical())
+
+
+def _plain(content: Any) -> Any:
+    """The same content without negative zeros, which equal 0.0 and print otherwise."""
+    if isinstance(content, dict):
+        return {name: _plain(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_plain(value) for value in content]
+    return content + 0.0 if isinstance(content, float) else content

@@ -1,0 +1,212 @@
+"""A teacher's table holds exactly what the teacher would say, wherever and in whatever order it was filled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kdutils.data.datasets import Dataset
+from kdutils.data.views import IDENTITY_VIEW, epoch_stream, render, split_indices
+from kdutils.distillation.tables import ViewTable
+from kdutils.machine import Runtime
+from kdutils.networks.registry import build_model
+from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
+from kdutils.training.inputs import training_codes, validation_codes
+
+FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
+BFLOAT16 = Runtime(torch.device("cpu"), torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    random = np.random.RandomState(0)
+    images = [torch.from_numpy(random.randint(0, 256, (count, 32, 32, 3)).astype(np.uint8)) for count in (60, 20)]
+    labels = [torch.arange(count, dtype=torch.uint8) % 10 for count in (60, 20)]
+    return Dataset("synthetic", tuple("abcdefghij"), images[0], labels[0], images[1], labels[1], digest="test")
+
+
+@pytest.fixture(scope="module")
+def teacher() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return build_model("small_cnn", 10)
+
+
+class Counting(torch.nn.Module):
+    """A teacher that counts its forward passes and may be killed after some."""
+
+    def __init__(self, model, lifetime=None):
+        super().__init__()
+        self.model, self.batches, self.lifetime = model, 0, lifetime
+
+    def forward(self, images):
+        if self.batches == self.lifetime:
+            raise KeyboardInterrupt
+        self.batches += 1
+        return self.model(images)
+
+
+def some_codes(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.RandomState(seed).permutation(60 * 162)[:count]
+
+
+def direct(teacher, dataset, codes) -> torch.Tensor:
+    with torch.inference_mode():
+        return teacher.eval()(
+            render(dataset.train_images, torch.from_numpy(codes // 162), torch.from_numpy(codes % 162), "half")
+        )
+
+
+def read(table, codes) -> np.ndarray:
+    return table.values[codes // 162, codes % 162].copy()
+
+
+def test_the_table_says_what_the_teacher_says(tmp_path, dataset, teacher):
+    codes, table = some_codes(200), ViewTable(tmp_path, 60, 10)
+    assert table.fill(teacher, dataset, codes, "half", FLOAT32) == 200
+    looked_up = table.lookup(torch.from_numpy(codes // 162), torch.from_numpy(codes % 162))
+    assert looked_up.dtype == torch.float32
+    torch.testing.assert_close(
+        looked_up, direct(teacher, dataset, codes), rtol=1e-3, atol=1e-5
+    )  # float16 keeps 11 bits
+
+
+@pytest.mark.parametrize("runtime", [FLOAT32, BFLOAT16], ids=lambda runtime: runtime.name)
+@pytest.mark.parametrize("name", ["small_cnn", "resnet18"])
+def test_an_entry_does_not_depend_on_what_was_filled_with_it(tmp_path, dataset, name, runtime):
+    torch.manual_seed(2)
+    model = build_model(name, 10, **({"stem": "imagenet"} if name == "resnet18" else {}))
+    codes = some_codes(20)
+    tables = [ViewTable(tmp_path / kind, 60, 10) for kind in ("together", "pieces")]
+    tables[0].fill(model, dataset, codes, "half", runtime)
+    for piece in (codes[13:], codes):
+        tables[1].fill(model, dataset, piece, "half", runtime)
+    assert np.array_equal(read(tables[0], codes).view(np.uint16), read(tables[1], codes).view(np.uint16))
+    assert np.abs(read(tables[0], codes)).min() > 0
+
+
+def test_only_what_is_asked_for_is_filled_and_nothing_twice(tmp_path, dataset, teacher):
+    table, model = ViewTable(tmp_path, 60, 10), Counting(teacher)
+    first, more = some_codes(300), some_codes(330)
+    assert table.fill(model, dataset, first, "half", FLOAT32) == 300 and model.batches == 3
+    assert sorted(np.flatnonzero(table.filled)) == sorted(first)
+    assert table.fill(model, dataset, np.concatenate([first, first]), "half", FLOAT32) == 0 and model.batches == 3
+    assert table.fill(model, dataset, more, "half", FLOAT32) == 30 and model.batches == 4
+    assert table.missing(more).size == 0 and table.filled.sum() == 330
+
+
+def test_progress_rises_to_one(tmp_path, dataset, teacher):
+    fractions = []
+    ViewTable(tmp_path, 60, 10).fill(teacher, dataset, some_codes(300), "half", FLOAT32, fractions.append)
+    assert fractions == sorted(fractions) and len(fractions) == 3 and fractions[-1] == 1.0
+
+
+def test_the_teacher_speaks_in_evaluation_mode(tmp_path, dataset):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.9), torch.nn.Linear(3072, 10)).train()
+    codes, table = some_codes(20), ViewTable(tmp_path, 60, 10)
+    table.fill(model, dataset, codes, "half", FLOAT32)
+    np.testing.assert_allclose(read(table, codes), direct(model, dataset, codes), atol=2e-3)
+
+
+def test_looking_up_what_is_not_filled_is_an_error(tmp_path, dataset, teacher):
+    table = ViewTable(tmp_path, 60, 10)
+    table.fill(teacher, dataset, np.array([5 * 162 + 80]), "half", FLOAT32)
+    table.lookup(torch.tensor([5]), torch.tensor([80]))
+    with pytest.raises(LookupError, match="not filled"):
+        table.lookup(torch.tensor([5, 5]), torch.tensor([80, 81]))
+
+
+def test_all_handles_share_one_file(tmp_path, dataset, teacher):
+    one, other = ViewTable(tmp_path, 60, 10), ViewTable(tmp_path, 60, 10)
+    codes, model = some_codes(100), Counting(teacher)
+    one.fill(model, dataset, codes[:60], "half", FLOAT32)
+    assert other.missing(codes).tolist() == sorted(codes[60:])
+    other.fill(model, dataset, codes, "half", FLOAT32)
+    assert one.missing(codes).size == 0 and np.array_equal(read(one, codes), read(other, codes))
+    assert np.array_equal(read(ViewTable(tmp_path, 60, 10), codes), read(one, codes))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["filled.npy", "values.npy"]
+
+
+def test_opening_a_table_late_does_not_empty_it(tmp_path, dataset, teacher, monkeypatch):
+    """Two processes may find no file at once; the slower one must not replace what the other began to fill."""
+    from kdutils import teachers
+
+    codes = some_codes(30)
+    make, done = np.lib.format.open_memmap, []
+
+    def make_and_lose_the_race(path, *arguments, **keywords):
+        array = make(path, *arguments, **keywords)
+        if keywords.get("shape") and not done:
+            done.append(path)
+            ViewTable(tmp_path, 60, 10).fill(teacher, dataset, codes, "half", FLOAT32)
+        return array
+
+    monkeypatch.setattr(teachers.os, "getpid", iter(range(10, 99)).__next__)
+    monkeypatch.setattr(np.lib.format, "open_memmap", make_and_lose_the_race)
+    slow = ViewTable(tmp_path, 60, 10)
+    assert done and slow.missing(codes).size == 0 and np.abs(read(slow, codes)).min() > 0
+
+
+def test_what_was_filled_before_a_kill_stays_and_the_rest_is_computed(tmp_path, dataset, teacher):
+    codes = some_codes(300)
+    with pytest.raises(KeyboardInterrupt):
+        ViewTable(tmp_path, 60, 10).fill(Counting(teacher, lifetime=1), dataset, codes, "half", FLOAT32)
+    table, model = ViewTable(tmp_path, 60, 10), Counting(teacher)
+    assert table.filled.sum() == 128
+    assert table.fill(model, dataset, codes, "half", FLOAT32) == 172 and model.batches == 2
+
+
+def test_values_without_their_mark_are_computed_again(tmp_path, dataset, teacher):
+    """As a process leaves them that was killed after writing a batch's values, before its marks."""
+    codes, table = some_codes(10), ViewTable(tmp_path, 60, 10)
+    table.values[codes // 162, codes % 162] = 123
+    assert table.fill(teacher, dataset, codes, "half", FLOAT32) == 10
+    np.testing.assert_allclose(read(table, codes), direct(teacher, dataset, codes), rtol=1e-3, atol=1e-5)
+
+
+def test_marks_are_written_after_values(tmp_path, dataset, teacher):
+    table, order = ViewTable(tmp_path, 60, 10), []
+
+    class Noting:
+        def __init__(self, array, name):
+            self.array, self.name = array, name
+
+        def __setitem__(self, where, value):
+            order.append(self.name)
+            self.array[where] = value
+
+        def __getattr__(self, name):
+            return getattr(self.array, name)
+
+    table.values, table.filled = Noting(table.values, "values"), Noting(table.filled, "marks")
+    table.fill(teacher, dataset, some_codes(200), "half", FLOAT32)
+    assert order == ["values", "marks"] * 2
+
+
+def test_a_runs_codes_are_what_its_epochs_show(dataset):
+    data = DataSpec(name="synthetic", train_size=30, val_size=20, views=3)
+    spec = RunSpec(data=data, model=ModelSpec(name="small_cnn"), epochs=3, seed=2)
+    train, val = split_indices(dataset.train_labels, data)
+    expected = set()
+    for epoch in range(3):
+        order, views = epoch_stream(train, 3, 2, epoch)
+        expected |= {(image, view) for image, view in zip(order.tolist(), views.tolist())}
+    assert {divmod(code, 162) for code in training_codes(spec, dataset).tolist()} == expected
+    assert [divmod(code, 162) for code in validation_codes(spec, dataset).tolist()] == [
+        (image, IDENTITY_VIEW) for image in val
+    ]
+
+
+def test_students_of_any_seed_temperature_and_weight_look_at_the_same_entries(dataset):
+    alone = RunSpec(
+        data=DataSpec(name="synthetic", train_size=30, views=8), model=ModelSpec(name="small_cnn"), epochs=2
+    )
+    kd = Distillation(teachers=(alone,), temperature=2.0, kd_weight=0.5)
+    variants = [
+        alone,
+        *(
+            RunSpec(**dict(alone) | change)
+            for change in ({"seed": 1}, {"distillation": kd}, {"model": ModelSpec(name="resnet18")})
+        ),
+    ]
+    assert len({training_codes(spec, dataset).tobytes() for spec in variants}) == 1

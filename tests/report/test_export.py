@@ -1,0 +1,391 @@
+"""Exports are read back with tools that know nothing of how they were made: an HTML parser and a PDF reader."""
+
+import base64
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from pypdf import PdfReader
+
+from kdutils import export
+from kdutils.errors import InputError
+from kdutils.report.export import Chapter, Cover, export_notebook, export_report, read_chapter, write_index
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="300" height="90"><rect width="300" height="90" fill="teal"/></svg>'
+)
+COVER = Cover(
+    title="Small students",
+    subtitle="A course report",
+    facts={"Data set": "CIFAR-10 & friends", "Hardware": "two cores <x86_64>", "Date": "2031-05-06"},
+    notice="Synthetic data: no number here describes a photograph.",
+)
+
+
+def figure(name, caption):
+    data = {"image/svg+xml": SVG, "image/png": PIXEL, "text/plain": f"The shape of {name}"}
+    return new_output("display_data", data, metadata={"kdutils": {"kind": "figure", "name": name, "caption": caption}})
+
+
+def table(name, caption, markdown="| Method | Accuracy |\n|:--|--:|\n| Alone | 91.02 ± 0.30 |"):
+    data = {"text/markdown": markdown, "text/html": "<table></table>", "text/plain": "Method Accuracy"}
+    return new_output("display_data", data, metadata={"kdutils": {"kind": "table", "name": name, "caption": caption}})
+
+
+def code(source, *outputs, tags=()):
+    return new_code_cell(source, outputs=list(outputs), metadata={"tags": list(tags)})
+
+
+def save(folder, stem, *cells):
+    path = Path(folder) / f"{stem}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=list(cells)), path)
+    return path
+
+
+def study(folder, stem, title, question, word):
+    text = f"# {title}\n\n{question} A second sentence.\n\n## Method\n\nWe use $T^2$, $\\lVert z \\rVert$ and [the result](#outcome).\n\n## Outcome"
+    return save(
+        folder,
+        stem,
+        new_markdown_cell(text),
+        code("profile = 'secret_default'", tags=["parameters"]),
+        code("profile = 'secret_smoke'", tags=["injected-parameters"]),
+        code(
+            "secret_call()",
+            new_output("stream", name="stderr", text="\r 10%|#"),
+            figure(f"{word}_curves", f"{word} curves."),
+        ),
+        code("shown_call()", table(f"{word}_table", f"{word} numbers at $T=4$."), tags=["show-input"]),
+        code("secret_panel()", figure(f"{word}_panel", f"{word} panel."), tags=["hide-input"]),
+        code(
+            "",
+            new_output("display_data", {"text/markdown": "*Said twice.*"}, metadata={"kdutils": {"kind": "caption"}}),
+        ),
+        code("removed_call()", table(f"{word}_removed", "Never seen."), tags=["remove-cell"]),
+        code(
+            "",
+            new_output(
+                "display_data", {"text/markdown": f"The {word} student gains **1.1** points.", "text/plain": ""}
+            ),
+        ),
+    )
+
+
+class Page(HTMLParser):
+    """What of a page can load something, and what a reader sees."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.links, self.tags, self.text, self.ids, self.alts = [], [], [], "", set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags.append(tag)
+        self.ids.add(values.get("id"))
+        self.loads += [values[name] for name in ("src", "srcset", "data", "poster") if values.get(name)]
+        (self.links if tag == "a" else self.loads).append(values["href"]) if values.get("href") else None
+        self.alts += [values.get("alt")] if tag == "img" else []
+
+    def handle_data(self, data):
+        if "style" not in self.tags[-1:]:
+            self.text += data
+
+
+def read_page(path):
+    return Page(Path(path).read_text(encoding="utf-8"))
+
+
+def read_pdf(path):
+    return re.sub(r"\s+", " ", " ".join(page.extract_text() for page in PdfReader(path).pages))
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A folder as the suite leaves it: two exported studies, their files, the combined PDF and the index."""
+    folder = tmp_path_factory.mktemp("report")
+    notebooks = [
+        study(folder, "01_heat", "How hot should a teacher be?", "Does $T$ matter?", "warm"),
+        study(folder, "02_pair", "Two teachers", "Are two better than one, e.g. for small students?", "twin"),
+    ]
+    index = folder / "index.html"
+    export_notebook(notebooks[0], folder, index=index, following=notebooks[1])
+    export_notebook(notebooks[1], folder, index=index, previous=notebooks[0])
+    for kind, suffix in (("figures", "svg"), ("figures", "png"), ("tables", "csv")):
+        (folder / kind).mkdir(exist_ok=True)
+        for name in ("01_warm_curves", "01_warm_panel", "02_twin_curves", "01_warm_table", "02_twin_table"):
+            if ("table" in name) == (kind == "tables"):
+                (folder / kind / f"{name}.{suffix}").write_text(SVG)
+    export_report(notebooks, folder / "report.pdf", COVER)
+    failed = Chapter("03_broken", "A broken study", "Will it end?", error="ValueError: no such data set <cifar>")
+    write_index(index, COVER, [*(read_chapter(notebook, folder) for notebook in notebooks), failed])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """The export of a notebook that was not made by us."""
+    folder = tmp_path_factory.mktemp("foreign")
+    frame = "<style scoped>td{}</style><table><thead><tr><th></th><th>score</th></tr></thead><tbody><tr><th>ann</th><td>0.5</td></tr></tbody></table>"
+    remote = "![far](https://example.com/far.png) <img src='//example.com/near.png'> <script src='https://x.org/a.js'></script>"
+    red = ["\x1b[0;31mKeyError\x1b[0m  Traceback", "\x1b[1;32m----> 1\x1b[0m d['x']", "\x1b[0;31mKeyError\x1b[0m: 'x'"]
+    cells = [
+        new_markdown_cell(
+            f"No title here\n\n{remote}\n\n<b>Bold</b> words, [nowhere](#gone), [later](later.ipynb#end)\n\n```\nunclosed"
+        ),
+        new_markdown_cell("![dot](attachment:dot.png)", attachments={"dot.png": {"image/png": PIXEL}}),
+        new_markdown_cell("Below the fence\n\n\\begin{align}a &= b\\end{align}"),
+        code("frame", new_output("execute_result", {"text/html": frame, "text/plain": "plain frame"})),
+        code("plot", new_output("display_data", {"image/png": PIXEL, "text/plain": "<Figure>"})),
+        code(
+            "formula",
+            new_output("execute_result", {"text/latex": "$\\displaystyle \\int x$", "text/plain": "Integral"}),
+        ),
+        code(
+            "chart",
+            new_output(
+                "display_data", {"text/html": "<script src='https://cdn.x/p.js'></script>", "text/plain": "Chart!"}
+            ),
+        ),
+        code("bar", new_output("display_data", {export.WIDGET: {"model_id": "1"}, "text/plain": "widget 0%"})),
+        code(
+            "p",
+            *(
+                new_output("stream", name="stdout", text=text)
+                for text in ("first\n 10%", "\r 55%\r\x1b[32m100%\x1b[0m\nlast")
+            ),
+        ),
+        code("d['x']", new_output("error", ename="KeyError", evalue="'x'", traceback=red)),
+    ]
+    return export_notebook(save(folder, "their_work", *cells), folder)
+
+
+def test_pages_load_nothing_but_themselves(report, foreign):
+    for path in [*report.glob("0*.html"), foreign[0]]:
+        page, text = read_page(path), path.read_text(encoding="utf-8")
+        assert page.loads and all(load.startswith("data:image/") for load in page.loads)
+        assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+        assert "url(" not in text and "@import" not in text
+    assert not {"script", "link"} & set(read_page(report / "index.html").tags)
+
+
+def test_page_is_accessible(report):
+    text = (report / "01_heat.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert '<html lang="en">' in text and 'name="viewport"' in text
+    assert "<title>How hot should a teacher be?</title>" in text and page.tags.count("h1") == 1
+    assert page.alts == ["The shape of warm_curves", "The shape of warm_panel"]
+
+
+def test_figure_is_drawn_from_its_svg(report):
+    load = read_page(report / "01_heat.html").loads[0]
+    assert load.startswith("data:image/svg+xml;base64,")
+    assert base64.b64decode(load.partition(",")[2]).decode() == SVG
+
+
+def test_page_numbers_captions_in_order(report):
+    for stem, word in (("01_heat", "warm"), ("02_pair", "twin")):
+        text = re.sub(r"\s+", " ", read_page(report / f"{stem}.html").text)
+        captions = [f"Figure 1. {word} curves.", f"Table 1. {word} numbers at", f"Figure 2. {word} panel."]
+        positions = [text.index(caption) for caption in captions]
+        assert positions == sorted(positions)
+        assert "Table 2" not in text and "Figure 3" not in text
+    assert read_page(report / "01_heat.html").tags.count("figure") == 3
+
+
+def test_mathematics_becomes_mathml(report, foreign):
+    text = (report / "01_heat.html").read_text(encoding="utf-8")
+    assert "<msup><mi>T</mi><mn>2</mn></msup>" in text and "$T" not in text  # in a cell
+    assert "<mi>T</mi><mo>=</mo><mn>4</mn>" in text.replace(' form="infix"', "")  # in a caption
+    assert foreign[0].read_text(encoding="utf-8").count("<math") == 2  # a bare align environment and a LaTeX output
+
+
+def test_page_folds_code_and_drops_progress_bars(report):
+    text = (report / "01_heat.html").read_text(encoding="utf-8")
+    labels = re.findall(r'<details class="code"( open)?><summary>(\w+)</summary>', text)
+    assert labels == [("", "Parameters"), ("", "Parameters"), ("", "Code"), (" open", "Code")]
+    assert "10%" not in text and "secret_panel" not in text and "removed_call" not in text
+
+
+def test_page_leads_to_its_neighbours(report):
+    first, second = read_page(report / "01_heat.html"), read_page(report / "02_pair.html")
+    assert first.links[:2] == ["index.html", "02_pair.html"] and second.links[:2] == ["index.html", "01_heat.html"]
+    anchors = {link[1:] for link in first.links if link.startswith("#")}
+    assert "outcome" in anchors and anchors <= first.ids
+
+
+def test_notebook_pdf_has_results_and_only_the_code_marked_for_it(report):
+    path = report / "01_heat.pdf"
+    text = read_pdf(path)
+    assert path.read_bytes().startswith(b"%PDF")
+    for words in (
+        "How hot should a teacher be?",
+        "Figure 1. warm curves.",
+        "Figure 2. warm panel.",
+        "Table 1. warm numbers",
+        "gains 1.1 points",
+    ):
+        assert words in text
+    assert "shown_call()" in text and "91.02 ± 0.30" in text.replace("\xa0", " ")
+    assert not re.search(r"secret|removed|Never seen|10%|Said twice", text)
+
+
+def test_report_numbers_run_on_over_chapters(report):
+    text = read_pdf(report / "report.pdf")
+    for words in ("Figure 1. warm curves", "Figure 2. warm panel", "Figure 3. twin curves", "Figure 4. twin panel"):
+        assert words in text
+    assert "Table 1. warm numbers" in text and "Table 2. twin numbers" in text
+    assert "1 How hot should a teacher be?" in text and "2 Two teachers" in text and "2.1 Method" in text
+
+
+def test_report_opens_with_its_facts_and_holds_no_code(report):
+    pages = [re.sub(r"\s+", " ", page.extract_text()) for page in PdfReader(report / "report.pdf").pages]
+    for words in ("Small students", "A course report", COVER.notice, *COVER.facts, *COVER.facts.values()):
+        assert words in pages[0]
+    assert "Contents" in pages[1] and "Two teachers" in pages[1]
+    assert not re.search(r"secret|shown_call|removed", " ".join(pages))
+
+
+def test_report_contents_are_clickable(report):
+    reader = PdfReader(report / "report.pdf")
+    links = [a.get_object() for a in reader.pages[1]["/Annots"]]
+    assert len(links) >= 6 and all(link["/Subtype"] == "/Link" for link in links)
+    assert [item.title for item in reader.outline if not isinstance(item, list)][-2:] == [
+        "1 How hot should a teacher be?",
+        "2 Two teachers",
+    ]
+
+
+def test_foreign_page_makes_sense(foreign):
+    page = read_page(foreign[0])
+    for words in ("their work", "Below the fence", "ann", "0.5", "Chart!", "100%", "KeyError: 'x'", "----> 1 d['x']"):
+        assert words in page.text or words in foreign[0].read_text(encoding="utf-8")
+    for words in ("\x1b", "10%", "55%", "widget", "plain frame", "<Figure>", "td{}"):
+        assert words not in page.text
+    assert "later.html#end" in page.links and "#gone" not in page.links and "strong" in page.tags
+    assert {"https://example.com/far.png", "//example.com/near.png"} <= set(page.links)
+
+
+def test_foreign_pdf_makes_sense(foreign):
+    text = read_pdf(foreign[1])
+    for words in ("No title here", "Below the fence", "ann 0.5", "Chart!", "100%", "KeyError: 'x'"):
+        assert words in text
+    assert not re.search(r"10%|widget|plain frame|\[0;31m", text)
+
+
+def test_index_links_resolve(report):
+    page = read_page(report / "index.html")
+    assert all((report / target).is_file() for target in page.links + page.loads)
+    expected = {
+        "report.pdf",
+        "01_heat.html",
+        "02_pair.pdf",
+        "02_pair.ipynb",
+        "figures/01_warm_panel.svg",
+        "tables/02_twin_table.csv",
+    }
+    assert expected <= set(page.links)
+    assert page.loads == ["figures/01_warm_curves.svg", "figures/02_twin_curves.svg"]
+
+
+def test_index_tells_what_is_there(report):
+    text = re.sub(r"\s+", " ", read_page(report / "index.html").text)
+    for words in (
+        COVER.title,
+        COVER.notice,
+        *COVER.facts.values(),
+        "Two teachers",
+        "Are two better than one, e.g. for small students?",
+    ):
+        assert words in text
+    assert "A second sentence" not in text
+    assert "Failed. ValueError: no such data set <cifar>" in text
+    assert not any("03_broken" in link for link in read_page(report / "index.html").links)
+
+
+def test_chapter_tells_its_error(tmp_path):
+    error = new_output("error", ename="ValueError", evalue="no seed\nsecond line", traceback=[])
+    path = save(tmp_path, "04_bad", new_markdown_cell("# Bad\n\nWhy?"), code("x", error))
+    assert read_chapter(path, tmp_path) == Chapter("04_bad", "Bad", "Why?", error="ValueError: no seed")
+    silent = save(tmp_path, "05_slow", new_markdown_cell("# Slow"))
+    assert read_chapter(silent, tmp_path, error="took too long").error == "took too long"
+
+
+def test_a_wide_table_stays_on_the_page(tmp_path):
+    names = [f"Temperature {i}" for i in range(12)]
+    rows = [
+        "| " + " | ".join(row) + " |"
+        for row in (["Method", *names], [":--"] + ["--:"] * 12, ["KD"] + ["91.02 ± 0.30"] * 11 + ["77.77"])
+    ]
+    path = save(tmp_path, "wide", new_markdown_cell("# Wide"), code("x", table("wide", "Wide.", "\n".join(rows))))
+    page = PdfReader(export_notebook(path, tmp_path)[1]).pages[0]
+    cells = []
+    page.extract_text(
+        visitor_text=lambda text, cm, tm, font, size: (
+            cells.append((cm[4] + tm[4], tm[0] * size)) if "91.02" in text else None
+        )
+    )
+    assert len(cells) == 11 and cells[-1][0] < page.mediabox.width - 60
+    assert all(
+        right - left > 5 * size for (left, size), (right, _) in pairwise(cells)
+    )  # twelve characters, not overprinted
+
+
+def test_index_has_no_link_to_what_was_never_exported(tmp_path):
+    page = read_page(
+        write_index(tmp_path / "index.html", COVER, [Chapter("07_later", "Later", figures=(tmp_path / "a.svg",))])
+    )
+    assert "Later" in page.text and not page.links and not page.loads
+
+
+NO_SOURCE = '{"cells": [{"cell_type": "code"}], "nbformat": 4, "nbformat_minor": 4, "metadata": {}}'
+
+
+@pytest.mark.parametrize("content", ["no json", "[]", "{}", NO_SOURCE])
+def test_what_is_no_notebook_is_refused(tmp_path, content):
+    path = tmp_path / "letter.ipynb"
+    path.write_text(content)
+    with pytest.raises(InputError, match="letter.ipynb is not a Jupyter notebook"):
+        export_notebook(path, tmp_path)
+
+
+def test_a_missing_notebook_is_named(tmp_path):
+    with pytest.raises(InputError, match="absent.ipynb"):
+        export_report([tmp_path / "absent.ipynb"], tmp_path / "report.pdf", COVER)
+    assert not list(tmp_path.iterdir())
+
+
+def test_failure_leaves_earlier_files_alone(tmp_path, monkeypatch):
+    path = save(tmp_path, "05_note", new_markdown_cell("# Note"))
+    before = {made: made.read_bytes() for made in export_notebook(path, tmp_path)}
+    save(tmp_path, "05_note", new_markdown_cell("# Another note"))
+
+    def broken(*_args, **_options):
+        raise RuntimeError("the printer is on fire")
+
+    monkeypatch.setattr(export.typst, "compile", broken)
+    with pytest.raises(RuntimeError):
+        export_notebook(path, tmp_path)
+    assert {made: made.read_bytes() for made in before} == before
+    assert sorted(tmp_path.iterdir()) == sorted([path, *before])
+
+
+def test_interrupted_writing_leaves_the_earlier_file(tmp_path, monkeypatch):
+    path = save(tmp_path, "06_note", new_markdown_cell("# Note"))
+    page = export_notebook(path, tmp_path)[0]
+    before = page.read_bytes()
+    save(tmp_path, "06_note", new_markdown_cell("# Another note"))
+
+    def broken(*_args):
+        raise OSError("disk gone")
+
+    monkeypatch.setattr(export.os, "replace", broken)
+    with pytest.raises(InputError, match="disk gone"):
+        export_notebook(path, tmp_path)
+    assert page.read_bytes() == before and not list(tmp_path.glob(".*"))

@@ -1,0 +1,178 @@
+"""A page shows every result with its caption, and keeps it for the report where one is being made."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from kdutils import display, plots
+from kdutils.errors import InputError
+from kdutils.report.export import export_notebook
+from kdutils.report.page import Page
+from kdutils.settings import write_atomic
+
+SETTING = "Synthetic data: 200 training images; profile smoke."
+FRAME = pd.DataFrame(
+    {"classifier": ["small CNN", "ResNet18"], "n": [3, 3], "test (%)": ["62.43 ± 0.20", "78.00 ± 0.31"]}
+)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What was displayed: pairs of data and metadata."""
+    seen = []
+    monkeypatch.setattr(display, "display", lambda data, metadata=None, raw=False: seen.append((data, metadata)))
+    return seen
+
+
+@pytest.fixture
+def report(tmp_path, monkeypatch):
+    monkeypatch.setenv("KD_REPORT_DIR", str(tmp_path / "report"))
+    monkeypatch.setenv("KD_CHAPTER", "03_one_teacher")
+    return tmp_path / "report"
+
+
+def a_figure():
+    return plots.plot_grid(
+        pd.DataFrame(
+            [[50.0, 51.0]], index=pd.Index([0.5], name="kd_weight"), columns=pd.Index([2.0, 4.0], name="temperature")
+        )
+    )
+
+
+def files(folder: Path):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_figure_is_shown_with_its_caption_and_closed(shown):
+    Page(SETTING).figure(a_figure(), "curves", "Accuracy by epoch.")
+    (data, metadata), (caption, about) = shown
+    text = f"Accuracy by epoch. {SETTING}"
+    assert (
+        data["image/svg+xml"].lstrip().startswith("<?xml")
+        and data["image/png"].startswith(b"\x89PNG")
+        and data["text/plain"] == text
+    )
+    assert metadata == {"kdutils": {"kind": "figure", "name": "curves", "caption": text}}
+    assert caption["text/markdown"] == f"*{text}*" and about == {"kdutils": {"kind": "caption"}}
+    assert plt.get_fignums() == []
+
+
+def test_a_table_is_shown_with_its_caption(shown):
+    Page(SETTING).table(FRAME, "metrics", "After the last epoch.")
+    (data, metadata), (caption, about) = shown
+    text = f"After the last epoch. {SETTING}"
+    assert metadata == {"kdutils": {"kind": "table", "name": "metrics", "caption": text}}
+    assert caption["text/markdown"] == f"*{text}*" and about == {"kdutils": {"kind": "caption"}}
+    assert all(f"<td>{cell}</td>" in data["text/html"] for cell in FRAME["test (%)"])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in data["text/markdown"].splitlines()]
+    assert rows[0] == list(FRAME.columns) and rows[2:] == [
+        ["small CNN", "3", "62.43 ± 0.20"],
+        ["ResNet18", "3", "78.00 ± 0.31"],
+    ]
+
+
+def test_numbers_stand_right_and_words_left(shown):
+    Page(SETTING).table(FRAME.assign(remark=["Task 1", "Task 2"]), "metrics", "Caption.")
+    rule = shown[0][0]["text/markdown"].splitlines()[1].strip("|").split("|")
+    assert [cell.endswith(":") for cell in rule] == [False, True, True, False]
+
+
+def test_numbers_are_shown_as_they_were_written(shown):
+    Page(SETTING).table(
+        pd.DataFrame({"what": ["loss", "gain"], "value": ["1.2700", "+3.10"], "commit": ["1e10", "00123"]}),
+        "t",
+        "Caption.",
+    )
+    for form in ("text/markdown", "text/html"):
+        assert all(text in shown[0][0][form] for text in ("1.2700", "+3.10", "1e10", "00123"))
+
+
+def test_a_sentence_is_prose(monkeypatch):
+    said = []
+    monkeypatch.setattr(display, "display", said.append)
+    Page(SETTING).say("No gain.")
+    assert [text.data for text in said] == ["No gain."]
+
+
+def test_results_are_kept_for_the_report_under_their_chapter(shown, report):
+    page = Page(SETTING)
+    page.figure(a_figure(), "curves", "Caption.")
+    page.table(FRAME, "metrics", "Caption.")
+    assert files(report) == ["figures/03_curves.png", "figures/03_curves.svg", "tables/03_metrics.csv"]
+    assert pd.read_csv(report / "tables/03_metrics.csv").equals(FRAME)
+    assert (report / "figures/03_curves.png").read_bytes() == shown[0][0]["image/png"]
+    assert (report / "figures/03_curves.svg").read_text() == shown[0][0]["image/svg+xml"]
+
+
+def test_nothing_is_kept_where_no_report_is_made(shown, tmp_path, monkeypatch):
+    monkeypatch.delenv("KD_REPORT_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    page = Page(SETTING)
+    page.figure(a_figure(), "curves", "Caption.")
+    page.table(FRAME, "metrics", "Caption.")
+    assert len(shown) == 4 and files(tmp_path) == []
+
+
+def test_the_same_figure_makes_the_same_file(shown, report):
+    kept = report / "figures" / "03_curves.svg"
+    Page(SETTING).figure(a_figure(), "curves", "Caption.")
+    first = kept.read_bytes()
+    Page(SETTING).figure(a_figure(), "curves", "Caption.")
+    assert kept.read_bytes() == first
+
+
+def test_an_export_reads_what_a_page_shows(shown, tmp_path):
+    page = Page(SETTING)
+    page.figure(a_figure(), "curves", "Accuracy by epoch.")
+    page.table(FRAME, "metrics", "After the last epoch.")
+    shown[0][0]["image/png"] = base64.b64encode(shown[0][0]["image/png"]).decode()  # as Jupyter keeps it
+    outputs = [new_output("display_data", data, metadata=metadata) for data, metadata in shown]
+    nbformat.write(new_notebook(cells=[new_code_cell("", outputs=outputs)]), tmp_path / "chapter.ipynb")
+    html = " ".join(export_notebook(tmp_path / "chapter.ipynb", tmp_path)[0].read_text().split())
+    captions = [
+        re.sub("<[^>]*>", "", caption).strip() for caption in re.findall("<figcaption.*?>(.*?)</figcaption>", html)
+    ]
+    assert len(captions) == html.count("<figure") == 2
+    assert captions[0].endswith(f"Accuracy by epoch. {SETTING}") and captions[1].endswith(
+        f"After the last epoch. {SETTING}"
+    )
+    assert "62.43 ± 0.20</td>" in html
+
+
+# Files that are whole or absent
+
+
+def test_a_file_is_replaced_by_a_whole_one_with_its_folders_made(tmp_path):
+    path = tmp_path / "a" / "b" / "c.txt"
+    assert write_atomic(path, b"first") == path and path.read_bytes() == b"first"
+    write_atomic(path, b"second")
+    assert path.read_bytes() == b"second" and files(tmp_path) == ["a/b/c.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_names_the_folder(tmp_path, monkeypatch):
+    path = write_atomic(tmp_path / "page.html", b"old")
+
+    def half_written(self, content):
+        with self.open("wb") as file:
+            file.write(content[:2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half_written)
+    with pytest.raises(InputError, match=f"{tmp_path}.*No space left"):
+        write_atomic(path, b"new and longer")
+    assert path.read_bytes() == b"old" and files(tmp_path) == ["page.html"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match=str(tmp_path / "file" / "figures")):
+        write_atomic(tmp_path / "file" / "figures" / "a.png", b"content")

@@ -1,0 +1,303 @@
+"""Figures name their axes with units, and read without colour; what they show is what the records hold."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fake_records import CLASSES, record_of, spec_of
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from kdutils import analysis, plots
+from kdutils.data.datasets import Dataset
+from kdutils.networks.binary import binary_layers
+from kdutils.networks.registry import build_model
+
+OKABE_ITO = {
+    "#000000",
+    "#e69f00",
+    "#56b4e9",
+    "#009e73",
+    "#f0e442",
+    "#0072b2",
+    "#d55e00",
+    "#cc79a7",
+}  # Okabe and Ito (2008)
+NAMES = (
+    "small CNN",
+    "ResNet18",
+    "ResNet50",
+    "from ResNet50",
+    "from ResNet18",
+    "from both, logits",
+    "from both, probabilities",
+)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    random = np.random.RandomState(5)
+    images = torch.from_numpy(random.randint(0, 256, (120, 32, 32, 3)).astype(np.uint8))
+    labels = torch.from_numpy(random.permutation(np.arange(120) % 10).astype(np.uint8))
+    return Dataset("synthetic", CLASSES, images, labels, images[:40], labels[:40], digest="")
+
+
+def arms_of(folder, count=3, seeds=2):
+    return {
+        name: [record_of(folder, spec_of(seed), test=60.0 + seed, val=50.0 + 4 * seed) for seed in range(seeds)]
+        for name in NAMES[:count]
+    }
+
+
+def gains_of(folder, count=3, seeds=3):
+    alone = [record_of(folder, spec_of(seed), test=60.0 + seed) for seed in range(seeds)]
+    taught = [
+        [record_of(folder, spec_of(seed), test=61.0 + arm + seed**2) for seed in range(seeds)] for arm in range(count)
+    ]
+    return [analysis.gain(records, alone, (name, "small CNN")) for name, records in zip(NAMES[1:], taught)]
+
+
+def lines_of(axis):
+    return [line for line in axis.lines if not line.get_label().startswith("_")]
+
+
+def legend_of(figure):
+    return [text.get_text() for axis in figure.axes if axis.get_legend() for text in axis.get_legend().get_texts()]
+
+
+def drawn(figure):
+    assert isinstance(figure, Figure)
+    figure.canvas.draw()
+    return figure
+
+
+# Curves
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_curves_show_accuracy_and_loss_of_every_arm(tmp_path, seeds):
+    figure = drawn(plots.plot_curves(arms_of(tmp_path, 2, seeds)))
+    accuracy, other, loss, last = figure.axes
+    assert (accuracy.get_ylabel(), loss.get_ylabel()) == ("accuracy (%)", "cross-entropy (nats)")
+    assert (accuracy.get_title(), other.get_title()) == NAMES[:2]
+    assert loss.get_xlabel() == last.get_xlabel() == "epoch"
+    assert sorted(legend_of(figure)) == ["training", "validation"]
+    for axis in figure.axes:
+        assert len(lines_of(axis)) == 2 and list(lines_of(axis)[0].get_xdata()) == [1, 2, 3]
+
+
+def test_a_line_is_the_mean_over_seeds_and_its_band_their_range(tmp_path):
+    figure = plots.plot_curves(arms_of(tmp_path, 1, 2))
+    validation = next(line for line in lines_of(figure.axes[0]) if line.get_label() == "validation")
+    assert validation.get_ydata().tolist() == [30.0, 55.0, 52.0]
+    heights = [band.get_paths()[0].vertices[:, 1] for band in figure.axes[0].collections]
+    assert any(min(band) == 30.0 and {50.0, 54.0} <= set(band) for band in heights)
+
+
+def test_the_training_loss_of_a_distilled_run_is_its_cross_entropy(tmp_path):
+    figure = plots.plot_curves({"distilled": [record_of(tmp_path, spec_of(temperature=4.0))]})
+    training = next(line for line in lines_of(figure.axes[1]) if line.get_label() == "training")
+    assert training.get_ydata().tolist() == [2.2, 1.9, 1.8]
+
+
+def test_curves_of_a_run_without_validation_show_training_alone(tmp_path):
+    figure = drawn(plots.plot_curves({"small CNN": [record_of(tmp_path, spec_of(val_size=0))]}))
+    assert [[line.get_label() for line in lines_of(axis)] for axis in figure.axes] == [["training"], ["training"]]
+
+
+def test_curves_show_the_test_images_of_a_run_that_watched_them(tmp_path):
+    record = record_of(tmp_path, spec_of(val_size=0))
+    record.history.assign(test_loss=[2.1, 1.8, 1.6], test_accuracy=[21.0, 33.0, 41.0]).to_csv(
+        record.path / "history.csv", index=False
+    )
+    figure = drawn(plots.plot_curves({"small CNN": [record]}))
+    accuracy, loss = ({line.get_label(): line.get_ydata().tolist() for line in lines_of(axis)} for axis in figure.axes)
+    assert (
+        accuracy.keys() == {"training", "test"}
+        and accuracy["test"] == [21.0, 33.0, 41.0]
+        and loss["test"] == [2.1, 1.8, 1.6]
+    )
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_an_overlay_shows_every_arm_in_one_plot(tmp_path, seeds):
+    figure = drawn(plots.plot_overlay(arms_of(tmp_path, 7, seeds)))
+    (axis,) = figure.axes
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("epoch", "validation accuracy (%)")
+    assert legend_of(figure) == [line.get_label() for line in lines_of(axis)] == list(NAMES)
+
+
+def test_an_overlay_of_another_column_is_labelled_by_its_caller(tmp_path):
+    figure = plots.plot_overlay(arms_of(tmp_path, 1), "train_loss", "training loss (nats)")
+    assert figure.axes[0].get_ylabel() == "training loss (nats)"
+    assert lines_of(figure.axes[0])[0].get_ydata().tolist() == [2.0, 1.7, 1.5]
+
+
+@pytest.mark.parametrize("figure_of", [plots.plot_curves, plots.plot_overlay])
+def test_lines_differ_without_colour_and_colours_are_safe(tmp_path, figure_of):
+    for axis in figure_of(arms_of(tmp_path, 7)).axes:
+        lines = lines_of(axis)
+        dashes, markers = ([getattr(line, name) for line in lines] for name in ("_dash_pattern", "_marker"))
+        assert len({str(dash) for dash in dashes}) == len({marker.get_marker() for marker in markers}) == len(lines)
+        colours = {to_hex(line.get_color()) for line in lines}
+        assert len(colours) == len(lines) and colours <= OKABE_ITO
+
+
+# Matrices
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_confusion_matrix_for_every_arm(tmp_path, count):
+    figure = drawn(plots.plot_confusion(arms_of(tmp_path, count), CLASSES))
+    assert len(figure.axes) == count
+    for axis, name in zip(figure.axes, NAMES):
+        assert axis.get_title().replace("\n", " ") == name and max(map(len, axis.get_title().splitlines())) <= 30
+        assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
+        assert [label.get_text() for label in axis.get_yticklabels()] == list(CLASSES)
+
+
+def test_a_confusion_matrix_has_the_mean_over_seeds_in_its_cells(tmp_path):
+    labels = np.arange(10)
+    right, wrong = (
+        record_of(tmp_path, logits=np.eye(10)[decisions], labels=labels)
+        for decisions in (labels, np.zeros(10, dtype=int))
+    )
+    figure = plots.plot_confusion({"small CNN": [right, wrong]}, CLASSES)
+    shown = np.array([text.get_text() for text in figure.axes[0].texts]).reshape(10, 10)
+    assert (shown[0, 0], shown[3, 3], shown[3, 0], shown[3, 4]) == ("100", "50", "50", "0")
+
+
+def test_the_grid_frames_its_best_cell(tmp_path):
+    table = pd.DataFrame(
+        [[50.0, 51.0, 49.5], [50.5, 50.2, 53.1]],
+        index=pd.Index([0.5, 0.9], name="kd_weight"),
+        columns=pd.Index([2.0, 4.0, 8.0], name="temperature"),
+    )
+    figure = drawn(plots.plot_grid(table))
+    axis, scale = figure.axes
+    assert (axis.get_xlabel(), axis.get_ylabel(), scale.get_ylabel()) == (
+        "temperature",
+        "kd_weight",
+        "validation accuracy (%)",
+    )
+    (frame,) = axis.patches
+    assert frame.get_xy() == (2, 1) and not frame.get_fill()
+    assert [text.get_text() for text in axis.texts] == ["50.00", "51.00", "49.50", "50.50", "50.20", "53.10"]
+
+
+def test_a_grid_of_a_single_cell_is_drawn(tmp_path):
+    table = analysis.grid_table([record_of(tmp_path, spec_of(temperature=4.0), val=41.5)])
+    assert [text.get_text() for text in drawn(plots.plot_grid(table)).axes[0].texts] == ["41.50"]
+
+
+# Images
+
+
+def test_images_stand_in_the_row_of_their_class(dataset):
+    figure = drawn(plots.plot_images(dataset, per_class=4))
+    rows = np.array(figure.axes).reshape(10, 4)
+    assert [axis.get_ylabel() for axis in rows[:, 0]] == list(CLASSES)
+    third = np.flatnonzero(dataset.train_labels.numpy() == 6)[2]
+    assert np.array_equal(rows[6, 2].images[0].get_array(), dataset.train_images[third])
+
+
+def test_the_first_view_is_the_image_itself(dataset):
+    figure = drawn(plots.plot_views(dataset, image=3, count=8))
+    assert len(figure.axes) == 8 and len({axis.get_title() for axis in figure.axes}) == 8
+    assert figure.axes[0].get_title() == "view 80"  # crop at (4, 4), not mirrored: (9 * 4 + 4) * 2
+    shown = np.asarray(figure.axes[0].images[0].get_array())
+    assert np.allclose(shown * 255, dataset.train_images[3].numpy(), atol=0.01)
+
+
+def test_soft_labels_are_softmax_at_every_temperature(dataset):
+    logits = np.random.RandomState(2).normal(0, 3, (2, 10)).astype(np.float32)
+    figure = drawn(plots.plot_soft_labels(dataset, np.array([3, 7]), logits, (1, 4)))
+    assert legend_of(figure) == ["T = 1", "T = 4"]
+    images, bars = figure.axes[0::2], figure.axes[1::2]
+    assert [axis.get_title() for axis in images] == [CLASSES[dataset.test_labels[i]] for i in (3, 7)]
+    assert [axis.get_ylabel() for axis in bars] == ["probability", "probability"]
+    assert [label.get_text() for label in bars[-1].get_xticklabels()] == list(CLASSES)
+    for axis, z in zip(bars, logits.astype(float)):
+        for temperature, container in zip((1, 4), axis.containers):
+            expected = np.exp(z / temperature) / np.exp(z / temperature).sum()
+            assert [bar.get_height() for bar in container] == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_bars_differ_by_hatch_too(dataset):
+    figure = plots.plot_soft_labels(dataset, np.array([0]), np.zeros((1, 10), dtype=np.float32))
+    first_bars = [container[0] for container in figure.axes[1].containers]
+    assert len({bar.get_hatch() for bar in first_bars}) == len({to_hex(bar.get_facecolor()) for bar in first_bars}) == 4
+    assert {to_hex(bar.get_facecolor()) for bar in first_bars} <= OKABE_ITO
+
+
+# Summaries
+
+
+def test_size_and_accuracy_have_a_point_for_each_run(tmp_path):
+    figure = drawn(plots.plot_size_accuracy(arms_of(tmp_path, 7, 2)))
+    (axis,) = figure.axes
+    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_xscale()) == ("parameters", "test accuracy (%)", "log")
+    assert legend_of(figure) == list(NAMES)
+    assert [points.get_offsets().tolist() for points in axis.collections] == [[[268_650, 60.0], [268_650, 61.0]]] * 7
+    shapes = {str(points.get_paths()[0].vertices.tolist()) for points in axis.collections}
+    colours = {to_hex(points.get_facecolor()[0]) for points in axis.collections}
+    assert len(shapes) == len(colours) == 7 and colours <= OKABE_ITO
+
+
+def test_gains_show_their_intervals_about_zero(tmp_path):
+    gains = gains_of(tmp_path)
+    figure = drawn(plots.plot_gains(gains))
+    (axis,) = figure.axes
+    assert axis.get_xlabel() == "gain in test accuracy (percentage points)"
+    assert [label.get_text() for label in axis.get_yticklabels()] == [gain.treated for gain in gains]
+    for row, (container, gain) in enumerate(zip(axis.containers, gains)):
+        point, _, (interval,) = container.lines
+        assert (point.get_xdata()[0], point.get_ydata()[0]) == (gain.mean, row)
+        assert interval.get_segments()[0][:, 0].tolist() == pytest.approx([gain.low, gain.high])
+    assert any(list(line.get_xdata()) == [0, 0] for line in axis.lines)
+
+
+def test_the_gain_of_a_single_pair_has_no_interval(tmp_path):
+    figure = drawn(plots.plot_gains(gains_of(tmp_path, 2, seeds=1)))
+    assert [container.lines[2] for container in figure.axes[0].containers] == [(), ()]
+
+
+# Binary networks
+
+
+def test_estimators_show_the_functions_whose_slopes_they_show():
+    functions, slopes = drawn(plots.plot_estimators()).axes
+    (x, sign), *approximations = [line.get_data() for line in functions.lines]
+    assert np.array_equal(sign, np.where(np.asarray(x) >= 0, 1, -1)) and len(slopes.lines) == len(approximations) == 2
+    for (_, curve), line in zip(approximations, slopes.lines):
+        measured = np.gradient(np.asarray(curve, dtype=float), np.asarray(x, dtype=float))
+        smooth = np.abs(np.abs(x) - 1) > 0.02  # away from the corners
+        np.testing.assert_allclose(np.asarray(line.get_ydata())[smooth], measured[smooth], atol=0.01)
+
+
+class Trained:
+    """What a record offers of its network."""
+
+    def __init__(self, weight: float):
+        self.model = build_model("wrn_16_1", 10, precision="xnor")
+        for _, layer in binary_layers(self.model):
+            torch.nn.init.constant_(layer.weight, weight)
+
+    def load_model(self):
+        return self.model
+
+
+def test_latent_weights_are_shown_in_units_of_their_scale():
+    figure = drawn(plots.plot_latent_weights({"up": [Trained(0.3)], "down": [Trained(-7.0)]}))
+    (axis,) = figure.axes
+    peaks = [line.get_xdata()[np.argmax(line.get_ydata())] for line in lines_of(axis)]
+    assert peaks == pytest.approx([1, -1], abs=0.05) and "scale" in axis.get_xlabel()
