@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from kdutils.networks.weights import resolve_init
 from kdutils.report.statistics import best_cell
 from kdutils.runs.run import run_all
+from kdutils.distillation.methods import KD
 from kdutils.specs import DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.studies.base import Study, fitted
 
@@ -56,9 +57,7 @@ class Assignment(Study):
         """Tasks 3 and 4: the small CNN of Task 1, taught by the fine-tuned ResNets `teachers` (their first seed)."""
         taught = Distillation(
             teachers=tuple(self.resnet(name, self.teacher_seeds[0]) for name in teachers),
-            temperature=float(temperature),
-            kd_weight=float(kd_weight),
-            average=average,
+            method=KD(temperature=temperature, kd_weight=kd_weight, average=average),
         )
         return RunSpec(**dict(self.small_cnn(seed)) | {"distillation": taught})
 
@@ -72,7 +71,7 @@ class Assignment(Study):
 
     def choose(self, teachers: tuple[str, ...], average: str = "logits") -> tuple[float, float]:
         """Temperature and kd_weight of the grid's best run on validation; runs what of the grid is not recorded."""
-        chosen = best_cell(run_all(self.grid(teachers, average))).spec.distillation
+        chosen = best_cell(run_all(self.grid(teachers, average))).spec.distillation.method
         return chosen.temperature, chosen.kd_weight
 
     def classifiers(self) -> dict[str, list[RunSpec]]:

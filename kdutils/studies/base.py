@@ -8,6 +8,7 @@ from dataclasses import replace
 from kdutils.data.datasets import TITLES, load_dataset, resolve_dataset
 from kdutils.data.views import VIEWS
 from kdutils.errors import InputError
+from kdutils.distillation.methods import KD
 from kdutils.specs import DataSpec, Distillation, RunSpec
 
 PROFILES = ("smoke", "quick", "overnight", "paper")
@@ -34,7 +35,7 @@ class Study:
 
 def with_teacher(student: RunSpec, teacher: RunSpec, temperature: float, kd_weight: float) -> RunSpec:
     """`student` with a teacher; alone and taught, runs of one seed differ in nothing but their loss."""
-    taught = Distillation(teachers=(teacher,), temperature=float(temperature), kd_weight=float(kd_weight))
+    taught = Distillation(teachers=(teacher,), method=KD(temperature=temperature, kd_weight=kd_weight))
     return RunSpec(**dict(student) | {"distillation": taught})
 
 
