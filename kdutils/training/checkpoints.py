@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
-from kdutils.errors import InputError
+from kdutils.settings import write_atomic
 
 
 @dataclass
@@ -41,16 +39,7 @@ class Checkpoint:
             values = {name: value for name, value in state.items() if torch.is_tensor(value)}
             tensors |= {f"optimiser.{index}.{name}": value.contiguous() for name, value in values.items()}
         header = {"progress": json.dumps(asdict(progress)), "facts": json.dumps(self.facts, sort_keys=True)}
-        draft = self.path.with_suffix(f".draft-{uuid4().hex}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)  # another process with this run may have tidied up
-            save_file(tensors, draft, metadata=header)
-            os.replace(draft, self.path)
-        except (OSError, SafetensorError) as error:
-            draft.unlink(missing_ok=True)
-            raise InputError(
-                f"the checkpoint {self.path} cannot be written ({error}): free space there or set KD_RUNS_DIR"
-            ) from None
+        write_atomic(self.path, save(tensors, header))
 
     def resume(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
         """Load what `save` wrote; where there is none, or it is damaged or rests on other inputs, the start."""
