@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import io
 import re
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ _WRAPPERS = ("model", "state_dict", "net")
 _PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
 _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # of batch norms, averaging, profilers
 _NUMPY = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]  # what unpickles its scalars and arrays
-_HARMLESS = [argparse.Namespace, defaultdict, dict, np.ndarray, np.dtype]  # read beside the weights, and then ignored
+_HARMLESS = [argparse.Namespace, np.ndarray, np.dtype]  # read beside the weights, and then ignored
 _HARMLESS += [(of, f"numpy.{core}.multiarray.{of.__name__}") for of in _NUMPY for core in ("core", "_core")]
 _HARMLESS += {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"}
 
@@ -76,11 +75,11 @@ def load_imagenet(model: nn.Module, name: str) -> str:
     """
     path = _imagenet(name)
     content, digest = _read(path)
-    tensors = {key: value for key, value in _tensors(content, {}).items() if not key.startswith("fc.")}
+    expected = {key: value for key, value in model.state_dict().items() if not key.startswith("fc.")}
+    tensors = {key: value for key, value in _tensors(content, expected).items() if not key.startswith("fc.")}
     kernels = tensors.get("conv1.weight", torch.empty(0, 0, 0, 0))
     if model.conv1.kernel_size == (3, 3) and kernels.shape[2:] == (7, 7):
         tensors["conv1.weight"] = kernels[:, :, 2:5, 2:5].contiguous()
-    expected = {key: value for key, value in model.state_dict().items() if not key.startswith("fc.")}
     _put(model, expected, tensors, f"{path} does not fit {name}")
     return f"{KNOWN_WEIGHTS.get(digest, f'weights of {path.name}')} (SHA-256 {digest})"
 
