@@ -12,7 +12,6 @@ from kdutils.errors import InputError
 VIEWS = 162
 """Random crop with padding 4 and a flip have exactly 9 x 9 x 2 views of an image."""
 
-
 NORMALISATION = {  # per-channel mean and standard deviation of pixels in [0, 1], RGB
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -20,29 +19,29 @@ NORMALISATION = {  # per-channel mean and standard deviation of pixels in [0, 1]
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
-
 _PADDING = 4
-
-
 IDENTITY_VIEW = (_PADDING * 9 + _PADDING) * 2
 
 
 def split_indices(
     labels: np.ndarray | torch.Tensor, train_size: int | None, val_size: int = 0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint, sorted indices of the training and the validation images, stratified by class; train_size None: all others.
+    """Disjoint, sorted indices of the training and the validation images, stratified by class; None: all others.
 
     Drawn with `seed` from NumPy's frozen legacy stream, so the same on every machine and version. The numbers of
     training images of any two classes differ by at most one, those of validation images by at most two, where the
-    data set is balanced. Raises `InputError` where more images are asked for than there are.
+    data set is balanced. Raises `InputError` for sizes or a seed that cannot be.
     """
     labels = np.asarray(labels)
-    train_size = len(labels) - val_size if train_size is None else train_size
-    if train_size < 1 or train_size + val_size > len(labels):
+    wanted = len(labels) - val_size if train_size is None else train_size
+    if wanted < 1 or val_size < 0 or wanted + val_size > len(labels):
+        training = "all other" if train_size is None else f"{train_size:,}"
         raise InputError(
-            f"{train_size:,} training and {val_size:,} validation images were asked for, "
-            f"but there are {len(labels):,}: make the split smaller"
+            f"{training} training and {val_size:,} validation images were asked for, but there are {len(labels):,} "
+            "in all: at least 1 must be left to train on, so make the split smaller"
         )
+    if not 0 <= seed < 2**32:
+        raise InputError(f"a split's seed is a whole number from 0 to 4,294,967,295, got {seed}")
     order = np.random.RandomState(seed).permutation(len(labels))
     # interleave the classes: position of an image within its class, so that every prefix is balanced
     rank = np.empty(len(labels), dtype=np.int64)
@@ -50,7 +49,7 @@ def split_indices(
         members = order[labels[order] == label]
         rank[members] = np.arange(len(members)) * len(labels) // len(members)
     balanced = order[np.argsort(rank[order], kind="stable")]
-    return np.sort(balanced[:train_size]), np.sort(balanced[train_size : train_size + val_size])
+    return np.sort(balanced[:wanted]), np.sort(balanced[wanted : wanted + val_size])
 
 
 def allowed_views(count: int) -> np.ndarray:
@@ -62,9 +61,8 @@ def allowed_views(count: int) -> np.ndarray:
 def epoch_stream(indices: np.ndarray, views: int, seed: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """One epoch in order: image indices [N] and view codes [N], int64.
 
-    The order is drawn from `seed` and `epoch`; which view an image shows depends on the epoch alone. So runs that
-    differ in their seed see the same views in another order, and a teacher's table costs the same for one seed as for
-    many.
+    The order is drawn from `seed` and `epoch`; which view an image shows depends on the epoch alone. So runs of other
+    seeds see the same views in another order, and a teacher's table costs the same for one seed as for many.
     """
     order = np.random.RandomState([epoch, seed]).permutation(len(indices))
     codes = allowed_views(views)[np.random.RandomState(epoch).randint(0, views, len(indices))]

@@ -14,12 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 Mode = Literal["xnor", "bonn", "stem"]
-
-
 SIGMA_FLOOR = 1e-3  # standard deviations stay above it: else log sigma^2 falls for ever
-
-
-UNDECAYED = ("log_modulation", "mu", "raw_sigma")
+UNDECAYED = ("log_modulation", "mu", "raw_sigma")  # parameters that weight decay leaves alone
 
 
 def sign(x: torch.Tensor) -> torch.Tensor:
@@ -155,18 +151,16 @@ class BinaryConv2d(nn.Conv2d):
         """The prior's standard deviation of each kernel, [O], above `SIGMA_FLOOR`."""
         return F.softplus(self.raw_sigma) + SIGMA_FLOOR
 
-    def binarised(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def signs_and_scale(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The signs of the weights [O, C, kh, kw] and their scale, [O, 1, 1, 1] or [], with their pseudo-gradients."""
-        if self.mode == "xnor":
-            return sign_weights(self.weight), mean_magnitude(self.weight)
-        if self.mode == "stem":
-            return sign_weights(self.weight), self.modulation
-        return sign_weights(self.modulation * self.weight), 1 / self.modulation
+        if self.mode == "bonn":
+            return sign_weights(self.modulation * self.weight), 1 / self.modulation
+        return sign_weights(self.weight), self.modulation if self.mode == "stem" else mean_magnitude(self.weight)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.mode != "stem":
             inputs = sign_activations(inputs)
-        signs, scale = self.binarised()
+        signs, scale = self.signs_and_scale()
         if self.training:  # on the small weights rather than on the large output
             return self._conv_forward(inputs, scale * signs, None)
         return self._conv_forward(inputs, signs, None) * (scale.flatten()[:, None, None] if scale.dim() else scale)

@@ -1,7 +1,7 @@
-"""Binary networks at one bit for each binary weight: counted, stored in one file, and run by XNOR and popcount.
+"""Binary networks at one bit for each binary weight: stored in one file, and run by XNOR and popcount.
 
-The file holds two flat tensors and a header: `bits`, the signs of all binary layers, and `values`, every other number as
-float32. Where each belongs follows from building the network that the header names.
+The file holds two flat tensors and a header: `bits`, the signs of all binary layers, and `values`, every other number
+as float32. Where each belongs follows from building the network that the header names.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-import time
-from collections.abc import Callable, Iterator
+import timeit
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
@@ -27,15 +28,13 @@ from kdutils.networks.registry import build_model
 from kdutils.settings import write_atomic
 
 FORMAT, VERSION = "kdutils-packed", "1"
-
-
 _CHUNK = 8  # images whose popcounts are held at a time
 
 
-def _stored(module: nn.Module) -> list[torch.Tensor]:
-    """The numbers of one layer that are stored as float32: of a binary one its scale; else parameters and statistics."""
+def stored(module: nn.Module) -> list[torch.Tensor]:
+    """What of one layer is stored as float32: of a binary one its scale; else parameters and statistics."""
     if isinstance(module, BinaryConv2d):
-        return [module.binarised()[1].detach().flatten()]
+        return [module.signs_and_scale()[1].detach().flatten()]
     tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     return [tensor.detach() for tensor in tensors if tensor.dtype.is_floating_point]
 
@@ -45,32 +44,28 @@ def _layers(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def pack(model: nn.Module, network: dict, path: Path) -> None:
-    """Write a trained binary network to `path`, whole or not at all.
+    """Write a trained binary network to `path`, whole or not at all; the same bytes every time.
 
     network: what builds it again, `{name, options, num_classes}`, and the `normalisation` of its images. Raises
     `InputError` if the network has no binary layer, or the file cannot be written.
     """
     if not any(binary_layers(model)):
-        raise InputError(
-            f"{network['name']} has no binary layer to pack: train a network with precision stem, xnor or bonn"
-        )
-    bits = np.concatenate([_bits(layer.binarised()[0]) for _, layer in binary_layers(model)])
-    values = torch.cat([tensor.float().flatten() for layer in _layers(model) for tensor in _stored(layer)])
-    tensors = {"bits": torch.from_numpy(bits), "values": values.contiguous()}
+        raise InputError(f"{network['name']} has no binary layer to pack: train one with precision stem, xnor or bonn")
+    signs = [(layer.signs_and_scale()[0].detach() > 0).numpy().reshape(-1) for _, layer in binary_layers(model)]
+    values = torch.cat([tensor.float().flatten() for layer in _layers(model) for tensor in stored(layer)])
+    tensors = {"bits": torch.from_numpy(np.concatenate([*map(np.packbits, signs)])), "values": values.contiguous()}
     header = {"format": FORMAT, "version": VERSION, "network": json.dumps(network, sort_keys=True)}
-    write_atomic(Path(path), save(tensors, header | {"digest": _digest(tensors, header)}))
-
-
-def _bits(signs: torch.Tensor) -> np.ndarray:
-    """The signs of a layer's n weights, 1 for +1, eight to a byte: uint8 [ceil(n / 8)]."""
-    return np.packbits((signs.detach() > 0).numpy().reshape(-1))
+    content = save(tensors, header | {"digest": _digest(tensors, header)})
+    length = 8 + int.from_bytes(content[:8], "little")
+    ordered = json.dumps(json.loads(content[8:length]), sort_keys=True).encode()  # safetensors shuffles its header
+    ordered += b" " * (-len(ordered) % 8)
+    write_atomic(Path(path), len(ordered).to_bytes(8, "little") + ordered + content[length:])
 
 
 def _digest(tensors: dict[str, torch.Tensor], header: dict[str, str]) -> str:
-    content = json.dumps({name: header[name] for name in ("format", "version", "network")}, sort_keys=True).encode()
-    return hashlib.sha256(
-        content + b"".join(tensors[name].flatten().view(torch.uint8).numpy().tobytes() for name in ("bits", "values"))
-    ).hexdigest()
+    content = json.dumps({name: header.get(name, "") for name in ("format", "version", "network")}, sort_keys=True)
+    parts = [tensors[name].flatten().view(torch.uint8).numpy().tobytes() for name in ("bits", "values")]
+    return hashlib.sha256(content.encode() + b"".join(parts)).hexdigest()
 
 
 def load_packed(path: Path) -> nn.Module:
@@ -79,26 +74,18 @@ def load_packed(path: Path) -> nn.Module:
     Takes float32 [B, 3, 32, 32]. Raises `InputError` for a file that is not a packed network of this version, is
     damaged, or does not fit the network that it names.
     """
-    tensors, header = _read(Path(path))
+    tensors, header = _read(path)
     try:
         network = json.loads(header["network"])
         model = build_model(network["name"], network["num_classes"], **network["options"]).eval()
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # InputError is a ValueError, -3 classes a RuntimeError
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a RuntimeError for a negative number of classes
         raise InputError(f"{path} names a network that cannot be built ({error})") from None
-    lengths = {
-        "bits": sum(-(-layer.weight.numel() // 8) for _, layer in binary_layers(model)),
-        "values": sum(tensor.numel() for layer in _layers(model) for tensor in _stored(layer)),
-    }
-    for name, dtype in (("bits", torch.uint8), ("values", torch.float32)):
-        if tensors[name].dtype != dtype or tensors[name].shape != (lengths[name],):
-            raise InputError(
-                f"{path}: {name} are {tensors[name].dtype} {list(tensors[name].shape)}, {network['name']} needs {dtype} [{lengths[name]}]: pack it anew"
-            )
+    bits = sum(-(-layer.weight.numel() // 8) for _, layer in binary_layers(model))
+    values = sum(tensor.numel() for layer in _layers(model) for tensor in stored(layer))
+    for name, dtype, length in (("bits", torch.uint8, bits), ("values", torch.float32, values)):
+        if tensors[name].dtype != dtype or tensors[name].shape != (length,):
+            needed = f"{network['name']} needs {dtype} [{length}]"
+            raise InputError(f"{path}: {name} are {_described(tensors[name])}, {needed}: pack it anew")
     _fill(model, tensors["bits"].numpy(), tensors["values"])
     model.register_forward_pre_hook(_check_images)
     return model
@@ -108,15 +95,13 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             tensors, header = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as a packed network ({error}): `python -m kdutils pack RUN OUT` makes one"
-        ) from None
+    except Exception as error:  # the reader of a damaged header raises nearly anything
+        remedy = "`python -m kdutils pack RUN OUT` makes one"
+        raise InputError(f"{path} cannot be read as a packed network ({error}): {remedy}") from None
     if (header.get("format"), header.get("version")) != (FORMAT, VERSION) or tensors.keys() != {"bits", "values"}:
-        raise InputError(
-            f"{path} is {header.get('format', 'another file')!r} of version {header.get('version', 'none')!r}, expected {FORMAT!r} of version {VERSION!r}: pack the run anew"
-        )
-    if header.get("digest") != _digest(tensors, header | {"network": header.get("network", "")}):
+        found = f"{header.get('format', 'another file')!r} of version {header.get('version', 'none')!r}"
+        raise InputError(f"{path} is {found}, expected {FORMAT!r} of version {VERSION!r}: pack the run anew")
+    if header.get("digest") != _digest(tensors, header):
         raise InputError(f"{path} is damaged: its content does not have the digest that it states; pack the run anew")
     return tensors, header
 
@@ -126,30 +111,23 @@ def _fill(model: nn.Module, bits: np.ndarray, values: torch.Tensor) -> None:
     """Put the stored numbers in their places, and a `PackedConv2d` in that of every binary layer."""
     names = {layer: name for name, layer in model.named_modules()}
     for layer in list(_layers(model)):
-        stored = _stored(layer)
-        own, values = values.split([sum(map(torch.numel, stored)), len(values) - sum(map(torch.numel, stored))])
+        places = stored(layer)
+        *own, values = values.split([*map(torch.numel, places), len(values) - sum(map(torch.numel, places))])
         if not isinstance(layer, BinaryConv2d):
-            for tensor, part in zip(stored, own.split([tensor.numel() for tensor in stored])):
+            for tensor, part in zip(places, own, strict=True):
                 tensor.copy_(part.view_as(tensor))
             continue
         used = -(-layer.weight.numel() // 8)
         signs = np.unpackbits(bits[:used], count=layer.weight.numel()).reshape(layer.weight.shape)
         bits = bits[used:]
-        parent, _, child = names[layer].rpartition(".")
-        setattr(model.get_submodule(parent), child, PackedConv2d(signs, own, layer))
+        model.set_submodule(names[layer], PackedConv2d(signs, own[0], layer))
 
 
 def _check_images(_, inputs: tuple) -> None:
     images = inputs[0] if inputs else None
-    if (
-        not isinstance(images, torch.Tensor)
-        or images.dtype != torch.float32
-        or images.dim() != 4
-        or images.shape[1:] != (3, 32, 32)
-    ):
-        raise InputError(
-            f"a packed network takes images as torch.float32 [B, 3, 32, 32], got {_described(images)}: render them first"
-        )
+    if getattr(images, "dtype", None) != torch.float32 or images.dim() != 4 or images.shape[1:] != (3, 32, 32):
+        taken = "images as torch.float32 [B, 3, 32, 32]"
+        raise InputError(f"a packed network takes {taken}, got {_described(images)}: render them first")
 
 
 def _described(inputs: object) -> str:
@@ -157,9 +135,9 @@ def _described(inputs: object) -> str:
 
 
 class PackedConv2d(nn.Module):
-    """A binary convolution on bits: float32 [B, C, H, W] -> float32 [B, O, H', W'], equal to `BinaryConv2d` bit for bit.
+    """A binary convolution on bits, equal to `BinaryConv2d` bit for bit: float32 [B, C, H, W] -> [B, O, H', W'].
 
-    The products of n signs sum to n - 2 popcount(inputs XOR weights). What a kernel sees lies in words of 64 bits, whose
+    The products of n signs sum to n - 2 popcount(inputs XOR weights). What a kernel sees lies in words of 64 bits;
     unused bits are 0 on both sides. Zero padding is neither sign: it counts as -1, the bit 0, and what that adds at the
     borders, which depends on the weights alone, is taken off again. In mode "stem" the inputs are no signs: there the
     weights become +1 and -1 again and a float convolution follows.
@@ -172,26 +150,18 @@ class PackedConv2d(nn.Module):
         if layer.mode == "stem":
             self.bits = np.packbits(signs)
         else:
-            self.words = _words(np.packbits(np.moveaxis(signs, 1, -1), axis=-1).reshape(len(signs), -1))[
-                ..., None
-            ]  # [words, O, 1]
-            self.register_buffer(
-                "sums_of_signs", torch.from_numpy(2.0 * signs.sum(1, keepdims=True) - signs.shape[1]).float()
-            )  # [O, 1, k, k]
+            packed = np.packbits(np.moveaxis(signs, 1, -1), axis=-1).reshape(len(signs), -1)
+            self.words = _words(packed)[..., None]  # [words, O, 1]
+            sums = torch.from_numpy(2.0 * signs.sum(1, keepdims=True) - signs.shape[1])
+            self.register_buffer("sums_of_signs", sums.float())  # [O, 1, k, k]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         _, channels, kernel, _ = self.shape
-        least = kernel - 2 * self.padding
-        if (
-            not isinstance(inputs, torch.Tensor)
-            or inputs.dtype != torch.float32
-            or inputs.dim() != 4
-            or inputs.shape[1] != channels
-            or min(inputs.shape[2:]) < least
-        ):
-            raise InputError(
-                f"a packed layer takes torch.float32 [B, {channels}, H, W], H and W at least {max(least, 1)}, got {_described(inputs)}"
-            )
+        least = max(kernel - 2 * self.padding, 1)
+        images = getattr(inputs, "dtype", None) == torch.float32 and inputs.dim() == 4
+        if not images or inputs.shape[1] != channels or min(inputs.shape[2:]) < least:
+            taken = f"torch.float32 [B, {channels}, H, W], H and W at least {least}"
+            raise InputError(f"a packed layer takes {taken}, got {_described(inputs)}")
         return self.sums(inputs) * self.scale
 
     def sums(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -200,9 +170,8 @@ class PackedConv2d(nn.Module):
             signs = np.unpackbits(self.bits, count=np.prod(self.shape)).reshape(self.shape) * np.float32(2) - 1
             return F.conv2d(inputs, torch.from_numpy(signs), stride=self.stride, padding=self.padding)
         outside = F.pad(torch.zeros(1, 1, *inputs.shape[2:]), (self.padding,) * 4, value=1.0)
-        sums = torch.cat([self._padded_sums(part) for part in inputs.split(_CHUNK)]) + F.conv2d(
-            outside, self.sums_of_signs, stride=self.stride
-        )
+        sums = torch.cat([self._padded_sums(part) for part in inputs.split(_CHUNK)])
+        sums = sums + F.conv2d(outside, self.sums_of_signs, stride=self.stride)
         # in the layout of the inputs, as a float convolution's: the layers that follow round differently in another
         rows_last = inputs.is_contiguous(memory_format=torch.channels_last)
         return sums.contiguous(memory_format=torch.channels_last if rows_last else torch.contiguous_format)
@@ -216,7 +185,7 @@ class PackedConv2d(nn.Module):
         images, height, width = seen.shape[:3]
         patches = _words(np.moveaxis(seen, 3, -1).reshape(images * height * width, size * size * bits.shape[-1]))
         differing = np.zeros((kernels, images * height * width), dtype=np.int32)
-        for word, weights in zip(patches, self.words):  # long rows of positions: NumPy is fastest there
+        for word, weights in zip(patches, self.words, strict=True):  # long rows of positions: NumPy is fastest there
             differing += np.bitwise_count(word ^ weights)
         sums = torch.from_numpy(channels * size * size - 2 * differing).float()
         return sums.view(kernels, images, height, width).transpose(0, 1)
@@ -234,27 +203,22 @@ def check_exactness(model: nn.Module, packed: nn.Module, images: torch.Tensor) -
     model: a float network in evaluation mode; packed: the same from `load_packed`; images: float32 [B, 3, 32, 32].
     Columns: layer, its weights' shape, outputs compared, how many differ, the largest difference.
     """
-    rows: list[tuple] = []
-    counterparts = dict(packed.named_modules())
+    rows, counterparts = [], dict(packed.named_modules())
 
-    def compare(name: str) -> Callable:
-        def hook(layer: BinaryConv2d, inputs: tuple[torch.Tensor], outputs: torch.Tensor) -> None:
-            rows.append(_differences(name, list(layer.weight.shape), outputs, counterparts[name](inputs[0])))
+    def compare(name: str, shape: object, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+        rows.append((name, str(shape), ours.numel(), int((ours != theirs).sum()), float((ours - theirs).abs().max())))
 
-        return hook
+    def hook(name: str, layer: BinaryConv2d, inputs: tuple[torch.Tensor], outputs: torch.Tensor) -> None:
+        compare(name, list(layer.weight.shape), outputs, counterparts[name](inputs[0]))
 
-    hooks = [layer.register_forward_hook(compare(name)) for name, layer in binary_layers(model)]
+    hooks = [layer.register_forward_hook(partial(hook, name)) for name, layer in binary_layers(model)]
     try:
         logits = model(images)
     finally:
-        for hook in hooks:
-            hook.remove()
-    rows.append(_differences("logits", "-", logits, packed(images)))
+        for handle in hooks:
+            handle.remove()
+    compare("logits", "-", logits, packed(images))
     return pd.DataFrame(rows, columns=["layer", "weights", "outputs compared", "differ", "largest difference"])
-
-
-def _differences(name: str, shape: object, ours: torch.Tensor, theirs: torch.Tensor) -> tuple:
-    return name, str(shape), ours.numel(), int((ours != theirs).sum()), float((ours - theirs).abs().max())
 
 
 @torch.inference_mode()
@@ -265,25 +229,9 @@ def packed_speed(model: nn.Module, packed: nn.Module, images: torch.Tensor, repe
     """
     rows, threads = [], torch.get_num_threads()
     for name, network in (("float32", model), ("packed, NumPy", packed)):
-        network(images)
-        seconds = []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            network(images)
-            seconds.append(time.perf_counter() - began)
+        _, *seconds = timeit.repeat(partial(network, images), number=1, repeat=1 + repeats)  # the first warms up
         used = str(threads) if network is model or threads == 1 else f"{threads}, popcounts 1"
-        rows.append(
-            {
-                "network": name,
-                "threads": used,
-                "batch": len(images),
-                "images/s": len(images) / statistics.median(seconds),
-            }
-        )
-    table = pd.DataFrame(rows)
-    return table.assign(
-        **{
-            "over float32": (table["images/s"] / table["images/s"].iloc[0]).map("{:.3g}".format),
-            "images/s": table["images/s"].map("{:,.1f}".format),
-        }
-    )
+        rows.append((name, used, len(images), len(images) / statistics.median(seconds)))
+    table = pd.DataFrame(rows, columns=["network", "threads", "batch", "images/s"])
+    table["over float32"] = (table["images/s"] / table["images/s"].iloc[0]).map("{:.3g}".format)
+    return table.assign(**{"images/s": table["images/s"].map("{:,.1f}".format)})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Callable, get_type_hints
+from collections.abc import Callable
+from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
@@ -17,58 +18,42 @@ from kdutils.values import explain
 IMAGENET_NETWORKS = ("resnet18", "resnet50", "resnet101")
 """Those that ImageNet weights exist for, and whose parts can be frozen."""
 
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    factory.__name__: factory
-    for factory in (
-        small_cnn,
-        resnet18,
-        resnet50,
-        resnet101,
-        wrn_16_7,
-        wrn_16_1,
-        wrn_22,
-        reduced_cnn,
-        sparse_cnn,
-        cnn4,
-        resnet32x4,
-        resnet8x4,
-    )
-}
+_PLAIN, _WIDE = (small_cnn, reduced_cnn, sparse_cnn, cnn4), (wrn_16_7, wrn_16_1, wrn_22)
+_RESIDUAL = (resnet18, resnet50, resnet101, resnet32x4, resnet8x4)
+MODELS: dict[str, Callable[..., nn.Module]] = {build.__name__: build for build in (*_PLAIN, *_RESIDUAL, *_WIDE)}
 
 
-def check_options(name: str, options: dict) -> None:
-    """Raise `InputError` unless `name` is a registered model and `options` are its factory's own, with allowed values."""
+def default_options(name: str) -> dict[str, Any]:
+    """The options of the network `name`, each with its default."""
+    return {p.name: p.default for p in list(inspect.signature(MODELS[name]).parameters.values())[1:]}
+
+
+def normal_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """`options` in the one form that all equal ones have: the factory's own types, sorted, without its defaults.
+
+    Raises `InputError` for a network or an option that does not exist, naming those that do, and for a value that is
+    not allowed; a whole float counts as the integer it equals, a bool as no number.
+    """
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}: allowed are {', '.join(MODELS)}")
-    allowed = list(inspect.signature(MODELS[name]).parameters)[1:]
     hints = get_type_hints(MODELS[name], include_extras=True)
-    for option, value in options.items():
-        if option not in allowed:
-            raise InputError(f"{name} has no option {option!r}: allowed are {', '.join(allowed) or 'none'}")
+    defaults, normal = default_options(name), {}
+    for option, value in sorted(options.items()):
+        if option not in defaults:
+            raise InputError(f"{name} has no option {option!r}: allowed are {', '.join(defaults) or 'none'}")
         try:
-            TypeAdapter(hints[option], config=ConfigDict(strict=True)).validate_python(value)
+            value = TypeAdapter(hints[option], config=ConfigDict(strict=True)).validate_python(value)
         except ValidationError as error:
             raise InputError(f"{name}, {option}: {explain(error)} (got {value!r})") from None
+        if value != defaults[option]:
+            normal[option] = value
+    return normal
 
 
-def default_options(name: str) -> dict:
-    """The options of the factory `name` with their defaults."""
-    parameters = list(inspect.signature(MODELS[name]).parameters.values())[1:]
-    return {parameter.name: parameter.default for parameter in parameters}
-
-
-def normal_options(name: str, options: dict) -> dict:
-    """`options` without those at their defaults, in the factory's own types; raises `InputError` as `check_options`."""
-    check_options(name, options)
-    defaults = default_options(name)
-    return {option: value for option, value in sorted(options.items()) if value != defaults[option]}
-
-
-def build_model(name: str, num_classes: int, **options) -> nn.Module:
+def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """A new, randomly initialised network: float32 [B, 3, 32, 32] -> logits [B, num_classes].
 
-    Raises `InputError` for a model or an option that does not exist, naming those that do.
+    Raises `InputError` for a network, an option or a value that does not exist, naming those that do.
     """
-    check_options(name, options)
+    options = normal_options(name, options)
     return MODELS[name](num_classes, **options)

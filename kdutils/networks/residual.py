@@ -29,15 +29,13 @@ def resnet101(num_classes: int, stem: Stem = "imagenet") -> nn.Module:
 
 
 class _CifarResNet(nn.Module):
-    """A 3x3 stem of 32 channels and three stages of basic blocks, 64, 128 and 256 wide, with torchvision's names of parts."""
+    """A 3x3 stem of 32 channels and three stages of basic blocks, 64, 128, 256 wide; torchvision's names."""
 
     def __init__(self, num_classes: int, blocks: int):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
-        self.layer1, self.layer2, self.layer3 = (
-            self._stage(inputs, outputs, stride, blocks)
-            for inputs, outputs, stride in ((32, 64, 1), (64, 128, 2), (128, 256, 2))
-        )
+        self.layer1 = self._stage(32, 64, 1, blocks)
+        self.layer2, self.layer3 = self._stage(64, 128, 2, blocks), self._stage(128, 256, 2, blocks)
         self.fc = nn.Linear(256, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -46,9 +44,8 @@ class _CifarResNet(nn.Module):
     @staticmethod
     def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
         shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        return nn.Sequential(
-            BasicBlock(inputs, outputs, stride, shortcut), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1))
-        )
+        others = (BasicBlock(outputs, outputs) for _ in range(blocks - 1))
+        return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), *others)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = F.relu(self.bn1(self.conv1(images)))

@@ -1,23 +1,24 @@
-"""Weights that a network starts from: ImageNet's, or a public state dict."""
+"""Weights that a network starts from: ImageNet's, or a state dict as public codes save them."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import pickle
+import io
+import re
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+import safetensors.torch
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
+from kdutils.data.datasets import fetching
 from kdutils.errors import InputError, Unavailable
-from kdutils.networks.registry import build_model
+from kdutils.networks.registry import IMAGENET_NETWORKS
 from kdutils.settings import settings
-
-IMAGENET_CLASSES = 1000
-
 
 KNOWN_WEIGHTS = {  # SHA-256 of files whose origin is known; any other file is named by its digest alone
     "89403e8f011306ea": "ImageNet, product-quantised, 66.74% top-1",
@@ -25,131 +26,142 @@ KNOWN_WEIGHTS = {  # SHA-256 of files whose origin is known; any other file is n
 }
 """Decoded from "Permute, Quantize, and Fine-tune" (Martinez et al., CVPR 2021); the accuracies are that paper's."""
 
+_WRAPPERS = ("model", "state_dict", "net")
+_PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
+_COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # of batch norms, averaging, profilers
+_NUMPY = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]  # what unpickles its scalars and arrays
+_HARMLESS = [argparse.Namespace, np.ndarray, np.dtype]  # read beside the weights, and then ignored
+_HARMLESS += [(of, f"numpy.{core}.multiarray.{of.__name__}") for of in _NUMPY for core in ("core", "_core")]
+_HARMLESS += {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"}
+
+
+def available(name: str) -> bool:
+    """Whether ImageNet weights of network `name` lie here or can be fetched, which is then done; raises for damage."""
+    try:
+        return name in IMAGENET_NETWORKS and bool(_read(_imagenet(name)))
+    except Unavailable:
+        return False
+
 
 def imagenet_file(name: str) -> Path:
-    """Where this machine's own ImageNet weights of `name` would lie."""
-    return settings().data_dir / "imagenet" / f"{name}.safetensors"
+    """Where the ImageNet weights of `name` lie or would lie: this machine's own, or torchvision's cached."""
+    own = settings().data_dir / "imagenet" / f"{name}.safetensors"
+    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    return own if own.is_file() else Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
 
 
 def imagenet_digest(name: str) -> str | None:
-    """The first 16 digits of the SHA-256 of this machine's own ImageNet weights of `name`; None without any."""
+    """The digest of the file that `load_imagenet` would read, None where it is not here."""
     path = imagenet_file(name)
     return file_digest(path) if path.is_file() else None
 
 
+def _imagenet(name: str) -> Path:
+    """`imagenet_file`, downloaded where it is not here."""
+    path = imagenet_file(name)
+    if not path.is_file():
+        own = settings().data_dir / "imagenet" / f"{name}.safetensors"
+        with fetching(f"the ImageNet weights of {name} are not at {own}"):
+            weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+            weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    return path
+
+
 def load_imagenet(model: nn.Module, name: str) -> str:
-    """Put ImageNet weights into `model`, all but the head; returns their source and SHA-256 as one phrase.
+    """Put ImageNet weights into `model`, all but the head; returns their source and digest as one phrase.
 
     They come from `KD_DATA_DIR/imagenet/<name>.safetensors` where that file lies, else from torchvision (downloaded
-    once, hash-checked). A 3x3 stem takes the centre of the pretrained 7x7 kernels. Raises `InputError` where neither
-    source can be had or the file does not fit the network.
+    once, hash-checked). A 3x3 stem takes the centre of the pretrained 7x7 kernels. Raises `Unavailable` where neither
+    can be had, `InputError` where the file is damaged or does not fit the network.
     """
-    state, source = _imagenet_state(name)
-    kernels = state.get("conv1.weight")
-    if model.conv1.kernel_size == (3, 3) and kernels is not None and kernels.shape[2:] == (7, 7):
-        state["conv1.weight"] = kernels[:, :, 2:5, 2:5].contiguous()
-    body = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    expected = {key: value.shape for key, value in model.state_dict().items() if not key.startswith("fc.")}
-    different = sorted(
-        key for key in expected.keys() | body.keys() if key not in body or expected.get(key) != body[key].shape
-    )
-    if different:
-        raise InputError(f"{source} does not fit {name}: {different[0]} and {len(different) - 1} more differ")
-    model.load_state_dict(body, strict=False)
-    return source
-
-
-def _imagenet_state(name: str) -> tuple[dict[str, torch.Tensor], str]:
-    path = imagenet_file(name)
-    if path.is_file():
-        try:
-            state = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{path} is damaged ({error}): expected a safetensors state dict of torchvision's {name}"
-            ) from None
-        digest = file_digest(path)
-        return state, f"{KNOWN_WEIGHTS.get(digest, f'weights of {path.name}')} (SHA-256 {digest})"
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-    try:
-        state = weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise Unavailable(
-            f"the ImageNet weights of {name} are neither at {path} nor to be downloaded ({error})"
-        ) from None
-    return dict(state), f"torchvision {weights} ({Path(weights.url).name})"
+    path = _imagenet(name)
+    content, digest = _read(path)
+    expected = {key: value for key, value in model.state_dict().items() if not key.startswith("fc.")}
+    tensors = {key: value for key, value in _tensors(content, expected).items() if not key.startswith("fc.")}
+    kernels = tensors.get("conv1.weight", torch.empty(0, 0, 0, 0))
+    if model.conv1.kernel_size == (3, 3) and kernels.shape[2:] == (7, 7):
+        tensors["conv1.weight"] = kernels[:, :, 2:5, 2:5].contiguous()
+    _put(model, expected, tensors, f"{path} does not fit {name}")
+    origin = "weights of" if path.suffix == ".safetensors" else "torchvision's"
+    return f"{KNOWN_WEIGHTS.get(digest, f'{origin} {path.name}')} (SHA-256 {digest})"
 
 
 def load_weights_file(model: nn.Module, path: Path) -> str:
-    """Put the state dict in `path` into `model`, whole; returns the file's name and SHA-256 as one phrase.
+    """Put the state dict in `path` into `model`, whole; returns the file's name and digest as one phrase.
 
-    A safetensors file, or one of `torch.save`, of which nothing but tensors and plain values is read. The state dict may
-    lie under "model" or "state_dict", beside epochs and the like, and its keys may have the prefix "module." that
-    data-parallel training leaves. ResNet32x4 and ResNet8x4 have the names of the public ones of CRD, DKD and SimKD
-    (`layer1.0.downsample.0`, `fc`); where a file says `shortcut` and `linear` instead, these are put in their place.
-    Raises `InputError` where the file cannot be read, or names the keys that differ.
+    A safetensors file, or one of `torch.save`, of which nothing is run. The state dict may lie under "model",
+    "state_dict" or "net", several times, beside an optimiser's state and the like. Names lose the prefixes "module.",
+    "_orig_mod." and "student."; where there are such of a student, those beside it are left out. ResNet32x4 and
+    ResNet8x4 have the names of the public ones of CRD, DKD and SimKD (`layer1.0.downsample.0`, `fc`); `shortcut` and
+    `linear` stand for these. Raises `InputError` where the file cannot be read, or names the keys that differ.
     """
-    try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{path} is not a readable state dict ({reason}): give a .safetensors file, or one of torch.save that holds only tensors"
-        ) from None
-    for wrapper in ("state_dict", "model"):
-        state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
-    tensors = (
-        {_our_name(name): value for name, value in state.items() if torch.is_tensor(value)}
-        if isinstance(state, dict)
-        else {}
-    )
-    expected = {
-        name: value.shape for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")
-    }
-    found = {name: value.shape for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
-    if different := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
-        shown = "; ".join(
-            f"{name} (expected {_shape(expected.get(name))}, the file has {_shape(found.get(name))})"
-            for name in different[:3]
-        )
-        raise InputError(f"{path} does not fit the network: {len(different)} of its keys differ, {shown}")
-    model.load_state_dict(tensors, strict=False)
-    return f"{path.name} (SHA-256 {file_digest(path)})"
+    content, digest = _read(path)
+    expected = model.state_dict()
+    _put(model, expected, _tensors(content, expected), f"{path} does not fit the network")
+    return f"{path.name} (SHA-256 {digest})"
 
 
 def file_digest(path: Path) -> str:
-    """The first 16 digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    """The first 16 digits of a file's SHA-256; computed once for each version of the file."""
+    return _digest_of(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
-def _our_name(name: str) -> str:
-    name = name.removeprefix("module.").replace(".shortcut.", ".downsample.")
-    return f"fc.{name.removeprefix('linear.')}" if name.startswith("linear.") else name
+@lru_cache(maxsize=32)
+def _digest_of(path: Path, written: int) -> str:
+    return hashlib.sha256(_bytes(path)).hexdigest()[:16]
 
 
-def _shape(shape: torch.Size | None) -> str:
-    return "nothing" if shape is None else str(list(shape))
-
-
-def resolve_init(init: str = "auto", names: tuple[str, ...] = ("resnet18", "resnet50")) -> str:
-    """`init` itself (imagenet or random), or for "auto": imagenet where all the weights can be had, else random.
-
-    Raises `InputError` for another word, for "imagenet" without the weights, or for a damaged file.
-    """
-    if init not in ("auto", "imagenet", "random"):
-        raise InputError(f"unknown init {init!r}: allowed are auto, imagenet, random")
+def _bytes(path: Path) -> bytes:
     try:
-        if init != "random":
-            for name in names:
-                load_imagenet(build_model(name, 2), name)
-        return "random" if init == "random" else "imagenet"
-    except Unavailable as error:
-        if init == "imagenet":
-            raise
-        print(f"{error}: the ResNets start from random weights.")
-        return "random"
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give the path of a file of weights") from None
+
+
+def _read(path: Path) -> tuple[object, str]:
+    """What a file of weights holds, by its bytes a safetensors file or one of `torch.save`, and its digest."""
+    content = _bytes(path)
+    try:
+        if content[8:9] == b"{":
+            state = safetensors.torch.load(content)
+        else:
+            with torch.serialization.safe_globals(_HARMLESS):
+                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers of damaged files raise nearly anything
+        remedy = "give a .safetensors file, or one of torch.save(model.state_dict(), path)"
+        if unknown := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise InputError(f"{path} holds {unknown[1]}, which could run anything and is not read: {remedy}") from None
+        reason = (str(error).rpartition("error: ")[2].strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} is damaged or no state dict ({reason}): {remedy}") from None
+    return state, hashlib.sha256(content).hexdigest()[:16]
+
+
+def _tensors(content: object, expected: dict) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict by the names that the network has, out of their wrappers."""
+    for _ in range(8):  # not for ever: a dict may hold itself
+        inner = [content[key] for key in _WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)]
+        content = inner[0] if inner else content
+    items = content.items() if isinstance(content, dict) else ()
+    found = {_PREFIXES.sub("", str(name)): value for name, value in items if torch.is_tensor(value)}
+    while inner := {name: value for name, value in found.items() if name.startswith("student.")}:
+        found = {_PREFIXES.sub("", name.removeprefix("student.")): value for name, value in inner.items()}
+    tensors = {}
+    for name, value in found.items():
+        if name not in expected:
+            name = re.sub(r"^linear\.", "fc.", name.replace(".shortcut.", ".downsample."))
+        if name in expected or name.rpartition(".")[2] not in _COUNTERS:
+            tensors[name] = value
+    return tensors
+
+
+def _put(model: nn.Module, expected: dict, tensors: dict[str, torch.Tensor], problem: str) -> None:
+    """Load `tensors`, which must have the names and shapes of `expected`, but for the counters of batch norms."""
+    shapes = [
+        (name, *(list(of[name].shape) if name in of else "nothing" for of in (expected, tensors)))
+        for name in sorted(expected.keys() | tensors.keys())
+        if name in tensors or not name.endswith("num_batches_tracked")
+    ]
+    if different := [shape for shape in shapes if shape[1] != shape[2]]:
+        shown = "; ".join(f"{name} (expected {ours}, the file has {theirs})" for name, ours, theirs in different[:3])
+        raise InputError(f"{problem}: {len(different)} of its keys differ, {shown}")
+    model.load_state_dict(tensors, strict=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -44,33 +45,23 @@ class _BinaryUnit(nn.Module):
 
 
 class _WideResNet(nn.Module):
-    def __init__(
-        self, num_classes: int, blocks: int, widths: tuple[int, int, int, int], precision: str, dropout: float
-    ):
+    def __init__(self, num_classes: int, blocks: int, widths: tuple[int, ...], precision: Precision, dropout: float):
         super().__init__()
-        self.conv1 = (
-            BinaryConv2d(3, widths[0], 3, "stem", padding=1)
-            if precision == "stem"
-            else nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
-        )
-        layers = []
-        for stage, (inputs, outputs) in enumerate(zip(widths, widths[1:])):
+        if precision == "stem":
+            self.conv1 = BinaryConv2d(3, widths[0], 3, "stem", padding=1)
+        else:
+            self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        layers: list[nn.Module] = []
+        for stage, (inputs, outputs) in enumerate(pairwise(widths)):
             for index in range(blocks):
-                stride = 2 if stage and not index else 1
-                first = outputs if index else inputs
+                shape = (outputs if index else inputs, outputs, 2 if stage and not index else 1)
                 if precision in ("xnor", "bonn"):
-                    layers += [
-                        _BinaryUnit(first, outputs, stride, precision),
-                        _BinaryUnit(outputs, outputs, 1, precision),
-                    ]
+                    layers += [_BinaryUnit(*shape, precision), _BinaryUnit(outputs, outputs, 1, precision)]
                 else:
-                    layers += [_Block(first, outputs, stride)]
+                    layers.append(_Block(*shape))
         self.layers = nn.Sequential(*layers)
-        self.bn, self.dropout, self.fc = (
-            nn.BatchNorm2d(widths[-1]),
-            nn.Dropout(dropout),
-            nn.Linear(widths[-1], num_classes),
-        )
+        self.bn, self.dropout = nn.BatchNorm2d(widths[-1]), nn.Dropout(dropout)
+        self.fc = nn.Linear(widths[-1], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -99,5 +90,5 @@ def wrn_16_1(num_classes: int, precision: Precision = "full", dropout: Dropout =
 def wrn_22(
     num_classes: int, width: Literal[16, 64] = 16, precision: Precision = "full", dropout: Dropout = 0.0
 ) -> nn.Module:
-    """BONN's WRN-22: 272,282 parameters in full precision with stages (16-16-32-64), 4,326,986 with (64-64-128-256)."""
+    """BONN's WRN-22: 272,282 parameters in full precision with stages 16-16-32-64, 4,326,986 with 64-64-128-256."""
     return _WideResNet(num_classes, 3, (width, width, 2 * width, 4 * width), precision, dropout)

@@ -142,7 +142,7 @@ def plot_latent_weights(arms: Arms) -> Figure:
     edges = np.linspace(-3, 3, 121)
     for index, (name, records) in enumerate(arms.items()):
         with torch.no_grad():
-            latent = [layer.weight / layer.binarised()[1] for _, layer in binary_layers(records[0].load_model())]
+            latent = [layer.weight / layer.signs_and_scale()[1] for _, layer in binary_layers(records[0].load_model())]
         density, _ = np.histogram(torch.cat([weights.flatten() for weights in latent]).numpy(), edges, density=True)
         axis.plot((edges[1:] + edges[:-1]) / 2, density, color=COLOURS[index], linestyle=DASHES[index], label=name)
     axis.set(xlabel="latent weight / scale of its layer or kernel", ylabel="density", ylim=(0, None))

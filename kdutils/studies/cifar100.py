@@ -106,7 +106,9 @@ class Cifar100(Study):
 
     def choose(self) -> tuple[float, float]:
         """Temperature and kd_weight of the grid's best distilled run on validation; runs what of the grid is not recorded."""
-        chosen = best_cell([record for record in run_all(self.grid()) if record.spec.distillation]).spec.distillation.method
+        chosen = best_cell(
+            [record for record in run_all(self.grid()) if record.spec.distillation]
+        ).spec.distillation.method
         return chosen.temperature, chosen.kd_weight
 
     def arms(self) -> dict[str, list[RunSpec]]:

@@ -1,22 +1,25 @@
-"""Data: pixels equal torchvision's, splits and views are fixed draws, and a cache is whole or refused."""
+"""Data sets: a cache is whole or refused, a rebuild replaces nothing before it is whole, what lies here is used."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision.datasets
-from PIL import Image
-from torchvision.transforms import functional as TF
 
-from kdutils import data
-from kdutils.data.datasets import load_dataset, resolve_dataset
-from kdutils.data.views import IDENTITY_VIEW, NORMALISATION, allowed_views, epoch_stream, render, split_indices
-from kdutils.errors import InputError
-from kdutils.specs import DataSpec
+from kdutils.data import datasets
+from kdutils.data.datasets import available, build_dataset, canonical_order, is_cached, load_dataset
+from kdutils.errors import InputError, Unavailable
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -25,127 +28,15 @@ def images_like_photographs(count: int, seed: int = 0) -> np.ndarray:
     return np.random.RandomState(seed).randint(0, 256, (count, 32, 32, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("normalisation", NORMALISATION)
-def test_all_162_views_have_torchvisions_pixels(normalisation):
-    image = images_like_photographs(1)
-    codes = torch.arange(162)
-    ours = render(torch.from_numpy(image), torch.zeros(162, dtype=torch.long), codes, normalisation)
-    padded = TF.pad(Image.fromarray(image[0]), 4, fill=0)
-    mean, std = NORMALISATION[normalisation]
-    seen = set()
-    for code in codes.tolist():
-        top, left, flip = code // 18, code // 2 % 9, code % 2
-        crop = TF.crop(padded, top, left, 32, 32)
-        theirs = TF.normalize(TF.to_tensor(TF.hflip(crop) if flip else crop), mean, std)
-        assert torch.equal(ours[code], theirs)
-        seen.add(theirs.numpy().tobytes())
-    assert ours.dtype == torch.float32 and len(seen) == 162
-
-
-def test_the_constants_of_normalisation_are_the_published_ones():
-    assert NORMALISATION["imagenet"] == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert NORMALISATION["half"] == ((0.5,) * 3, (0.5,) * 3)
-    for name in ("cifar10", "cifar100"):
-        assert len(NORMALISATION[name][0]) == len(NORMALISATION[name][1]) == 3
-
-
-def test_the_identity_view_shows_the_image_itself():
-    images = images_like_photographs(3)
-    shown = render(torch.from_numpy(images), torch.tensor([2, 0]), torch.full((2,), IDENTITY_VIEW), "half")
-    expected = torch.from_numpy(images[[2, 0]]).permute(0, 3, 1, 2).float() / 255 * 2 - 1
-    torch.testing.assert_close(shown, expected)
-    assert shown.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_batch_shows_each_image_in_its_own_view():
-    images, views = torch.from_numpy(images_like_photographs(5)), torch.tensor([0, 161, 80, 17, 93])
-    batch = render(images, torch.arange(5), views)
-    assert all(torch.equal(batch[i], render(images, torch.tensor([i]), views[i : i + 1])[0]) for i in range(5))
-
-
-def test_allowed_views_begin_with_the_image_itself_and_grow():
-    every = allowed_views(162)
-    assert sorted(every) == list(range(162)) and every[0] == IDENTITY_VIEW == (4 * 9 + 4) * 2
-    assert all(np.array_equal(allowed_views(count), every[:count]) for count in (1, 2, 8, 161))
-
-
-def test_an_epoch_shows_every_image_once_in_an_allowed_view():
-    indices = np.array([3, 5, 8, 13, 21, 34, 55, 89])
-    order, views = epoch_stream(indices, 4, seed=1, epoch=2)
-    assert sorted(order.tolist()) == indices.tolist()
-    assert order.dtype == views.dtype == torch.int64 and set(views.tolist()) <= set(allowed_views(4).tolist())
-
-
-def test_order_depends_on_seed_and_epoch_and_views_on_the_epoch_alone():
-    indices = np.arange(500)
-
-    def shown(seed, epoch):
-        order, views = epoch_stream(indices, 162, seed, epoch)
-        return order.tolist(), dict(zip(order.tolist(), views.tolist()))
-
-    order, views = shown(0, 0)
-    assert shown(0, 0) == (order, views)
-    assert shown(1, 0)[0] != order and shown(1, 0)[1] == views
-    assert shown(0, 1)[0] != order and shown(0, 1)[1] != views
-
-
-def test_views_are_drawn_evenly():
-    _, views = epoch_stream(np.arange(16_200), 162, 0, 0)
-    counts = np.bincount(views, minlength=162)
-    assert counts.min() > 60 and counts.max() < 145  # 100 expected, 4 to 4.5 standard deviations
-
-
-LABELS = np.random.RandomState(0).permutation(np.repeat(np.arange(10), 60)).astype(np.uint8)
-
-
-@pytest.mark.parametrize("sizes", [(100, 50), (101, 47), (None, 33), (9, 0), (550, 50), (37, 200)])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_splits_are_disjoint_sorted_and_balanced(sizes, seed):
-    train, val = split_indices(
-        LABELS, DataSpec(name="synthetic", train_size=sizes[0], val_size=sizes[1], split_seed=seed)
-    )
-    assert len(train) == (sizes[0] or 600 - sizes[1]) and len(val) == sizes[1]
-    assert len(set(train) | set(val)) == len(train) + len(val)
-    assert sorted(train) == train.tolist() and sorted(val) == val.tolist()
-    assert np.ptp(np.bincount(LABELS[train], minlength=10)) <= 1
-    assert np.ptp(np.bincount(LABELS[np.concatenate([train, val])], minlength=10)) <= 1
-    assert np.ptp(np.bincount(LABELS[val], minlength=10)) <= (1 if len(train) % 10 == 0 else 2)
-
-
-def test_a_split_of_unequal_classes_keeps_their_shares():
-    labels = np.repeat(np.arange(3), (100, 50, 10))
-    train, _ = split_indices(labels, DataSpec(name="synthetic", train_size=32, val_size=16))
-    assert np.abs(np.bincount(labels[train]) - [20, 10, 2]).max() <= 1
-
-
-def test_the_split_of_a_seed_is_pinned():
-    def digest(seed):
-        parts = split_indices(LABELS, DataSpec(name="synthetic", train_size=100, val_size=50, split_seed=seed))
-        return hashlib.sha256(np.concatenate(parts).astype("<i8").tobytes()).hexdigest()[:16]
-
-    assert digest(0) == "3d77dc577978f2d4" and digest(0) != digest(1)
-
-
-def test_a_larger_split_contains_the_smaller_one():
-    small, large = (split_indices(LABELS, DataSpec(name="synthetic", train_size=size))[0] for size in (50, 200))
-    assert set(small) <= set(large)
-
-
-@pytest.mark.parametrize("sizes", [(601, 0), (560, 50), (None, 600), (None, 700)])
-def test_a_split_larger_than_the_set_is_refused(sizes):
-    with pytest.raises(InputError, match="600"):
-        split_indices(LABELS, DataSpec(name="synthetic", train_size=sizes[0], val_size=sizes[1]))
-
-
 def test_canonical_order_equals_brute_force_with_ties_by_label():
     images = images_like_photographs(40)
     images[[7, 19, 33]] = images[3]
     labels = np.random.RandomState(1).randint(0, 10, 40).astype(np.uint8)
-    order = data.canonical_order(images, labels)
+    order = canonical_order(images, labels)
     keys = [hashlib.sha256(images[i].tobytes()).hexdigest() + f"{labels[i]:03d}" for i in order]
     assert sorted(order) == list(range(40)) and keys == sorted(keys)
     shuffle = np.random.RandomState(2).permutation(40)
-    again = data.canonical_order(images[shuffle], labels[shuffle])
+    again = canonical_order(images[shuffle], labels[shuffle])
     assert np.array_equal(images[order], images[shuffle][again]) and np.array_equal(
         labels[order], labels[shuffle][again]
     )
@@ -167,7 +58,7 @@ def test_a_full_size_set_with_other_images_is_refused(cifar):
     np.save(cifar / "train_labels.npy", np.zeros(50_000, np.uint8))
     np.save(cifar / "test_images.npy", np.zeros((10_000, 32, 32, 3), np.uint8))
     np.save(cifar / "test_labels.npy", np.zeros(10_000, np.uint8))
-    with pytest.raises(InputError, match="train_images.npy is damaged.*--rebuild"):
+    with pytest.raises(InputError, match="cifar10 is damaged: its images are not those of CIFAR-10.*--rebuild"):
         load_dataset("cifar10")
 
 
@@ -221,39 +112,84 @@ def test_pickled_arrays_are_refused(cifar):
         load_dataset("cifar10")
 
 
+def test_flipped_bits_in_a_header_are_one_sentence(cifar):
+    """Every bit of the header but those that leave it another way of writing the same array."""
+    path = cifar / "test_labels.npy"
+    whole, refused = path.read_bytes(), 0
+    for place in range(8 * 128):
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << place % 8
+        path.write_bytes(content)
+        try:
+            load_dataset("cifar10")
+        except InputError as error:
+            refused += 1
+            assert "test_labels.npy" in str(error) and "--rebuild" in str(error)
+    assert refused > 400
+
+
+@pytest.mark.parametrize("part", [*PARTS, "classes.txt"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_file_that_cannot_be_read_is_no_damage_and_nothing_is_replaced(cifar, monkeypatch, part, number):
+    name = part if "." in part else f"{part}.npy"
+    usual = open
+
+    def fail(path, *arguments, **named):
+        if str(path) == str(cifar / name):
+            raise OSError(number, os.strerror(number), str(path))
+        return usual(path, *arguments, **named)
+
+    before = {path.name: path.read_bytes() for path in cifar.iterdir()}
+    monkeypatch.setattr("builtins.open", fail)
+    monkeypatch.setattr("io.open", fail)
+    datasets._load.cache_clear()
+    for ask in (load_dataset, available):
+        with pytest.raises(InputError, match=f"{name} cannot be read .*{os.strerror(number)}") as error:
+            ask("cifar10")
+        assert "damaged" not in str(error.value) and "rebuild" not in str(error.value)
+    monkeypatch.undo()
+    assert all((cifar / file).read_bytes() == content for file, content in before.items())
+
+
 def test_an_unknown_set_is_refused_with_the_known_ones():
-    for ask in (load_dataset, resolve_dataset):
+    for ask in (load_dataset, available):
         with pytest.raises(InputError, match="mnist.*cifar10.*cifar100.*synthetic"):
             ask("mnist")
 
 
-def a_tiny_synthesis(split: str) -> tuple[np.ndarray, np.ndarray]:
-    count = {"train": 30, "test": 20}[split]
-    return images_like_photographs(count), (np.arange(count) % 10).astype(np.uint8)
+def a_tiny_synthesis(_: str) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    arrays = []
+    for count in (30, 20):
+        arrays += [images_like_photographs(count), (np.arange(count) % 10).astype(np.uint8)]
+    return arrays, tuple(f"class {number}" for number in range(10))
 
 
-def test_the_synthetic_set_is_built_on_first_use_and_then_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "title"), [("synthetic", "synthetic data"), ("synthetic-other", "other synthetic data")]
+)
+def test_a_synthetic_set_is_built_on_first_use_and_then_read(tmp_path, monkeypatch, name, title):
     monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "new" / "data"))
-    monkeypatch.setattr("kdutils.synthetic.synthesise", a_tiny_synthesis)
-    first = load_dataset("synthetic")
-    assert first.title == "synthetic data" and len(first.train_images) == 30
-    monkeypatch.setattr("kdutils.synthetic.synthesise", None)
-    data._load.cache_clear()
-    again = load_dataset("synthetic")
+    monkeypatch.setattr("kdutils.data.synthetic.synthesise", a_tiny_synthesis)
+    assert available(name)
+    first = load_dataset(name)
+    assert first.title == title and len(first.train_images) == 30
+    monkeypatch.setattr("kdutils.data.synthetic.synthesise", None)
+    datasets._load.cache_clear()
+    again = load_dataset(name)
     assert again.digest == first.digest and torch.equal(again.test_images, first.test_images)
-    assert [path.name for path in (tmp_path / "new" / "data").iterdir()] == ["synthetic"]
+    assert [path.name for path in (tmp_path / "new" / "data").iterdir()] == [name]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "file" / "data"))
-    with pytest.raises(InputError, match="file/data cannot be written.*KD_DATA_DIR"):
+    with pytest.raises(InputError, match="file.* cannot be .*written.*KD_DATA_DIR"):
         load_dataset("synthetic")
 
 
 def test_building_is_all_or_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("KD_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("kdutils.synthetic.synthesise", a_tiny_synthesis)
+    monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr("kdutils.data.synthetic.synthesise", a_tiny_synthesis)
     save, saved = np.save, []
 
     def fail_at_the_third(path, array):
@@ -265,24 +201,168 @@ def test_building_is_all_or_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "save", fail_at_the_third)
     with pytest.raises(InputError, match="No space left on device"):
         load_dataset("synthetic")
-    assert (
-        len(saved) == 2
-        and not data.is_cached("synthetic")
-        and list(tmp_path.iterdir()) == [tmp_path / "runs"] * (tmp_path / "runs").exists()
-    )
+    assert len(saved) == 2 and not is_cached("synthetic") and list((tmp_path / "data").iterdir()) == []
 
 
 def test_a_failed_rebuild_leaves_the_old_set(cifar):
     before = load_dataset("cifar10").digest
-    with pytest.raises((InputError, ConnectionError)):  # offline
-        data.build_dataset("cifar10")
+    with pytest.raises(Unavailable):  # offline
+        build_dataset("cifar10")
     assert load_dataset("cifar10").digest == before and [path.name for path in cifar.parent.iterdir()] == ["cifar10"]
+
+
+KILLED = """
+import os, sys
+import numpy as np
+from kdutils.data import datasets, synthetic
+
+arrays = [np.full((n, 32, 32, 3)[: 1 + 3 * (part % 2 == 0)], part, np.uint8) for part, n in enumerate((40, 40, 20, 20))]
+synthetic.synthesise = lambda name: (arrays, tuple("abcdefghij"))
+function, calls = sys.argv[1], int(sys.argv[2])
+usual = getattr(os if function == "replace" else np, function)
+
+def dying(*given):
+    global calls
+    if not calls:
+        os._exit(9)
+    calls -= 1
+    return usual(*given)
+
+setattr(os if function == "replace" else np, function, dying)
+datasets.build_dataset("synthetic")
+"""
+
+
+@pytest.mark.parametrize(("function", "calls", "new"), [("save", 0, False), ("save", 3, False)] + [
+    ("replace", calls, calls > 0) for calls in (0, 1, 3, 6)
+])  # fmt: skip
+def test_a_killed_rebuild_leaves_the_old_set_or_the_new_one_whole(tmp_path, monkeypatch, function, calls, new):
+    monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr("kdutils.data.synthetic.synthesise", a_tiny_synthesis)
+    old = load_dataset("synthetic").digest
+    (tmp_path / "data" / "synthetic" / "my notes.txt").write_text("mine")
+    environment = os.environ | {"PYTHONPATH": str(Path(datasets.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", KILLED, function, str(calls)], env=environment, check=False)
+    assert done.returncode == 9
+    monkeypatch.setattr("kdutils.data.synthetic.synthesise", None)
+    found = load_dataset("synthetic")
+    assert len(found.train_images) == (40 if new else 30) and (found.digest == old) == (not new)
+    assert (tmp_path / "data" / "synthetic" / "my notes.txt").read_text() == "mine"
+    assert not list((tmp_path / "data" / "synthetic").glob("new*"))
+
+
+def test_a_rebuild_that_cannot_replace_a_file_in_use_says_so_and_takes_its_place_later(tmp_path, monkeypatch):
+    """As on Windows, where no file is replaced that another program has mapped."""
+    monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr("kdutils.data.synthetic.synthesise", a_tiny_synthesis)
+    old, usual = load_dataset("synthetic"), os.replace
+
+    def in_use(source, target):
+        if str(target).endswith(".npy"):
+            raise PermissionError(errno.EACCES, "The process cannot access the file", str(target))
+        usual(source, target)
+
+    other = a_tiny_synthesis("")[0]
+    other[1] = other[1][::-1].copy()
+    monkeypatch.setattr("kdutils.data.synthetic.synthesise", lambda _: (other, tuple("abcdefghij")))
+    monkeypatch.setattr(os, "replace", in_use)
+    with pytest.raises(InputError, match="npy cannot be .*written .*close what has it open"):
+        build_dataset("synthetic")
+    monkeypatch.setattr(os, "replace", usual)
+    found = load_dataset("synthetic")
+    assert found.classes[0] == "a" and torch.equal(found.train_labels, old.train_labels.flip(0))
+
+
+def test_a_slower_process_leaves_the_set_that_a_quicker_one_built(tmp_path, monkeypatch):
+    monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "data"))
+
+    def slow(name: str):
+        monkeypatch.setattr("kdutils.data.synthetic.synthesise", a_tiny_synthesis)
+        build_dataset(name)  # the quicker process, meanwhile
+        arrays, classes = a_tiny_synthesis(name)
+        return [array[::-1] for array in arrays], classes
+
+    monkeypatch.setattr("kdutils.data.synthetic.synthesise", slow)
+    assert load_dataset("synthetic").train_labels[:3].tolist() == [0, 1, 2]
+
+
+# CIFAR from its source, or from what was placed by hand
+
+
+def archive_of(folder: Path, name: str = "cifar10") -> tuple[Path, dict[str, object]]:
+    """A small archive in CIFAR's own format, and what torchvision's class must then say of it."""
+    fine = name == "cifar100"
+    base = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
+    key, meta = ("fine_labels", "fine_label_names") if fine else ("labels", "label_names")
+    inside = folder / base
+    inside.mkdir(parents=True)
+    lists, classes = [], 100 if fine else 10
+    for number, (file, count) in enumerate((("train", 3 * classes), ("test", classes))):
+        images = images_like_photographs(count, seed=number).transpose(0, 3, 1, 2).reshape(count, -1)
+        content = pickle.dumps({"data": images, key: [label % classes for label in range(count)]})
+        (inside / file).write_bytes(content)
+        lists.append([[file, hashlib.md5(content).hexdigest()]])
+    content = pickle.dumps({meta: [f"class {number}" for number in range(classes)]})
+    (inside / "meta").write_bytes(content)
+    archive = folder / f"{base.removesuffix('-batches-py').removesuffix('-python')}-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(inside, base)
+    facts = {"train_list": lists[0], "test_list": lists[1], "tgz_md5": hashlib.md5(archive.read_bytes()).hexdigest()}
+    facts["meta"] = {"filename": "meta", "key": meta, "md5": hashlib.md5(content).hexdigest()}
+    return archive, facts
+
+
+@pytest.fixture
+def by_hand(tmp_path, monkeypatch):
+    """A data folder with nothing in it, and small archives of both sets beside it."""
+    monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    archives = {}
+    for name in ("cifar10", "cifar100"):
+        archives[name], facts = archive_of(tmp_path / "source" / name, name)
+        for attribute, value in facts.items():
+            monkeypatch.setattr(getattr(torchvision.datasets, name.upper()), attribute, value)
+    return tmp_path / "data", archives
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("where", [".", "own"])
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_what_was_placed_by_hand_is_used_and_stays(by_hand, name, where, unpacked):
+    data, archives = by_hand
+    place = data / (name if where == "own" else ".")
+    place.mkdir(exist_ok=True)
+    if unpacked:
+        with tarfile.open(archives[name]) as file:
+            file.extractall(place, filter="data")
+    else:
+        shutil.copy(archives[name], place)
+    before = sorted(path.relative_to(data) for path in data.rglob("*"))
+    assert available(name)  # tests are offline
+    found = load_dataset(name)
+    count = datasets.DATASETS[name]
+    expected = sorted(image.tobytes() for image in images_like_photographs(3 * count))
+    assert sorted(image.numpy().tobytes() for image in found.train_images) == expected
+    assert (len(found.test_images), found.classes[3]) == (count, "class 3")
+    build_dataset(name)
+    made = {Path(name, f"{part}.npy") for part in PARTS} | {Path(name, "classes.txt"), Path(name, "SHA256"), Path(name)}
+    assert {path.relative_to(data) for path in data.rglob("*")} == set(before) | made
+
+
+def test_an_archive_that_is_not_whole_is_not_used_and_said_so(by_hand):
+    data, archives = by_hand
+    (data / archives["cifar10"].name).write_bytes(archives["cifar10"].read_bytes()[:-1])
+    assert not available("cifar10")
+    with pytest.raises(Unavailable, match="CIFAR-10 lies whole neither in .*data.* and cannot be downloaded"):
+        load_dataset("cifar10")
+    assert [path.name for path in data.iterdir()] == [archives["cifar10"].name]
 
 
 class FakeCIFAR10:
     """Stands in for torchvision's class: the same attributes, in an order of its own."""
 
     classes = [f"class {number}" for number in range(10)]
+    base_folder, filename = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 
     def __init__(self, root, train, download):
         assert download
@@ -299,57 +379,42 @@ def empty(tmp_path, monkeypatch):
 
 def test_a_download_is_stored_in_canonical_order(empty, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", FakeCIFAR10)
-    assert resolve_dataset("auto") == "cifar10"
+    assert available("cifar10")
     ours = load_dataset("cifar10")
     for images, labels, source in (
         (ours.train_images, ours.train_labels, FakeCIFAR10("", True, True)),
         (ours.test_images, ours.test_labels, FakeCIFAR10("", False, True)),
     ):
         expected = sorted(
-            zip((image.tobytes() for image in source.data), source.targets),
+            zip((image.tobytes() for image in source.data), source.targets, strict=True),
             key=lambda pair: hashlib.sha256(pair[0]).digest(),
         )
-        assert [(image.numpy().tobytes(), int(label)) for image, label in zip(images, labels)] == expected
+        found = [(image.numpy().tobytes(), int(label)) for image, label in zip(images, labels, strict=True)]
+        assert found == expected
     assert ours.classes == tuple(FakeCIFAR10.classes)
     assert [path.name for path in empty.iterdir()] == ["cifar10"]  # the archive does not stay
 
 
-def test_without_network_auto_says_that_synthetic_data_stand_in(empty, monkeypatch, capsys):
-    monkeypatch.setattr("kdutils.synthetic.synthesise", a_tiny_synthesis)
-    assert resolve_dataset("auto") == "synthetic"
-    said = capsys.readouterr().out
-    assert "CIFAR-10" in said and str(empty) in said and "synthetic" in said
-
-
-def test_every_study_gets_its_own_cifar_or_says_what_stands_in(cifar, monkeypatch, capsys):
-    assert [resolve_dataset(name, "cifar10") for name in ("auto", "cifar", "cifar10")] == [
-        "cifar10"
-    ] * 3 and capsys.readouterr().out == ""
-    with pytest.raises(InputError, match="CIFAR-100.*cannot be downloaded"):
-        resolve_dataset("cifar", "cifar100")
-    monkeypatch.setattr("kdutils.synthetic.synthesise", a_tiny_synthesis)
-    assert resolve_dataset("auto", "cifar100") == "synthetic" and "CIFAR-100" in capsys.readouterr().out
-
-
-def test_without_network_cifar_by_name_is_an_error_and_leaves_nothing(empty):
-    for name in ("cifar10", "cifar100"):
-        with pytest.raises(
-            (InputError, ConnectionError), match="CIFAR-10.*cannot be downloaded|CIFAR-10.*could not be downloaded"
-        ):
+def test_without_network_cifar_is_not_available_and_leaves_nothing(empty):
+    for name, title in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100")):
+        assert not available(name)
+        with pytest.raises(Unavailable, match=f"{title} lies .*{empty}.* cannot be downloaded"):
             load_dataset(name)
     assert list(empty.iterdir()) == []
 
 
-def test_a_damaged_cache_is_not_silently_replaced_by_synthetic_data(cifar):
+def test_a_damaged_cache_is_no_missing_one(cifar):
+    assert available("cifar10")
     (cifar / "train_images.npy").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="train_images.npy"):
-        resolve_dataset("auto")
+    with pytest.raises(InputError, match="train_images.npy is damaged"):
+        available("cifar10")
 
 
 def test_a_full_disk_while_downloading_is_not_taken_for_a_missing_network(empty, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
+    class Full(FakeCIFAR10):
+        def __init__(self, *_, **__):
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", full)
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Full)
     with pytest.raises(InputError, match="No space left on device.*KD_DATA_DIR"):
-        resolve_dataset("auto")
+        available("cifar10")

@@ -9,18 +9,31 @@ import pytest
 import torch
 from torch import nn
 
-from kdutils.data.synthetic import CLASSES, synthesise
+from kdutils.data.synthetic import FAMILIES, synthesise
 
 SIZES = {"train": 10_000, "test": 2_000}
 DIGESTS = {
-    "train": "e4d764599e996b0b88f953da77b55b0382688bc3baaf158bf052393c1dae6c0c",
-    "test": "a8bca81a2613e6530c6c1a30069809ac11c9bd2656a03c5e68642857b6ccfbf0",
+    "synthetic": {
+        "train": "e4d764599e996b0b88f953da77b55b0382688bc3baaf158bf052393c1dae6c0c",
+        "test": "a8bca81a2613e6530c6c1a30069809ac11c9bd2656a03c5e68642857b6ccfbf0",
+    },
+    "synthetic-other": {
+        "train": "f1436418549bcb9a7326132d6ef713be7ee8b06d3bcfa7f853294022c09f0e56",
+        "test": "05516cba7fca475d32e646ed8a7241f06ed60804aba31d1789b4a18bb3b9b902",
+    },
 }
 
 
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def made(request):
+    """A set's name, its images and labels by split, and its classes."""
+    arrays, classes = synthesise(request.param)
+    return request.param, {"train": tuple(arrays[:2]), "test": tuple(arrays[2:])}, classes
+
+
 @pytest.fixture(scope="module")
-def splits():
-    return {split: synthesise(split) for split in SIZES}
+def splits(made):
+    return made[1]
 
 
 def digest(images: np.ndarray, labels: np.ndarray) -> str:
@@ -34,26 +47,27 @@ def test_shapes_types_and_balance(splits, split):
     assert images.shape == (count, 32, 32, 3) and images.dtype == np.uint8
     assert labels.shape == (count,) and labels.dtype == np.uint8
     assert images.flags.c_contiguous and images.flags.writeable
-    assert np.bincount(labels).tolist() == [count // len(CLASSES)] * len(CLASSES)
+    assert np.bincount(labels).tolist() == [count // 10] * 10
 
 
-def test_ten_different_class_names():
-    assert len(set(CLASSES)) == len(CLASSES) == 10
-    assert CLASSES[0] == "striped disc" and CLASSES[9] == "checked ring"
+def test_twenty_different_class_names_in_two_sets(made):
+    name, _, classes = made
+    ends = {"synthetic": ("striped disc", "checked ring"), "synthetic-other": ("dotted bar", "netted frame")}
+    assert (classes[0], classes[9]) == ends[name] and len(set(classes)) == 10
+    named = [{f"{surface} {outline}" for surface in of.surfaces for outline in of.outlines} for of in FAMILIES.values()]
+    assert set(classes) in named and not named[0] & named[1]
+    assert not set(FAMILIES["synthetic"].outlines) & set(FAMILIES["synthetic-other"].outlines)
 
 
 @pytest.mark.parametrize("split", SIZES)
-def test_bytes_are_pinned(splits, split):
-    assert digest(*splits[split]) == DIGESTS[split]
+def test_bytes_are_pinned(made, split):
+    name, splits, _ = made
+    assert digest(*splits[split]) == DIGESTS[name][split]
 
 
-def test_second_call_gives_the_same_bytes(splits):
-    assert digest(*synthesise("test")) == digest(*splits["test"])
-
-
-def test_unknown_split_is_refused():
+def test_an_unknown_set_is_refused():
     with pytest.raises(KeyError):
-        synthesise("validation")
+        synthesise("natural")
 
 
 def test_no_image_occurs_twice(splits):

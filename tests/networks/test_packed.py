@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -11,22 +12,21 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, safe_open, save_file
 from torch import nn
 
-from kdutils import packing
 from kdutils.errors import InputError
+from kdutils.networks import packed as packing
 from kdutils.networks.binary import BinaryConv2d, binary_layers
-from kdutils.networks.counting import parameter_count
+from kdutils.networks.counting import accounting, accounting_totals, parameter_count
 from kdutils.networks.registry import MODELS, build_model
-from kdutils.specs import DataSpec, ModelSpec, RunSpec
 
 NETWORKS = (("wrn_16_1", {}), ("wrn_22", {}), ("wrn_22", {"width": 64}), ("wrn_16_7", {}))
 MODES = ("xnor", "bonn", "stem")
 
 
 class Trained:
-    """What a record offers of its network, without its training: all numbers that training would move are drawn."""
+    """A network without its training, all numbers that training would move drawn, and what builds it again."""
 
     def __init__(self, name: str, **options):
-        self.spec = RunSpec(data=DataSpec(name="synthetic"), model=ModelSpec(name=name, options=options), epochs=1)
+        self.network = {"name": name, "options": options, "num_classes": 10, "normalisation": "imagenet"}
         torch.manual_seed(3)
         self.model = build_model(name, 10, **options).eval()
         for module in self.model.modules():
@@ -36,8 +36,8 @@ class Trained:
                 for parameter in module.parameters():
                     nn.init.normal_(parameter)
 
-    def load_model(self) -> nn.Module:
-        return self.model
+    def pack(self, path):
+        packing.pack(self.model, self.network, path)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def trained():
 @pytest.fixture(scope="module")
 def file(trained, tmp_path_factory):
     path = tmp_path_factory.mktemp("packed") / "bonn.safetensors"
-    packing.pack(trained, path)
+    trained.pack(path)
     return path
 
 
@@ -74,7 +74,7 @@ def test_every_binary_layer_of_every_network_and_its_logits_are_equal_bit_for_bi
     tmp_path, images, name, options, mode
 ):
     record = Trained(name, precision=mode, **options)
-    packing.pack(record, tmp_path / "packed")
+    record.pack(tmp_path / "packed")
     packed = packing.load_packed(tmp_path / "packed")
     for layout in (torch.contiguous_format, torch.channels_last):
         table = packing.check_exactness(record.model, packed, images.to(memory_format=layout))
@@ -129,8 +129,8 @@ def test_popcounts_are_the_convolution_of_signs_counted_by_hand():
 @pytest.mark.parametrize("name, options", NETWORKS[:2], ids=str)
 def test_the_file_is_as_large_as_the_table_says(tmp_path, name, options, mode):
     record = Trained(name, precision=mode, **options)
-    packing.pack(record, tmp_path / "packed")
-    table = packing.accounting(record.model)
+    record.pack(tmp_path / "packed")
+    table = accounting(record.model)
     assert (tmp_path / "packed").stat().st_size == pytest.approx(table["bytes"].sum(), rel=0.01)
     tensors = load_file(tmp_path / "packed")
     assert sum(tensor.nbytes for tensor in tensors.values()) == table["bytes"].sum()
@@ -139,7 +139,7 @@ def test_the_file_is_as_large_as_the_table_says(tmp_path, name, options, mode):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_float_network_is_counted_whole(name):
     model = build_model(name, 10)
-    table = packing.accounting(model)
+    table = accounting(model)
     assert table["parameters"].sum() == parameter_count(model) and set(table["precision"]) == {"32 bit"}
     floats = sum(tensor.numel() for tensor in model.state_dict().values() if tensor.is_floating_point())
     assert table["bytes"].sum() == table["float bytes"].sum() == 4 * floats
@@ -147,7 +147,7 @@ def test_a_float_network_is_counted_whole(name):
 
 def test_a_binary_network_is_counted_by_hand():
     """WRN-16-1: three stages of two blocks, 16, 32 and 64 wide; BONN stores one scale for each of 12 convolutions."""
-    table = packing.accounting(build_model("wrn_16_1", 10, precision="bonn")).set_index("layer")
+    table = accounting(build_model("wrn_16_1", 10, precision="bonn")).set_index("layer")
     blocks = 4 * 16 * 16 + 16 * 32 + 3 * 32 * 32 + 32 * 64 + 3 * 64 * 64
     binary = table[table["precision"] == "1 bit"]
     assert len(binary) == 12 and binary["parameters"].sum() == 9 * blocks + 12
@@ -155,7 +155,7 @@ def test_a_binary_network_is_counted_by_hand():
     pixels = 4 * 16 * 16 * 32 * 32 + (16 * 32 + 3 * 32 * 32) * 16 * 16 + (32 * 64 + 3 * 64 * 64) * 8 * 8
     assert binary["MACs"].sum() == 9 * pixels
     assert table.loc["fc", ["parameters", "MACs", "kind"]].tolist() == [650, 640, "Linear"]
-    totals = packing.accounting_totals(table.reset_index()).set_index("precision")
+    totals = accounting_totals(table.reset_index()).set_index("precision")
     assert (
         totals.loc["all", "bytes"]
         == totals.loc["1 bit", "bytes"] + totals.loc["32 bit", "bytes"]
@@ -165,7 +165,7 @@ def test_a_binary_network_is_counted_by_hand():
 
 def test_counting_changes_neither_the_network_nor_the_random_state(trained):
     before, state = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}, torch.get_rng_state()
-    packing.accounting(trained.model.train())
+    accounting(trained.model.train())
     assert trained.model.training and torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.eval().state_dict().items())
 
@@ -178,10 +178,9 @@ def test_a_float_copy_of_the_file_has_the_same_accuracy_in_every_number(trained,
 
 
 def test_wrn_16_7_shrinks_twenty_times():
-    """Of 33,609,192 bytes 1,623,832 are left: 1-bit kernels, and as float32 stem, shortcuts, classifier, slopes and batch norms."""
+    """Of 33,609,192 bytes 1,623,832 are left: 1-bit kernels; float32 stem, shortcuts, classifier, slopes and norms."""
     small, large = (
-        packing.accounting(build_model("wrn_16_7", 10, precision=precision))["bytes"].sum()
-        for precision in ("bonn", "full")
+        accounting(build_model("wrn_16_7", 10, precision=precision))["bytes"].sum() for precision in ("bonn", "full")
     )
     assert (large, small) == (33_609_192, 1_623_832) and large / small == pytest.approx(20.7, abs=0.01)
 
@@ -197,7 +196,7 @@ def test_a_loaded_network_holds_its_kernels_as_bits(file):
 
 def test_a_packed_network_is_not_counted_twice(file):
     with pytest.raises(InputError, match="record.load_model"):
-        packing.accounting(packing.load_packed(file))
+        accounting(packing.load_packed(file))
 
 
 # What is not whole is refused
@@ -205,7 +204,7 @@ def test_a_packed_network_is_not_counted_twice(file):
 
 def test_a_network_without_binary_layers_cannot_be_packed(tmp_path):
     with pytest.raises(InputError, match="small_cnn.*precision stem, xnor or bonn"):
-        packing.pack(Trained("small_cnn"), tmp_path / "packed")
+        Trained("small_cnn").pack(tmp_path / "packed")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -216,6 +215,30 @@ def test_a_changed_byte_is_found(file, tmp_path, offset):
     (tmp_path / "changed").write_bytes(content)
     with pytest.raises(InputError, match="damaged|cannot be read|expected"):
         packing.load_packed(tmp_path / "changed")
+
+
+def test_every_flipped_bit_of_the_header_is_one_sentence(file, tmp_path):
+    whole = file.read_bytes()
+    length = 8 + int.from_bytes(whole[:8], "little")
+    for place in range(8 * length):
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << place % 8
+        (tmp_path / "changed").write_bytes(content)
+        with contextlib.suppress(InputError):
+            packing._read(tmp_path / "changed")
+
+
+@pytest.mark.parametrize("missing", [1, 2, 8, 100, 5_000])
+def test_a_file_that_ends_early_is_refused(file, tmp_path, missing):
+    (tmp_path / "short").write_bytes(file.read_bytes()[:-missing])
+    with pytest.raises(InputError, match="cannot be read as a packed network"):
+        packing.load_packed(tmp_path / "short")
+
+
+def test_the_same_network_is_the_same_bytes_every_time(trained, file, tmp_path):
+    for number in range(8):  # of 24 orders of a header's four entries
+        trained.pack(tmp_path / str(number))
+        assert (tmp_path / str(number)).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle in a zip", None])

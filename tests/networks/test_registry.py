@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from safetensors.torch import save_file
 from torch import nn
 
 from kdutils.errors import InputError
 from kdutils.networks.counting import forward_macs, layer_summary, parameter_count
-from kdutils.networks.registry import MODELS, build_model
-from kdutils.networks.weights import IMAGENET_CLASSES, file_digest, load_imagenet, load_weights_file
+from kdutils.networks.registry import MODELS, build_model, normal_options
 from kdutils.networks.wide import _WideResNet
-from kdutils.specs import ModelSpec
-from kdutils.training.frozen import TRAINABLE, freeze, train_mode
 
 
 def on_paper(name: str, classes: int = 10, **options) -> nn.Module:
@@ -218,9 +210,9 @@ def test_unknown_models_and_options_are_refused():
         ("reduced_cnn", {"dropout": float("nan")}, "nan"),
     ],
 )
-def test_a_bad_option_is_refused_when_the_spec_is_made_and_named(name, options, message):
-    with pytest.raises(ValueError, match=message):
-        ModelSpec(name=name, options=options)
+def test_a_bad_option_is_refused_and_named(name, options, message):
+    with pytest.raises(InputError, match=message):
+        normal_options(name, options)
     with pytest.raises(InputError, match=message):
         build_model(name, 10, **options)
 
@@ -228,8 +220,40 @@ def test_a_bad_option_is_refused_when_the_spec_is_made_and_named(name, options, 
 @pytest.mark.parametrize("options", [{"dropout": 0.5}, {"dropout": 0}, {"width": 64, "precision": "bonn"}])
 def test_a_good_option_is_taken(options):
     with torch.device("meta"):
-        model = build_model("wrn_22", 10, **ModelSpec(name="wrn_22", options=options).options)
+        model = build_model("wrn_22", 10, **options)
     assert model.dropout.p == options.get("dropout", 0) and model.conv1.out_channels == options.get("width", 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "normal"),
+    [
+        ("wrn_22", {"width": 16.0, "dropout": 0, "precision": "full"}, {}),
+        ("wrn_22", {"width": 64.0, "dropout": -0.0}, {"width": 64}),
+        (
+            "wrn_22",
+            {"width": 64, "precision": "bonn", "dropout": 0.5},
+            {"dropout": 0.5, "precision": "bonn", "width": 64},
+        ),
+        ("reduced_cnn", {"dropout": 0}, {"dropout": 0.0}),
+        ("reduced_cnn", {"dropout": 0.5}, {}),
+        ("resnet18", {"stem": "cifar_pool"}, {}),
+        ("resnet101", {"stem": "cifar_pool"}, {"stem": "cifar_pool"}),
+        ("small_cnn", {}, {}),
+    ],
+)
+def test_equal_options_have_one_form(name, options, normal):
+    found = normal_options(name, options)
+    assert repr(found) == repr(normal) and normal_options(name, found) == found
+    assert repr(normal_options(name, dict(reversed(options.items())))) == repr(normal)
+    with torch.device("meta"):
+        assert repr(build_model(name, 10, **options)) == repr(build_model(name, 10, **normal))
+
+
+@pytest.mark.parametrize("value", [True, False, "16", None, 16.5])
+def test_true_is_not_one_and_text_is_no_number(value):
+    for name, option in (("wrn_22", "width"), ("wrn_22", "dropout"), ("reduced_cnn", "dropout")):
+        with pytest.raises(InputError, match=f"{name}, {option}"):
+            normal_options(name, {option: value})
 
 
 def test_the_wide_residual_network_is_its_authors_functional_code():
@@ -276,241 +300,3 @@ def test_reduced_cnn_is_three_times_conv_norm_relu_pool():
     for conv, norm in zip(convs, norms, strict=True):
         features = F.max_pool2d(F.relu(norm(conv(features))), 2)
     torch.testing.assert_close(model(x), linear[1](F.relu(linear[0](features.flatten(1)))))
-
-
-def test_a_summary_leaves_the_model_its_mode_and_the_random_stream_alone():
-    model = build_model("resnet18", 10, stem="imagenet").train()
-    model.layer1.eval()
-    before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
-    random = torch.get_rng_state()
-    layer_summary(model)
-    assert torch.equal(torch.get_rng_state(), random) and modes == [module.training for module in model.modules()]
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def imagenet(folder, monkeypatch, change=lambda state: state) -> dict[str, torch.Tensor]:
-    """Random weights written as this machine's own `resnet18.safetensors`."""
-    monkeypatch.setenv("KD_DATA_DIR", str(folder))
-    (folder / "imagenet").mkdir()
-    torch.manual_seed(5)
-    model = torchvision.models.resnet18(num_classes=IMAGENET_CLASSES)
-    for name, buffer in model.named_buffers():
-        buffer.copy_(torch.rand(buffer.shape) + 1 if buffer.is_floating_point() else torch.tensor(7))
-    state = model.state_dict()
-    save_file(change(dict(state)), folder / "imagenet" / "resnet18.safetensors")
-    return state
-
-
-@pytest.mark.parametrize("stem", ["imagenet", "cifar_pool"])
-def test_imagenet_weights_fill_all_but_the_head(tmp_path, monkeypatch, stem):
-    state = imagenet(tmp_path, monkeypatch)
-    model = build_model("resnet18", 10, stem=stem)
-    head = model.fc.weight.clone(), model.fc.bias.clone()
-    source = load_imagenet(model, "resnet18")
-    assert "resnet18.safetensors" in source and "SHA-256" in source
-    assert torch.equal(model.fc.weight, head[0]) and torch.equal(model.fc.bias, head[1])
-    for name, tensor in model.state_dict().items():
-        if not name.startswith("fc."):
-            expected = state[name][:, :, 2:-2, 2:-2] if (name, stem) == ("conv1.weight", "cifar_pool") else state[name]
-            assert torch.equal(tensor, expected), name
-
-
-@pytest.mark.parametrize("stem", ["imagenet", "cifar_pool"])
-def test_a_file_without_a_stem_does_not_fit(tmp_path, monkeypatch, stem):
-    imagenet(
-        tmp_path, monkeypatch, lambda state: {name: tensor for name, tensor in state.items() if name != "conv1.weight"}
-    )
-    with pytest.raises(InputError, match="does not fit resnet18.*conv1.weight"):
-        load_imagenet(build_model("resnet18", 10, stem=stem), "resnet18")
-
-
-def test_a_stem_of_other_kernels_does_not_fit(tmp_path, monkeypatch):
-    imagenet(tmp_path, monkeypatch, lambda state: state | {"conv1.weight": torch.zeros(64, 3, 5, 5)})
-    with pytest.raises(InputError, match="does not fit resnet18"):
-        load_imagenet(build_model("resnet18", 10), "resnet18")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda state: {name: tensor for name, tensor in state.items() if name != "layer2.0.bn1.running_mean"},
-        lambda state: state | {"layer9.weight": torch.zeros(1)},
-        lambda state: state | {"layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)},
-    ],
-)
-def test_weights_of_another_network_do_not_fit(tmp_path, monkeypatch, change):
-    imagenet(tmp_path, monkeypatch, change)
-    model = build_model("resnet18", 10)
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(InputError, match="does not fit resnet18"):
-        load_imagenet(model, "resnet18")
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-@pytest.mark.parametrize("content", [b"", b"not safetensors", None])
-def test_a_damaged_weights_file_is_named(tmp_path, monkeypatch, content):
-    imagenet(tmp_path, monkeypatch)
-    path = tmp_path / "imagenet" / "resnet18.safetensors"
-    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-    with pytest.raises(InputError, match="resnet18.safetensors is damaged"):
-        load_imagenet(build_model("resnet18", 10), "resnet18")
-
-
-def test_without_file_and_network_the_place_for_the_file_is_named():
-    with pytest.raises(InputError, match="imagenet/resnet18.safetensors"):
-        load_imagenet(build_model("resnet18", 10), "resnet18")
-
-
-POLICIES = {"head": {"fc"}, "last_block": {"layer4", "fc"}, "layer3_up": {"layer3", "layer4", "fc"}}
-
-
-# State dicts from files
-
-
-def trained(name: str = "resnet8x4", classes: int = 100) -> dict[str, torch.Tensor]:
-    """A state dict with statistics other than a new network's."""
-    torch.manual_seed(11)
-    model = build_model(name, classes).train()
-    with torch.no_grad():
-        model(torch.randn(4, 3, 32, 32))
-    return {key: value.clone() for key, value in model.state_dict().items()}
-
-
-def kuangliu(key: str) -> str:
-    return key.replace(".downsample.", ".shortcut.").replace("fc.", "linear.")
-
-
-FORMS = {
-    "bare.pth": lambda state: state,
-    "crd.pth": lambda state: {
-        "epoch": 240,
-        "model": state,
-        "best_acc": torch.tensor(79.42),
-        "optimizer": {"state": {}, "lr": 0.05},
-    },
-    "wrapped.pt": lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3},
-    "other_names.pth": lambda state: {kuangliu(key): value for key, value in state.items()},
-    "no_counters.pth": lambda state: {key: value for key, value in state.items() if "num_batches" not in key},
-}
-
-
-@pytest.mark.parametrize("name", [*FORMS, "plain.safetensors"])
-def test_a_public_state_dict_loads_whatever_it_is_wrapped_in(tmp_path, name):
-    state, path = trained(), tmp_path / name
-    save_file(state, path) if path.suffix == ".safetensors" else torch.save(FORMS[name](state), path)
-    model = build_model("resnet8x4", 100)
-    source = load_weights_file(model, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    assert source == f"{name} (SHA-256 {digest})" and file_digest(path) == digest
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, state[key]) or "num_batches" in key
-
-
-class Trap:
-    """What a pickle may do: call anything."""
-
-    def __reduce__(self):
-        return os.mkdir, (os.environ["TRAP"],)
-
-
-@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 half an archive"])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_an_unreadable_state_dict_is_named(tmp_path, content, suffix):
-    path = tmp_path / f"teacher{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=f"teacher{suffix} is not a readable state dict .*: give") as error:
-        load_weights_file(build_model("resnet8x4", 100), path)
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_state_dict_is_named(tmp_path):
-    with pytest.raises(InputError, match="nothing.pth is not a readable state dict"):
-        load_weights_file(build_model("resnet8x4", 100), tmp_path / "nothing.pth")
-
-
-def test_code_in_a_state_dict_is_never_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
-    torch.save({"model": trained(), "extra": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(InputError, match="trap.pth is not a readable state dict"):
-        load_weights_file(build_model("resnet8x4", 100), tmp_path / "trap.pth")
-    assert not (tmp_path / "sprung").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (
-            lambda state: {**state, "fc.bias": torch.zeros(10)},
-            ["1 of its keys differ", "fc.bias (expected [100], the file has [10])"],
-        ),
-        (
-            lambda state: {key: value for key, value in state.items() if not key.startswith("fc.")},
-            ["2 of its keys differ", "fc.bias (expected [100], the file has nothing)"],
-        ),
-        (lambda state: {**state, "head.weight": torch.zeros(3)}, ["head.weight (expected nothing, the file has [3])"]),
-        (lambda state: trained("resnet32x4"), ["layer1.1.bn1.bias (expected nothing, the file has [64])"]),
-        (lambda state: {"model": "resnet8x4"}, ["keys differ", "bn1.bias (expected [32], the file has nothing)"]),
-        (lambda state: [1, 2], ["keys differ"]),
-    ],
-)
-def test_a_state_dict_that_does_not_fit_names_the_keys_and_changes_nothing(tmp_path, change, words):
-    path, model = tmp_path / "teacher.pth", build_model("resnet8x4", 100)
-    torch.save(change(trained()), path)
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(InputError) as error:
-        load_weights_file(model, path)
-    assert all(word in str(error.value) for word in ["teacher.pth", *words]) and "\n" not in str(error.value)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize("stem", ["imagenet", "cifar_pool"])
-@pytest.mark.parametrize("policy", [*POLICIES, "all"])
-def test_a_policy_trains_the_parts_it_names_and_nothing_else_moves(policy, stem):
-    torch.manual_seed(0)
-    model = build_model("resnet18", 10, stem=stem)
-    freeze(model, policy)
-    every = {name for name, child in model.named_children() if list(child.parameters())}
-    expected = every if policy == "all" else POLICIES[policy] | (set() if stem == "imagenet" else {"conv1", "bn1"})
-    before = copy.deepcopy(model.state_dict())
-    train_mode(model)
-    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
-    nn.functional.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.arange(4)).backward()
-    optimiser.step()
-    assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == expected
-    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert moved == {name for name in before if name.split(".")[0] in expected}
-
-
-def test_the_registry_of_policies_is_the_one_tested():
-    assert {policy: set(parts) for policy, parts in TRAINABLE.items()} == POLICIES
-
-
-def test_macs_of_small_cnn_by_hand():
-    by_hand = 32 * 32 * 16 * 3 * 9 + 16 * 16 * 32 * 16 * 9 + 2048 * 128 + 128 * 10
-    assert forward_macs("small_cnn", 10, {}) == by_hand == 1_885_440
-
-
-@pytest.mark.parametrize("stem", ["imagenet", "cifar_pool", "cifar"])
-def test_macs_of_resnet18_by_counting_every_layer(stem):
-    model, total = on_paper("resnet18", stem=stem).eval(), []
-
-    def count(module, inputs, output):
-        per_output = (
-            module.in_features
-            if isinstance(module, nn.Linear)
-            else module.in_channels * module.kernel_size[0] * module.kernel_size[1]
-        )
-        total.append(output.numel() * per_output)
-
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.register_forward_hook(count)
-    model(torch.empty(1, 3, 32, 32, device="meta"))
-    assert forward_macs("resnet18", 10, {"stem": stem}) == sum(total)
-
-
-def test_counting_macs_leaves_the_random_stream_alone():
-    state = torch.get_rng_state()
-    forward_macs("resnet18", 17, {})
-    assert torch.equal(torch.get_rng_state(), state)

@@ -485,7 +485,7 @@ def test_the_clipped_share_counts_the_weights_without_a_gradient():
         without, count = 0, 0
         for _, layer in binary_layers(model):
             torch.nn.init.normal_(layer.weight, std=0.7)
-            signs, _ = layer.binarised()
+            signs, _ = layer.signs_and_scale()
             (gradient,) = torch.autograd.grad(signs.sum(), layer.weight)
             without, count = without + int((gradient == 0).sum()), count + gradient.numel()
         assert 0 < without < count and analysis.clipped_share(model) == pytest.approx(100 * without / count)
