@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from kdutils.data.datasets import DATASETS
 from kdutils.data.views import VIEWS
+from kdutils.distillation.methods import KD
 from kdutils.networks.registry import IMAGENET_NETWORKS, check_options
 from kdutils.values import Value
 
@@ -68,9 +69,20 @@ class Distillation(Value):
     """The teachers of a run and how their knowledge enters its loss (`kdutils.losses.kd_loss`)."""
 
     teachers: Annotated[tuple[RunSpec, ...], Field(min_length=1)]
-    temperature: Annotated[float, Field(gt=0)]
-    kd_weight: Annotated[float, Field(ge=0, le=1)]
-    average: Literal["logits", "probabilities"] = "logits"
+    method: KD = KD()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stand_in(cls, given):
+        """Stand-in until studies and loop know `method`: the fields of KD, given one by one."""
+        if isinstance(given, dict) and "method" not in given:
+            method = {name: given[name] for name in KD.model_fields if name in given}
+            given = {name: value for name, value in given.items() if name not in method} | {"method": KD(**method)}
+        return given
+
+    temperature = property(lambda self: self.method.temperature)
+    kd_weight = property(lambda self: self.method.kd_weight)
+    average = property(lambda self: self.method.average)
 
 
 class Bayesian(Value):

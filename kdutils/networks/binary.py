@@ -155,7 +155,7 @@ class BinaryConv2d(nn.Conv2d):
         """The prior's standard deviation of each kernel, [O], above `SIGMA_FLOOR`."""
         return F.softplus(self.raw_sigma) + SIGMA_FLOOR
 
-    def binarised(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def signs_and_scale(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The signs of the weights [O, C, kh, kw] and their scale, [O, 1, 1, 1] or [], with their pseudo-gradients."""
         if self.mode == "xnor":
             return sign_weights(self.weight), mean_magnitude(self.weight)
@@ -166,7 +166,7 @@ class BinaryConv2d(nn.Conv2d):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.mode != "stem":
             inputs = sign_activations(inputs)
-        signs, scale = self.binarised()
+        signs, scale = self.signs_and_scale()
         if self.training:  # on the small weights rather than on the large output
             return self._conv_forward(inputs, scale * signs, None)
         return self._conv_forward(inputs, signs, None) * (scale.flatten()[:, None, None] if scale.dim() else scale)

@@ -35,7 +35,7 @@ _CHUNK = 8  # images whose popcounts are held at a time
 def _stored(module: nn.Module) -> list[torch.Tensor]:
     """The numbers of one layer that are stored as float32: of a binary one its scale; else parameters and statistics."""
     if isinstance(module, BinaryConv2d):
-        return [module.binarised()[1].detach().flatten()]
+        return [module.signs_and_scale()[1].detach().flatten()]
     tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     return [tensor.detach() for tensor in tensors if tensor.dtype.is_floating_point]
 
@@ -54,7 +54,7 @@ def pack(model: nn.Module, network: dict, path: Path) -> None:
         raise InputError(
             f"{network['name']} has no binary layer to pack: train a network with precision stem, xnor or bonn"
         )
-    bits = np.concatenate([_bits(layer.binarised()[0]) for _, layer in binary_layers(model)])
+    bits = np.concatenate([_bits(layer.signs_and_scale()[0]) for _, layer in binary_layers(model)])
     values = torch.cat([tensor.float().flatten() for layer in _layers(model) for tensor in _stored(layer)])
     tensors = {"bits": torch.from_numpy(bits), "values": values.contiguous()}
     header = {"format": FORMAT, "version": VERSION, "network": json.dumps(network, sort_keys=True)}

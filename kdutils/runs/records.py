@@ -72,13 +72,19 @@ class Record:
             return file["logits"], file["labels"]
 
     @property
+    def diverged(self) -> bool:
+        """Stand-in: whether the run's loss stopped being finite."""
+        return self.summary.get("diverged", False)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the trained weights' file."""
         return self.summary["files"]["model.safetensors"]
 
     def metric(self, split: str, name: str = "accuracy") -> float:
         """The last epoch's accuracy (%) or loss (nats) on split train, val or test."""
-        return self.summary["metrics"][split][name]
+        number = self.summary["metrics"][split][name]
+        return float("nan") if number is None else number
 
     @property
     def network(self) -> dict:
@@ -93,6 +99,13 @@ class Record:
         model = build_model(self.spec.model.name, self.spec.data.num_classes, **self.spec.model.options)
         model.load_state_dict(load_file(self.path / "model.safetensors"))
         return model.eval()
+
+
+@dataclass(frozen=True)
+class Store:
+    """Stand-in: the store in a folder."""
+
+    folder: Path
 
 
 def read_record(path: Path) -> Record:

@@ -36,12 +36,14 @@ _OVERHEAD_MACS = 2e6  # what an image costs beside its network's arithmetic, in 
 Report = Callable[[float], None]
 
 
-def run(spec: RunSpec, report: Report = lambda fraction: None) -> Record:
+def run(spec: RunSpec, report: Report = lambda fraction: None, store=None) -> Record:
     """The record of `spec`: from the store, else trained now, its teachers first.
 
     `report(fraction)` is called while this run itself (not its teachers) advances from 0 to 1. An interrupted run
     goes on from its last checkpoint, at most a minute (or one epoch) old.
     """
+    if store:  # stand-in
+        os.environ["KD_RUNS_DIR"] = str(store.folder)
     _note_use(spec)
     if found := find(spec):
         return found
