@@ -26,13 +26,13 @@ from kdutils.runs.records import Record
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("solid", "dashed", "dotted", "dashdot", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 3)))
-MARKERS = "osD^vPX<>*phd"
+MARKERS = "osD^vPX<>*"
 _LOOK = {"axes.grid": True, "grid.alpha": 0.3, "figure.constrained_layout.use": True, "svg.hashsalt": "kdutils"}
 sns.set_theme(context="paper", style="ticks", palette=COLOURS, rc=_LOOK)
 
 
 def _style(index: int) -> dict:
-    """Colour, dash and marker of an arm by its number; 91 of them differ."""
+    """Colour, dash and marker of an arm by its number; 70 of them differ, in grey too."""
     colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
     return {"color": colour, "linestyle": dash, "marker": MARKERS[index % len(MARKERS)]}
 
@@ -212,8 +212,16 @@ def plot_soft_labels(
             soft = softmax(z.astype(float) / temperature)
             right.bar(places + (index + 0.5) * width, soft, width, edgecolor="black", linewidth=0.3, **look)
         right.set(ylabel="probability", ylim=(0, 1), xticks=places + 0.4, xticklabels=[])
-    axes[-1, 1].set_xticklabels(dataset.classes, rotation=30)
-    axes[0, 1].legend(ncols=len(temperatures), loc="upper center", bbox_to_anchor=(0.5, 1.45), frameon=False)
+    if not len(images):
+        axes[0, 1].set_title("no test image is classified rightly", y=0.5)
+    axes[-1, 1].set_xticks(places + 0.4, dataset.classes, rotation=30)
+    axes[0, 1].legend(
+        handles=axes[0, 1].containers,
+        ncols=len(temperatures),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 1.45),
+        frameon=False,
+    )
     return figure
 
 
