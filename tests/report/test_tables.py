@@ -47,7 +47,6 @@ def test_the_table_of_gains_has_a_row_for_each(tmp_path):
             "gain (points)": "+2.00",
             "SD": "1.00",
             "95% CI": "[-0.48, +4.48]",
-            "SD and CI are": "over seeds that share their views",
             "pairs": 3,
         },
         {
@@ -56,7 +55,6 @@ def test_the_table_of_gains_has_a_row_for_each(tmp_path):
             "gain (points)": "+0.00",
             "SD": "1.00",
             "95% CI": "[-2.48, +2.48]",
-            "SD and CI are": "over seeds that share their views",
             "pairs": 3,
         },
     ]
@@ -305,12 +303,6 @@ def test_gains_leave_out_a_pair_and_say_so(tmp_path, arms):
     table = tables.gains_table([statistics.gain(arms["small CNN"], alone, ("half", "alone")), lost])
     assert table["gain (points)"].tolist() == ["+1.30", "diverged"] and table["SD"].tolist() == ["0.42", "–"]
     assert table["pairs"].tolist() == ["2, 1 diverged", "0, 2 diverged"] and "nan" not in text(table)
-
-
-def test_the_gain_of_a_student_is_conditional_on_its_teacher(tmp_path):
-    taught = runs(tmp_path, (60, 61, 63), temperature=4.0)
-    table = tables.gains_table([statistics.gain(taught, runs(tmp_path, (57, 58, 59)), ("taught", "alone"))])
-    assert table["SD and CI are"].tolist() == ["over seeds that share their views (and one teacher)"]
 
 
 def test_a_grid_says_diverged_in_its_cell(tmp_path):
