@@ -1,4 +1,4 @@
-"""The plain loop of the PyTorch tutorials (and, with SGD, of RepDistiller), which the suite's speed is compared with."""
+"""The plain loop of the PyTorch tutorials (with SGD, of RepDistiller), which the suite's speed is compared with."""
 
 from __future__ import annotations
 
