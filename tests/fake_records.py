@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kdutils.distillation.methods import KD
 from kdutils.runs.records import Record
 from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
 
@@ -23,12 +24,13 @@ def spec_of(
     val_size: int = 100,
     **fields,
 ) -> RunSpec:
-    """A small network's spec; with a temperature, distilled from a ResNet18."""
-    data = DataSpec(name="synthetic", train_size=200, val_size=val_size, test_size=40, views=2)
+    """A small network's spec; with a temperature, distilled from a ResNet18, or with `teachers` from these."""
+    views = fields.pop("views", 2)
+    data = DataSpec(name="synthetic", train_size=200, val_size=val_size, test_size=40, views=views)
     options = {} if name == "small_cnn" else {"stem": fields.pop("stem", "cifar_pool")}
-    taught = temperature and Distillation(
-        teachers=(spec_of(name="resnet18"),), temperature=temperature, kd_weight=kd_weight
-    )
+    teachers = fields.pop("teachers", None) or ((spec_of(name="resnet18"),) if temperature else ())
+    method = KD(temperature=temperature or 4.0, kd_weight=kd_weight)
+    taught = Distillation(teachers=teachers, method=method) if teachers else None
     return RunSpec(
         data=data, model=ModelSpec(name=name, options=options), epochs=3, seed=seed, distillation=taught, **fields
     )
@@ -44,9 +46,13 @@ def record_of(
     best_val: tuple[float, float] = (55.0, 1.3),
     logits: np.ndarray | None = None,
     labels: np.ndarray | None = None,
+    diverged: bool = False,
     **summary,
 ) -> Record:
-    """A record in a new folder of `folder`: three epochs, test accuracy `test` (%), logits [N, classes], labels [N]."""
+    """A record in a new folder of `folder`: three epochs, test accuracy `test` (%), logits [N, classes], labels [N].
+
+    One that diverged has two epochs, the loss of the second no number; accuracies it still has, as real ones may.
+    """
     spec = spec or spec_of()
     validated = spec.data.val_size > 0
     path = folder / f"{spec.key}-{len(list(folder.glob('*')))}"
@@ -58,6 +64,9 @@ def record_of(
         history = history.assign(train_cross_entropy=[2.2, 1.9, 1.8], train_distillation=[1.8, 1.5, 1.2])
     if validated:
         history = history.assign(val_loss=[1.9, 1.3, val_loss], val_accuracy=[30.0, 55.0, val])
+    if diverged:
+        history = history[:2].assign(train_loss=[2.0, np.nan])
+        logits = np.full((40, 10), np.nan)
     history.to_csv(path / "history.csv", index=False)
     random = np.random.RandomState(spec.seed)
     labels = np.arange(40) % 10 if labels is None else labels
@@ -66,9 +75,13 @@ def record_of(
         path / "predictions.npz", logits=np.asarray(logits, dtype=np.float32), labels=np.asarray(labels, dtype=np.uint8)
     )
     metrics = {"train": {"loss": 1.5, "accuracy": 45.0}, "test": {"loss": 1.2, "accuracy": test}}
+    metrics |= {"val": {"loss": val_loss, "accuracy": val}} if validated else {}
+    if diverged:
+        metrics = {split: {"loss": None, "accuracy": scores["accuracy"]} for split, scores in metrics.items()}
     facts = {
         "key": spec.key,
-        "metrics": metrics | ({"val": {"loss": val_loss, "accuracy": val}} if validated else {}),
+        "metrics": metrics,
+        "diverged": diverged,
         "best_val": {"accuracy": best_val[0], "loss": best_val[1], "epoch": 2},
         "parameters": 268_650,
         "seconds": 12.0,
@@ -80,3 +93,12 @@ def record_of(
     } | summary
     (path / "summary.json").write_text(json.dumps(facts))
     return Record(path, spec, facts)
+
+
+def runs(folder: Path, accuracies, *, diverged: tuple[int, ...] = (), **fields) -> list[Record]:
+    """A record for each test accuracy (%), with seeds 0, 1, ...; those of the seeds in `diverged` diverged."""
+    specs = [spec_of(seed, **fields) for seed in range(len(accuracies))]
+    return [
+        record_of(folder, spec, test=test, diverged=spec.seed in diverged)
+        for spec, test in zip(specs, accuracies, strict=True)
+    ]

@@ -1,250 +1,178 @@
-"""What runs and networks cost: measured tables of a chapter."""
+"""What networks and runs cost: counted, or measured on this machine."""
 
 from __future__ import annotations
 
 import copy
 import math
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
-from itertools import cycle, repeat
-from multiprocessing import get_context
+from itertools import repeat
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils.benchmark import Timer
 
-from kdutils.data.datasets import Dataset, load_dataset
+from kdutils.data.datasets import load_dataset
 from kdutils.data.views import split_indices
 from kdutils.distillation.tables import FILL_BATCH, ViewTable
 from kdutils.errors import InputError
 from kdutils.machine import detect_runtime
-from kdutils.networks.counting import accounting
-from kdutils.runs.records import Record
+from kdutils.networks.counting import accounting, forward_macs
+from kdutils.networks.registry import build_model
+from kdutils.report.statistics import Arms, count, finished, spread, values
+from kdutils.report.tables import published
+from kdutils.runs.records import Record, Store
 from kdutils.runs.run import run
-from kdutils.specs import DataSpec, RunSpec
+from kdutils.specs import RunSpec
+from kdutils.training.frozen import freeze
 from kdutils.training.inputs import training_codes
 
 
-def _fill(teacher: nn.Module, spec: RunSpec, dataset: Dataset, table: ViewTable, codes: np.ndarray) -> float:
-    began = time.perf_counter()
-    return table.fill(teacher, dataset, codes, spec.data.normalisation, detect_runtime()) / (
-        time.perf_counter() - began
-    )
-
-
-def _table(spec: RunSpec, dataset: Dataset, folder: Path) -> ViewTable:
-    return ViewTable(folder, len(dataset.train_labels), spec.data.num_classes)
-
-
-def _sized(spec: RunSpec, images: int, epochs: int) -> RunSpec:
-    """`spec` on so many training images for so many epochs, its schedule and its teachers as they are."""
-    data = DataSpec(**dict(spec.data) | {"train_size": images, "val_size": 0, "test_size": 250})
-    return RunSpec(**dict(spec) | {"data": data, "epochs": epochs})
-
-
-def _copies(spec: RunSpec, count: int) -> list[RunSpec]:
-    return [RunSpec(**dict(spec) | {"seed": spec.seed + number}) for number in range(count)]
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="kdutils-") as name:
-        yield Path(name)
-
-
-@contextmanager
-def _processes(count: int, threads: int, spec: RunSpec, folder: Path) -> Iterator[list[ProcessPoolExecutor]]:
-    """So many processes of so many threads, each warm from a run of one batch of `spec`'s student, without its teachers."""
-    alone, context = (
-        _sized(RunSpec(**dict(spec) | {"distillation": None}), spec.batch_size, 1),
-        get_context("forkserver"),
-    )
-    context.set_forkserver_preload(["kdutils.benchmark"])  # PyTorch is imported once, not once for each
-    settings = {
-        name: value for name, value in os.environ.items() if name.startswith("KD_")
-    }  # the fork server has older ones
-    with ExitStack() as stack:
-        pools = [
-            stack.enter_context(ProcessPoolExecutor(1, context, _begin, (threads, settings))) for _ in range(count)
-        ]
-        _together(pools, _timed_run, _copies(alone, count), repeat(folder / "warm"))
-        yield pools
-
-
-def _begin(threads: int, settings: dict[str, str]) -> None:
-    os.environ.update(settings)
-    os.environ.pop("KD_USED_RUNS", None)  # what is run for its time is no result of the chapter that asks
-    torch.set_num_threads(threads)
-
-
-def _together(
-    pools: Iterable[ProcessPoolExecutor], function: Callable[..., float], *arguments: Iterable
-) -> list[float]:
-    """What `function` returns for each row of the arguments, in these processes by turns."""
-    futures = [pool.submit(function, *own) for *own, pool in zip(*arguments, cycle(pools))]
-    return [future.result() for future in futures]
-
-
-def _timed_run(spec: RunSpec, folder: Path) -> float:
-    """In a worker: seconds that the run takes, from its spec to its record in the store `folder`."""
-    os.environ["KD_RUNS_DIR"] = str(folder)
-    began = time.perf_counter()
-    run(spec)
-    return time.perf_counter() - began
-
-
-def scaling_table(
-    spec: RunSpec, workers: tuple[int, ...] = (1, 2, 4), runs: int = 4, images: int | None = None
-) -> pd.DataFrame:
-    """What a worker adds: `runs` copies of `spec` that differ in their seed, really run in so many processes.
-
-    With `images`, each is cut to one epoch of so many training images (or all there are).
-
-    Every worker has one thread, however many cores there are, and is started and warm before its time counts; its records
-    go to a temporary store. `spec` needs no other run: the student alone is enough, a taught one only looks its targets up.
-
-    Columns: workers; seconds for all; seconds per run (mean wall time of one beside the others, from spec to record);
-    images/s (training images of all runs); over one worker (images/s).
-    """
-    if spec.needs or not spec.epochs:
-        raise InputError(
-            f"scaling_table times runs that train and need no other run, {spec.key} is not one: give the student alone"
-        )
-    if 1 not in workers or min(workers) < 1 or runs < max(workers):
-        raise InputError(
-            f"workers must be positive, 1 among them, and runs at least as many as the most workers; got {workers} and {runs} runs"
-        )
-    labels = load_dataset(spec.data.name).train_labels
-    spec = _sized(spec, min(images, len(labels)), 1) if images else spec
-    shown = runs * spec.epochs * len(split_indices(labels, *spec.data.split)[0])
+def precision_table(models: dict[str, nn.Module]) -> pd.DataFrame:
+    """What binarising saves: parameters, MACs of one image and stored bytes, and the share of each that is 1 bit."""
     rows = []
-    with _folder() as folder, _processes(max(workers), 1, spec, folder) as pools:
-        for count in workers:
-            began = time.perf_counter()
-            seconds = _together(pools[:count], _timed_run, _copies(spec, runs), repeat(folder / str(count)))
-            rows.append((count, time.perf_counter() - began, statistics.mean(seconds)))
-    table = pd.DataFrame(rows, columns=["workers", "seconds for all", "seconds per run"])
-    alone = table.set_index("workers").loc[1, "seconds for all"]
-    table = table.assign(
-        **{"images/s": shown / table["seconds for all"], "over one worker": alone / table["seconds for all"]}
-    )
-    return table.round({"seconds for all": 3, "seconds per run": 3, "images/s": 0, "over one worker": 3}).astype(
-        {"images/s": int}
-    )
+    for table in map(accounting, models.values()):
+        total, bits = table.sum(numeric_only=True), table[table["precision"] == "1 bit"].sum(numeric_only=True)
+        shares = [f"{100 * bits[column] / total[column]:.3g}" for column in ("parameters", "MACs")]
+        sizes = [f"{total[column]:,}" for column in ("parameters", "MACs", "bytes")]
+        saved = f"{100 * (1 - total['bytes'] / total['float bytes']):.3g}"
+        rows.append((sizes[0], shares[0], sizes[1], shares[1], sizes[2], saved))
+    titles = ["parameters", "1-bit parameters (%)", "MACs", "1-bit MACs (%)", "stored (bytes)", "bytes saved (%)"]
+    return pd.DataFrame(rows, columns=titles, index=pd.Index(models, name="network")).reset_index()
 
 
-def inference_table(
-    models: dict[str, nn.Module], batches: tuple[int, int] = (1, 256), rounds: int = 10
-) -> pd.DataFrame:
-    """What networks cost in use, a row for each, and a last row of ratios: the first over the last, teacher over student.
+def stem_sentence(stem: nn.Module, blocks: nn.Module) -> str:
+    """What binarising only the stem touches and saves, beside what binarising the blocks does."""
+    table = precision_table({"only the first convolution": stem, "the blocks' convolutions": blocks})
+    said = "binarising {} touches {} % of the multiplications and saves {} % of the bytes".format
+    first, second = map(said, table["network"], table["1-bit MACs (%)"], table["bytes saved (%)"])
+    return f"{first.capitalize()}; {second}."
 
-    Columns: network; parameters; MACs of one image, 3 x 32 x 32; bytes of its numbers as float32 (`kdutils.packing.accounting`);
-    and, measured on this machine, medians over `rounds`: milliseconds for a batch of the first size, images/s in batches of
-    the second. Evaluation mode and channels_last, in the suite's number format, the weights brought into it once.
+
+def networks_table(arms: Arms, study: str) -> pd.DataFrame:
+    """Networks as a study compares them: test accuracy (%), parameters and the bytes of storing them, beside published.
+
+    A binary network's bytes are those of its packed file's content, another's 4 for each number.
     """
-    if len(models) < 2 or rounds < 1 or min(batches) < 1:
-        raise InputError(
-            "inference_table compares networks, the teacher first and the student last: give two or more, and batches and rounds of at least 1"
-        )
+    known = {(row.arm, row.metric): row.value for row in published(study).itertuples()}
     rows = []
-    for name, model in models.items():
-        counts = accounting(model)[["parameters", "MACs", "float bytes"]].sum().to_list()
-        latency, seconds = (_forward_seconds(model, batch, rounds) for batch in batches)
-        rows.append((name, *counts, 1000 * latency, batches[1] / seconds))
-    titles = [
-        "network",
-        "parameters",
-        "MACs per image",
-        "float32 (bytes)",
-        f"ms at batch {batches[0]}",
-        f"images/s at batch {batches[1]}",
-    ]
-    ratios = [f"{first / last:.3g}" for first, last in zip(rows[0][1:], rows[-1][1:])]
-    shown = [
-        [name, *(f"{count:,}" for count in counts), f"{latency:,.2f}", f"{rate:,.0f}"]
-        for name, *counts, latency, rate in rows
-    ]
-    return pd.DataFrame([*shown, [f"{rows[0][0]} over {rows[-1][0]}", *ratios]], columns=titles)
+    for name, records in arms.items():
+        spec = records[0].spec
+        model = build_model(spec.model.name, spec.data.num_classes, **spec.model.options)
+        stored = accounting(model)[["parameters", "bytes", "float bytes"]].sum().map("{:,}".format)
+        accuracy, parameters = known.get((name, "accuracy"), "–"), known.get((name, "parameters"))
+        theirs = f"{parameters / 1e6:.1f} million" if parameters else "–"
+        rows.append((name, count(records), spread(values(records, "test")), accuracy, theirs, *stored))
+    titles = ["network", "n", "test (%)", "published (%)", "published parameters", "parameters", "stored (bytes)"]
+    return pd.DataFrame(rows, columns=[*titles, "in full precision (bytes)"])
+
+
+def cost_table(arms: Arms) -> pd.DataFrame:
+    """Size and measured cost of an arm's runs: parameters, MACs of a forward pass, seconds, images/s, most memory."""
+    rows = []
+    for name, records in arms.items():
+        spec, ran = records[0].spec, [record.summary for record in finished(records)]
+        macs = forward_macs(spec.model.name, spec.data.num_classes, spec.model.options)
+        measured = [spread((each[fact] for each in ran), 0) for fact in ("seconds", "images_per_second")]
+        memory = max((each["peak_memory_mb"] for each in ran), default=math.nan)
+        sizes = f"{records[0].summary['parameters']:,}", f"{macs:,}"
+        rows.append((name, count(records), *sizes, *measured, spread([memory], 0)))
+    titles = ["classifier", "n", "parameters", "MACs per image", "training time (s)", "images/s", "peak memory (MB)"]
+    return pd.DataFrame(rows, columns=titles)
+
+
+def policies_table(records: list[Record]) -> pd.DataFrame:
+    """What trains, side by side: stem, policy, trained parameters, accuracies (%) after the last epoch, seconds."""
+    rows = []
+    for record in records:
+        model, policy = record.load_model(), record.spec.trainable
+        freeze(model, policy)
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        accuracies = [spread(values([record], split)) for split in ("train", "val", "test")]
+        stem, seconds = record.spec.model.options["stem"], f"{record.summary['seconds']:.0f}"
+        rows.append((stem, policy, f"{trained:,}", *accuracies, seconds))
+    titles = ["stem", "trained", "trained parameters", "train (%)", "val (%)", "test (%)", "time (s)"]
+    return pd.DataFrame(rows, columns=titles)
+
+
+def inference_table(models: dict[str, nn.Module], batches=(1, 256), seconds: float = 0.5) -> pd.DataFrame:
+    """What networks cost in use, and a last row of ratios: the first over the last, teacher over student.
+
+    Columns: network; parameters; MACs of an image, 3 x 32 x 32; bytes of its numbers as float32; and, measured here for
+    at least so many `seconds`, medians: milliseconds for a batch of the first size, images/s in batches of the second.
+    """
+    if len(models) < 2 or not seconds > 0 or min(batches) < 1:
+        raise InputError("inference_table takes two networks or more, batches of at least 1 and more than 0 seconds")
+    counted = pd.DataFrame({name: accounting(model).sum(numeric_only=True) for name, model in models.items()}).T
+    table = counted[["parameters", "MACs", "float bytes"]]
+    table = table.set_axis(["parameters", "MACs per image", "float32 (bytes)"], axis="columns")
+    measured = np.array([[_forward_seconds(model, batch, seconds) for batch in batches] for model in models.values()])
+    table[f"ms at batch {batches[0]}"] = 1000 * measured[:, 0]
+    table[f"images/s at batch {batches[1]}"] = batches[1] / measured[:, 1]
+    shown = table.apply(lambda column: column.map(("{:,.2f}" if column.name.startswith("ms") else "{:,.0f}").format))
+    shown.loc[f"{table.index[0]} over {table.index[-1]}"] = (table.iloc[0] / table.iloc[-1]).map("{:.3g}".format)
+    return shown.rename_axis("network").reset_index()
 
 
 @torch.inference_mode()
-def _forward_seconds(model: nn.Module, batch: int, rounds: int) -> float:
-    """Median seconds of a forward pass of a copy of `model`, after a first one that is not counted."""
-    runtime, seconds = detect_runtime(), []
-    model = copy.deepcopy(model).to(runtime.device, memory_format=torch.channels_last).eval()
-    images = torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(
-        runtime.device, memory_format=torch.channels_last
+def _forward_seconds(model: nn.Module, batch: int, seconds: float) -> float:
+    """Median seconds of a forward pass in evaluation mode, in the suite's number format, with all threads."""
+    runtime, images = detect_runtime(), torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model, images = (
+        part.to(runtime.device, memory_format=torch.channels_last) for part in (copy.deepcopy(model).eval(), images)
     )
     with runtime.autocast():  # one context: it keeps the weights that it has cast
-        for _ in range(rounds + 1):
-            began = time.perf_counter()
-            model(images)
-            if runtime.device.type != "cpu":
-                getattr(torch, runtime.device.type).synchronize()
-            seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])
+        timer = Timer("run(images)", globals={"run": model, "images": images}, num_threads=torch.get_num_threads())
+        return timer.blocked_autorange(min_run_time=seconds).median
 
 
 def fill_rate(teacher: Record, entries: int = 512) -> float:
-    """Entries per second at which a worker fills the teacher's table: measured here in a temporary folder, after a first
-    batch, with as many threads as its run had."""
-    spec, model, dataset, threads = (
-        teacher.spec,
-        teacher.load_model(),
-        load_dataset(teacher.spec.data.name),
-        torch.get_num_threads(),
-    )
-    first, counted = np.split(np.arange(FILL_BATCH + entries), [FILL_BATCH])
+    """Entries per second at which a worker with as many threads as the teacher's run had fills the teacher's table."""
+    dataset, model, threads = load_dataset(teacher.spec.data.name), teacher.load_model(), torch.get_num_threads()
     torch.set_num_threads(int(teacher.summary["environment"]["threads"]))
     try:
-        with _folder() as folder:
-            table = _table(spec, dataset, folder)
-            _fill(model, spec, dataset, table, first)
-            return _fill(model, spec, dataset, table, counted)
+        with tempfile.TemporaryDirectory(prefix="kdutils-") as folder:
+            table = ViewTable(Path(folder), len(dataset.train_labels), teacher.spec.data.num_classes)
+            for codes in np.split(np.arange(FILL_BATCH + entries), [FILL_BATCH]):
+                began = time.perf_counter()
+                table.fill(model, dataset, codes, teacher.spec.data.normalisation, detect_runtime())
+            return entries / (time.perf_counter() - began)
     finally:
         torch.set_num_threads(threads)
 
 
-def grid_needs(
-    student: Record, teacher: Record, fill_rate: float, runs: int = 10_000, workers: int = 100
-) -> pd.DataFrame:
+def grid_needs(student: Record, teacher: Record, fill_rate: float, runs=10_000, workers=100) -> pd.DataFrame:
     """What a grid of `runs` such as `student`, taught from one table of `teacher`, needs of `workers`: quantity, value.
 
-    Every worker is as fast as the one that recorded these two runs, and as `fill_rate` (entries per second): nothing is
-    said of other hardware, nor of start-up and evaluation. The runs may differ in all that leaves epochs and views the same
-    (temperature, weight, seed): they share the entries of one (`kdutils.data.epoch_stream`). First the teacher trains,
-    then all workers fill, then they run.
+    Every worker is as fast as the one that recorded these two runs, and as `fill_rate` (entries per second); nothing is
+    said of other hardware, start-up and evaluation. The runs may differ in all that leaves epochs and views the same
+    (temperature, weight, seed): they share the entries of one. First the teacher trains, then all fill, then all run.
     """
     if min(fill_rate, runs, workers) <= 0:
-        raise InputError(
-            f"grid_needs takes a positive fill_rate, runs and workers, got {fill_rate}, {runs} and {workers}"
-        )
-    spec, dataset = student.spec, load_dataset(student.spec.data.name)
-    measured = {
-        f"{facts['hardware']}, threads used {facts['threads']}"
-        for facts in (record.summary["environment"] for record in (student, teacher))
-    }
-    one, training, entries = student.summary["seconds"], teacher.summary["seconds"], len(training_codes(spec, dataset))
+        raise InputError(f"fill_rate, runs and workers must be positive, got {fill_rate}, {runs} and {workers}")
+    spec, data = student.spec, load_dataset(student.spec.data.name)
+    machines = [record.summary["environment"] for record in (student, teacher)]
+    one, training, entries = student.summary["seconds"], teacher.summary["seconds"], len(training_codes(spec, data))
     filling, wall = entries / fill_rate, training + entries / fill_rate / workers + math.ceil(runs / workers) * one
-    table = len(split_indices(dataset.train_labels, *spec.data.split)[0]) * spec.data.views * spec.data.num_classes * 2
-    read = table + sum(
-        array.nbytes for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
-    )
-    files = [path.stat().st_size for path in student.path.iterdir()]
+    table = 2 * len(split_indices(data.train_labels, *spec.data.split)[0]) * spec.data.views * spec.data.num_classes
+    arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
+    read, sizes = table + sum(part.nbytes for part in arrays), [path.stat().st_size for path in student.path.iterdir()]
     values = {
-        "every worker as fast as the worker measured here": "; ".join(sorted(measured)),
+        "every worker as fast as the worker measured here": "; ".join(
+            sorted({f"{machine['hardware']}, threads used {machine['threads']}" for machine in machines})
+        ),
         "worker-hours in all": f"{(training + filling + runs * one) / 3600:,.2f}",
         f"hours of wall clock with {workers:,} workers": f"{wall / 3600:,.2f}",
-        "bytes of a record": f"{sum(files):,}",
-        f"bytes of {runs:,} records": f"{runs * sum(files):,}",
-        "files in the store": f"{runs * len(files) + len(list(teacher.path.iterdir())) + 2:,}",  # a table has two
+        "bytes of a record": f"{sum(sizes):,}",
+        f"bytes of {runs:,} records": f"{runs * sum(sizes):,}",
+        "files in the store": f"{runs * len(sizes) + len(list(teacher.path.iterdir())) + 2:,}",  # a table has two
         "bytes of the teacher's full table": f"{table:,}",
         "entries to fill": f"{entries:,}",
         "worker-hours to fill them": f"{filling / 3600:,.2f}",
@@ -253,3 +181,55 @@ def grid_needs(
         "runs that the scheduler ends per second": f"{runs / wall:,.3g}",
     }
     return pd.DataFrame(values.items(), columns=["quantity", "value"])
+
+
+def scaling_table(spec: RunSpec, workers=(1, 2, 4), runs: int = 4, images: int | None = None) -> pd.DataFrame:
+    """What a worker adds: `runs` copies of `spec`, which needs no other run, with other seeds, in so many processes.
+
+    With `images`, each is cut to one epoch of so many training images, or all there are. Columns: workers, of one
+    thread each; seconds for all; seconds per run (mean, beside the others); images/s of all; over one worker.
+    """
+    if spec.needs or not spec.epochs or min(workers) < 1 or 1 not in workers or runs < max(workers):
+        raise InputError(
+            "scaling_table takes the student alone (a spec that trains and needs no other run), numbers of workers, "
+            f"1 among them, and at least as many runs; got {spec.key}, {workers} and {runs} runs"
+        )
+    labels = load_dataset(spec.data.name).train_labels
+    spec = _cut(spec, min(images, len(labels))) if images else spec
+    shown = runs * spec.epochs * len(split_indices(labels, *spec.data.split)[0])
+    spans = [_spans([spec.with_(seed=spec.seed + copied) for copied in range(runs)], number) for number in workers]
+    table = pd.DataFrame({"workers": workers, "seconds for all": map(np.ptp, spans)})
+    table["seconds per run"] = [np.diff(span).mean() for span in spans]
+    table["images/s"] = shown / table["seconds for all"]
+    table["over one worker"] = table["images/s"] / table["images/s"][workers.index(1)]
+    return table.round(3).round({"images/s": 0}).astype({"images/s": int})
+
+
+def _cut(spec: RunSpec, images: int) -> RunSpec:
+    return spec.with_(data=spec.data.with_(train_size=images, val_size=0, test_size=250), epochs=1)
+
+
+def _spans(specs: list[RunSpec], workers: int) -> np.ndarray:
+    """When each run began and ended, in seconds, [runs, 2]: done by so many processes, which start together, warm."""
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([__name__])  # PyTorch is imported once, not once for each
+    begin = _cut(specs[0], specs[0].batch_size), context.Barrier(workers)
+    with tempfile.TemporaryDirectory(prefix="kdutils-") as folder:
+        with ProcessPoolExecutor(workers, context, _begin, begin) as pool:
+            return np.array(list(pool.map(_timed, specs, repeat(Path(folder)))))
+
+
+def _begin(spec: RunSpec, barrier: Barrier) -> None:
+    """In a worker: a first run, and a wait for the others."""
+    torch.set_num_threads(1)
+    os.environ.pop("KD_USED_RUNS", None)  # what is run for its time is no result of the chapter that asks
+    with tempfile.TemporaryDirectory(prefix="kdutils-") as folder:
+        _timed(spec, Path(folder))
+    barrier.wait(timeout=600)
+
+
+def _timed(spec: RunSpec, folder: Path) -> tuple[float, float]:
+    began = time.time()
+    run(spec, store=Store(folder))
+    return began, time.time()

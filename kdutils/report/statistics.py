@@ -1,13 +1,22 @@
-"""Numbers with their spread: means, paired gains, agreement, calibration."""
+"""Numbers with their spread: means, paired gains and what they are conditional on, agreement, calibration.
+
+An arm is a name with its records, one for each seed: `arms = {"small CNN": [record, ...], ...}`. A run that diverged
+has no number: it is counted beside the mean, never averaged.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import torch
+from scipy.special import softmax
+from scipy.stats import ttest_rel
 from torch import nn
 
+from kdutils.distillation.methods import KD
 from kdutils.errors import InputError
 from kdutils.networks.binary import binary_layers
 from kdutils.runs.records import Record
@@ -15,24 +24,55 @@ from kdutils.runs.records import Record
 Arms = dict[str, list[Record]]
 
 
-def spread(values, digits: int = 2) -> str:
-    """Mean ± sample SD of values [n]; a single value stands alone. Its n belongs beside it."""
-    values = np.asarray(values, dtype=float)
-    deviation = f" ± {values.std(ddof=1):,.{digits}f}" if len(values) > 1 else ""
-    return f"{values.mean():,.{digits}f}{deviation}"
+def finished(records: Iterable[Record]) -> list[Record]:
+    """The runs that did not diverge."""
+    return [record for record in records if not record.diverged]
 
 
-def value(record: Record, split: str, metric: str) -> float:
-    """A record's loss or accuracy on split train, val, test (last epoch) or "best val" (best epoch on validation)."""
-    return record.summary["best_val"][metric] if split == "best val" else record.metric(split, metric)
+def with_diverged(text: int | str, diverged: int) -> int | str:
+    """A number of runs, or another text, and how many runs diverged, if any did."""
+    return f"{text}, {diverged} diverged" if diverged else text
 
 
-def clipped_share(model: nn.Module) -> float:
-    """Share (%) of a binary network's latent weights that its clipped estimator gives no gradient: |w X| > 1, in
-    mode "bonn", else |X| > 1."""
-    layers = [layer for _, layer in binary_layers(model)]
-    beyond = [((layer.modulation if layer.mode == "bonn" else 1.0) * layer.weight).abs() > 1 for layer in layers]
-    return 100 * sum(int(mask.sum()) for mask in beyond) / sum(mask.numel() for mask in beyond)
+def count(records: list[Record]) -> int | str:
+    """The n of a mean: how many runs did not diverge, and how many did."""
+    return with_diverged(len(finished(records)), len(records) - len(finished(records)))
+
+
+def spread(values: Iterable[float], digits: int = 2) -> str:
+    """Mean ± sample SD (ddof 1) of values [n], whose n belongs beside it; a single value alone; "diverged" for none.
+
+    Values that are no numbers (of runs that diverged) are left out, and counted: "58.30 ± 0.40, 1 diverged".
+    """
+    values = np.array(list(values), dtype=float)
+    kept = values[np.isfinite(values)]
+    if not len(kept):
+        return "diverged"
+    deviation = f" ± {kept.std(ddof=1):,.{digits}f}" if len(kept) > 1 else ""
+    return with_diverged(f"{kept.mean():,.{digits}f}{deviation}", len(values) - len(kept))
+
+
+def values(records: list[Record], split: str, metric: str = "accuracy") -> list[float]:
+    """Accuracy (%) or loss (nats) of the runs that did not diverge, on split train, val or test after the last epoch,
+    or "best val": validation after its best epoch."""
+    if split == "best val":
+        return [record.summary["best_val"][metric] for record in finished(records)]
+    return [record.metric(split, metric) for record in finished(records)]
+
+
+def conditions(arms: Arms) -> str:
+    """What ± over these runs is conditional on, for a caption: "over seeds that share their views (and one teacher)".
+
+    What only some of the arms have stands in parentheses.
+    """
+    several = [[record.spec for record in records] for records in arms.values() if len(records) > 1]
+    if not several:
+        return "over one seed"
+    taught = [specs[0] for specs in several if specs[0].teachers and len({spec.teachers for spec in specs}) == 1]
+    who = "one teacher" if all(len(spec.teachers) == 1 for spec in taught) else "their teachers"
+    shared = ["their views"] * (several[0][0].data.views > 1) + [who] * (len(taught) == len(several))
+    some = f" (and {who})" if 0 < len(taught) < len(several) else ""
+    return "over seeds" + (f" that share {' and '.join(shared)}" if shared else "") + some
 
 
 @dataclass(frozen=True)
@@ -41,81 +81,104 @@ class Gain:
 
     treated: str
     control: str
-    mean: float
+    mean: float  # this and the next three are NaN where there are too few pairs
     deviation: float
     low: float
     high: float
-    n: int
+    n: int  # pairs without a run that diverged
+    diverged: int = 0  # pairs left out
+    over: str = "over seeds"  # what the interval is conditional on
 
     @property
     def interval(self) -> str:
-        """The mean with its 95% confidence interval (Student's t, n - 1 degrees of freedom)."""
+        """The mean with its 95% confidence interval (Student's t, n - 1 degrees of freedom) and its condition."""
         if self.n < 2:
-            return f"{self.mean:+.2f} points (one pair: no interval)"
-        return f"{self.mean:+.2f} points, 95% CI [{self.low:+.2f}, {self.high:+.2f}], n={self.n}"
+            mean = f"{self.mean:+.2f} points" if self.n else "an unknown amount"
+            return f"{mean} ({with_diverged('one pair' if self.n else 'no pair', self.diverged)}: no interval)"
+        n = with_diverged(f"n={self.n}", self.diverged)
+        return f"{self.mean:+.2f} points, 95% CI [{self.low:+.2f}, {self.high:+.2f}] {self.over}, {n}"
 
     @property
     def sentence(self) -> str:
         """What the numbers allow to be said, "no gain" included."""
+        verdict = "That is no gain that these runs could tell from zero: the interval holds zero."
         if self.n < 2:
-            return f"With one pair of runs, {self.treated} differs from {self.control} by {self.interval}: nothing follows from a single pair."
-        if self.low > 0:
-            verdict = "a gain: the interval lies above zero"
+            verdict = "Nothing follows from fewer than two pairs."
+        elif self.low > 0:
+            verdict = "That is a gain: the interval lies above zero."
         elif self.high < 0:
-            verdict = "a loss: the interval lies below zero"
-        else:
-            verdict = "no gain that these runs could tell from zero: the interval holds zero"
-        return f"Against {self.control}, {self.treated} changes test accuracy by {self.interval}. That is {verdict}."
+            verdict = "That is a loss: the interval lies below zero."
+        return f"Against {self.control}, {self.treated} changes test accuracy by {self.interval}. {verdict}"
 
 
 def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -> Gain:
     """The paired gain of `treated` over `control`: runs of equal seeds share their data, order and views.
 
-    Raises `InputError` unless both have the same seeds.
+    A pair with a run that diverged is left out and counted. Raises `InputError` unless both have the same seeds.
     """
-    ours, theirs = ({r.spec.seed: r.metric("test") for r in records} for records in (treated, control))
+    ours, theirs = ({record.spec.seed: record for record in records} for records in (treated, control))
     if ours.keys() != theirs.keys():
         raise InputError(f"a paired difference needs equal seeds, got {sorted(ours)} and {sorted(theirs)}")
-    differences = np.array([ours[seed] - theirs[seed] for seed in sorted(ours)])
-    n, mean = len(differences), float(differences.mean())
-    deviation = float(differences.std(ddof=1)) if n > 1 else float("nan")
-    half = stats.t.ppf(0.975, n - 1) * deviation / np.sqrt(n) if n > 1 else float("nan")
-    return Gain(*names, mean, deviation, mean - half, mean + half, n)
+    pairs = [values([ours[seed], theirs[seed]], "test") for seed in sorted(ours)]
+    kept = np.array([pair for pair in pairs if len(pair) == 2]).reshape(-1, 2)
+    differences = kept[:, 0] - kept[:, 1]
+    with warnings.catch_warnings(
+        action="ignore", category=RuntimeWarning
+    ):  # of too few pairs, and of equal differences
+        interval = ttest_rel(*kept.T).confidence_interval()
+        numbers = map(float, (differences.mean(), differences.std(ddof=1), interval.low, interval.high))
+        over = conditions({"treated": treated, "control": control})
+        return Gain(*names, *numbers, len(kept), len(pairs) - len(kept), over)
 
 
-def best_cell(records: list[Record]) -> Record:
-    """The run with the best validation accuracy after its last epoch, ties by the lower validation loss."""
-    return max(records, key=lambda record: (record.metric("val"), -record.metric("val", "loss")))
+def best_cell(records: list[Record]) -> KD:
+    """The method of the taught run with the best validation accuracy after its last epoch.
+
+    Ties go to the lower validation loss, then to the first of `records`. Raises `InputError` where every run diverged.
+    """
+    runs = [record for record in finished(records) if record.spec.distillation]
+    if not runs:
+        raise InputError("no cell can be chosen: every taught run of the grid diverged; try a smaller learning rate")
+    best = max(runs, key=lambda record: (record.metric("val"), -record.metric("val", "loss")))
+    return best.spec.distillation.method
 
 
-def confusion(record: Record) -> np.ndarray:
-    """Share (%) of the images of a true class (rows) that were given a class (columns), [classes, classes]."""
-    logits, labels = record.predictions
-    counts = np.zeros((logits.shape[1],) * 2)
-    np.add.at(counts, (labels, logits.argmax(1)), 1)
-    return 100 * counts / counts.sum(1, keepdims=True).clip(1)
+def standard_error(records: list[Record]) -> float:
+    """Binomial standard error (percentage points) of one run's validation accuracy, at the mean of these runs."""
+    share = np.mean(values(records, "val")) / 100
+    return 100 * float(np.sqrt(share * (1 - share) / records[0].spec.data.val_size))
 
 
-def standard_error(record: Record) -> float:
-    """Binomial standard error (percentage points) of a record's validation accuracy."""
-    share = record.metric("val") / 100
-    return 100 * float(np.sqrt(share * (1 - share) / record.spec.data.val_size))
+def confusion(records: list[Record]) -> np.ndarray:
+    """Share (%) of a true class (rows) that was given a class (columns), [classes, classes]; mean over the runs."""
+    shares = []
+    for logits, labels in (record.predictions for record in finished(records)):
+        counts = np.zeros((logits.shape[1],) * 2)
+        np.add.at(counts, (labels, logits.argmax(1)), 1)
+        shares.append(100 * counts / counts.sum(1, keepdims=True).clip(1))
+    return np.mean(shares, axis=0)
 
 
 def telling_images(record: Record, count: int = 4) -> np.ndarray:
-    """Test images [count], of different classes, that the run classifies rightly but with the highest entropy."""
+    """At most `count` test images, int64, of different classes, all classified rightly, the most telling first.
+
+    Their probabilities fall in two clear steps, to the runner-up (by a sixth or more) and from it to the third (by
+    half); the smaller step decides. Where no image has such steps, any decide.
+    """
     logits, labels = record.predictions
-    probabilities = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities /= probabilities.sum(1, keepdims=True)
-    entropy = -(probabilities * np.log(probabilities.clip(1e-12))).sum(1)
-    entropy[logits.argmax(1) != labels] = -1
-    best = [int(np.where(labels == label, entropy, -2).argmax()) for label in np.unique(labels)]
-    return np.array(sorted(best, key=lambda image: -entropy[image])[:count])
+    ranked = np.sort(softmax(logits.astype(float), axis=1), axis=1)[:, ::-1]
+    top, second, third = np.pad(ranked, ((0, 0), (0, 1)))[:, :3].T  # of two classes, the third has none
+    step = np.where(logits.argmax(1) == labels, np.minimum(top - second, second - third), 0)
+    clear = step * ((top >= 1.2 * second) & (second >= 2 * third))
+    score = clear if clear.any() else step
+    order = np.argsort(-score, kind="stable")[: np.count_nonzero(score > 0)]
+    return order[np.sort(np.unique(labels[order], return_index=True)[1])][:count]
 
 
 def agreement(first: Record, second: Record) -> float:
-    """Share (%) of test images that two runs give the same class."""
-    return 100 * float(np.mean(first.predictions[0].argmax(1) == second.predictions[0].argmax(1)))
+    """Share (%) of test images that two runs give the same class; NaN where one diverged."""
+    same = first.predictions[0].argmax(1) == second.predictions[0].argmax(1)
+    return 100 * float(same.mean()) if len(finished([first, second])) == 2 else float("nan")
 
 
 def calibration_error(record: Record, bins: int = 15) -> float:
@@ -124,8 +187,14 @@ def calibration_error(record: Record, bins: int = 15) -> float:
     Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), eq. 3.
     """
     logits, labels = record.predictions
-    exponentials = np.exp(logits - logits.max(1, keepdims=True))
-    confidence = exponentials.max(1) / exponentials.sum(1)
-    correct = logits.argmax(1) == labels
+    confidence = softmax(logits, axis=1).max(1)
     where = np.minimum((confidence * bins).astype(int), bins - 1)
-    return 100 * sum(abs(confidence[where == b].sum() - correct[where == b].sum()) for b in range(bins)) / len(labels)
+    return 100 * float(np.abs(np.bincount(where, confidence - (logits.argmax(1) == labels))).sum()) / len(labels)
+
+
+def clipped_share(model: nn.Module) -> float:
+    """Share (%) of a binary network's latent weights that its clipped estimator gives no gradient: |w X| > 1, in
+    mode "bonn", else |X| > 1; NaN where the network diverged."""
+    scaled = [layer.weight * (layer.modulation if layer.mode == "bonn" else 1) for _, layer in binary_layers(model)]
+    weights = torch.cat([weight.detach().flatten() for weight in scaled])
+    return 100 * float((weights.abs() > 1).double().mean()) if weights.isfinite().all() else float("nan")

@@ -1,4 +1,4 @@
-"""The plain loop of the PyTorch tutorials (and, with SGD, of RepDistiller), against which the suite's speed is measured (`kdutils.benchmark`)."""
+"""The plain loop of the PyTorch tutorials (with SGD, of RepDistiller), which the suite's speed is compared with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PilImages(torch.utils.data.Dataset):
     """The run's training images as torchvision's data sets give them: through PIL, transformed one by one."""
 
     def __init__(self, spec: RunSpec, dataset: Dataset):
-        indices, _ = split_indices(dataset.train_labels, spec.data)
+        indices, _ = split_indices(dataset.train_labels, *spec.data.split)
         self.images, self.labels = dataset.train_images[indices].numpy(), dataset.train_labels[indices].tolist()
         augment = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
         self.transform = transforms.Compose([*augment, transforms.Normalize(*NORMALISATION[spec.data.normalisation])])
@@ -49,14 +49,14 @@ def loaded_batches(spec: RunSpec, dataset: Dataset, loaders: int) -> Batches:
 
 def resident_batches(spec: RunSpec, dataset: Dataset, device: torch.device) -> Batches:
     """The run's epochs rendered in chunks from images that stay on the device."""
-    indices, _ = split_indices(dataset.train_labels, spec.data)
+    indices, _ = split_indices(dataset.train_labels, *spec.data.split)
     images, labels = dataset.train_images.to(device), dataset.train_labels.to(device).long()
 
     def batches(epoch: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
         stream = epoch_stream(indices, spec.data.views, spec.seed, epoch)
-        for rows, views in zip(*(codes.to(device).split(_RENDERED) for codes in stream)):
+        for rows, views in zip(*(codes.to(device).split(_RENDERED) for codes in stream), strict=True):
             pixels = render(images, rows, views, spec.data.normalisation)
-            yield from zip(pixels.split(spec.batch_size), labels[rows].split(spec.batch_size))
+            yield from zip(pixels.split(spec.batch_size), labels[rows].split(spec.batch_size), strict=True)
 
     return batches
 
@@ -70,9 +70,10 @@ def tutorial_loss(
 
 
 def teach(spec: RunSpec, batches: Batches, runtime: Runtime, layout: torch.memory_format) -> tuple[float, float]:
-    """The tutorials' loop, its teacher run in every step, at a constant learning rate: images per second, and the mean loss."""
+    """The tutorials' loop, its teacher run in every step, at a constant rate: images/s, and the mean loss."""
     torch.use_deterministic_algorithms(False)  # the tutorials do not ask for it, and need not pay for it
-    kd, teacher = spec.distillation, teacher_network(spec).to(runtime.device, memory_format=layout).eval()
+    method = spec.distillation.method
+    teacher = teacher_network(spec).to(runtime.device, memory_format=layout).eval()
     student = network(spec).to(runtime.device, memory_format=layout).train()
     optimiser = make_optimiser(spec.optimiser, student, fused=None)
     losses, began, first = [], time.perf_counter(), 0
@@ -83,7 +84,7 @@ def teach(spec: RunSpec, batches: Batches, runtime: Runtime, layout: torch.memor
                 with torch.no_grad():
                     knowledge = teacher(pixels)
                 outputs = student(pixels)
-            loss = tutorial_loss(outputs.float(), knowledge.float(), labels, kd.temperature, kd.kd_weight)
+            loss = tutorial_loss(outputs.float(), knowledge.float(), labels, method.temperature, method.kd_weight)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -1,50 +1,44 @@
 """How fast the suite distils, beside the plain loop of the PyTorch tutorials: same networks, images, views, batches;
-what training a binary network costs beside its full-precision twin; and what a chapter tells of cost: `scaling_table`,
-`inference_table` and `grid_needs`.
+and what training a binary network costs beside its full-precision twin.
 
-`benchmark` has study A's task: `small_cnn` learns from ResNet18 with the study's stem, `cifar_pool` (the cheaper `imagenet`
-stem is a parameter), at batch 32 with Adam, T = 4, weight 0.7 and 162 views; `benchmark_cifar100` study D's: `cnn4` learns
-from ResNet32x4 at batch 128 with SGD, T = 4, weight 0.75 and 162 views. Random weights: they do not change speed.
+`benchmark` has study A's task: `small_cnn` learns from ResNet18 with the study's stem, `cifar_pool` (the cheaper
+`imagenet` stem is a parameter), at batch 32 with Adam, T = 4, weight 0.7 and 162 views; `benchmark_cifar100` D's:
+`cnn4` learns from ResNet32x4 at batch 128 with SGD, T = 4, weight 0.75 and 162 views. Weights are random: they do not
+change speed.
 """
 
 from __future__ import annotations
 
-import copy
 import json
-import math
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from functools import partial
 from itertools import cycle, repeat
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 import torch
-from kdutils.baseline import loaded_batches, network, resident_batches, teach, teacher_network
-from torch import nn
 
-from kdutils import jobs
-from kdutils.data.datasets import Dataset, is_cached, load_dataset
+from kdutils.data.datasets import Dataset, available, load_dataset
 from kdutils.data.views import split_indices
-from kdutils.distillation.tables import FILL_BATCH, ViewTable
-from kdutils.errors import InputError
+from kdutils.distillation.methods import KD
+from kdutils.distillation.tables import ViewTable
 from kdutils.machine import Runtime, cores, detect_runtime
-from kdutils.networks.counting import accounting
-from kdutils.networks.registry import build_model
-from kdutils.runs.records import Record, environment
-from kdutils.runs.run import run
-from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
-from kdutils.studies import assignment, binarised, cifar100
-from kdutils.studies.base import Study
+from kdutils.report.costs import scaling_table
+from kdutils.runs.records import environment
+from kdutils.settings import settings
+from kdutils.specs import Distillation, ModelSpec, RunSpec
+from kdutils.studies import study
 from kdutils.training.inputs import training_codes
 from kdutils.training.loop import train
+
+from .baseline import loaded_batches, network, resident_batches, teach, teacher_network
 
 
 def plain(spec: RunSpec, loaders: int = 0) -> float:
@@ -53,107 +47,84 @@ def plain(spec: RunSpec, loaders: int = 0) -> float:
     return teach(spec, batches, Runtime(detect_runtime().device, torch.float32), torch.contiguous_format)[0]
 
 
-def distil(spec: RunSpec, folder: Path) -> float:
-    """Images per second of `kdutils.training.train` with the filled table in `folder`."""
+def distil(spec: RunSpec, folder: Path | None) -> float:
+    """Images per second of `kdutils.training.loop.train`, with the filled table in `folder` if there is one."""
     dataset = load_dataset(spec.data.name)
-    return train(network(spec), spec, dataset, detect_runtime(), [_table(spec, dataset, folder)]).images_per_second
+    tables = [_table(spec, dataset, folder)] if folder else []
+    return train(network(spec), spec, dataset, detect_runtime(), tables).images_per_second
 
 
 def fill(spec: RunSpec, folder: Path, codes: np.ndarray) -> float:
     """Entries per second at which the table in `folder` is filled at `codes` (image * 162 + view), int64 [N]."""
-    dataset = load_dataset(spec.data.name)
-    return _fill(teacher_network(spec), spec, dataset, _table(spec, dataset, folder), codes)
-
-
-def _fill(teacher: nn.Module, spec: RunSpec, dataset: Dataset, table: ViewTable, codes: np.ndarray) -> float:
-    began = time.perf_counter()
-    return table.fill(teacher, dataset, codes, spec.data.normalisation, detect_runtime()) / (
-        time.perf_counter() - began
-    )
+    dataset, teacher = load_dataset(spec.data.name), teacher_network(spec)
+    table, began = _table(spec, dataset, folder), time.perf_counter()
+    filled = table.fill(teacher, dataset, codes, spec.data.normalisation, detect_runtime())
+    return filled / (time.perf_counter() - began)
 
 
 def _table(spec: RunSpec, dataset: Dataset, folder: Path) -> ViewTable:
     return ViewTable(folder, len(dataset.train_labels), spec.data.num_classes)
 
 
+def _here(name: str) -> str:
+    """The data set `name` where it can be had, else the synthetic one."""
+    return name if available(name) else "synthetic"
+
+
 def student_spec(images: int, epochs: int, seed: int = 0, stem: str = "cifar_pool") -> RunSpec:
-    """The study's student in the benchmark's size, on CIFAR-10 where it lies, else on the synthetic data."""
-    data = DataSpec(name="cifar10" if is_cached("cifar10") else "synthetic", train_size=images, test_size=250)
-    plan = replace(assignment("paper", data.name, init="random"), data=data, epochs=epochs)
-    taught = Distillation(teachers=(plan.resnet("resnet18", stem=stem),), temperature=4.0, kd_weight=0.7)
-    return RunSpec(**dict(plan.small_cnn(seed)) | {"distillation": taught})
+    """The study's student in the benchmark's size, on CIFAR-10 where it can be had, else on the synthetic data."""
+    plan = study("assignment", "paper", dataset=_here("cifar10"), init="random")
+    plan = plan.with_(data=plan.data.with_(train_size=images, val_size=0, test_size=250), epochs=epochs)
+    method = KD(temperature=4.0, kd_weight=0.7)
+    teacher = plan.resnet("resnet18", stem=stem)
+    return plan.small_cnn(seed).with_(distillation=Distillation(teachers=(teacher,), method=method))
 
 
-def study_size(study: Study, grid: list[RunSpec]) -> dict[str, int]:
+def study_size(grid: list[RunSpec], seeds: int) -> dict[str, int]:
     """How many `images` the `students` of one table see in a study, and how many `entries` they need.
 
     Counted are the grid's taught students and its best cell's further seeds. All see the same views
-    (`kdutils.data.epoch_stream`), so one student's entries are everybody's.
+    (`kdutils.data.views.epoch_stream`), so one student's entries are everybody's.
     """
-    dataset, taught = load_dataset(study.data.name), [spec for spec in grid if spec.teachers]
-    students, shown = len(taught) + len(study.seeds) - 1, len(split_indices(dataset.train_labels, study.data)[0])
-    return {
-        "students": students,
-        "images": students * study.epochs * shown,
-        "entries": len(training_codes(taught[0], dataset)),
-    }
+    taught = [spec for spec in grid if spec.teachers]
+    dataset, students = load_dataset(taught[0].data.name), len(taught) + seeds - 1
+    shown = len(split_indices(dataset.train_labels, *taught[0].data.split)[0])
+    entries = len(training_codes(taught[0], dataset))
+    return {"students": students, "images": students * taught[0].epochs * shown, "entries": entries}
 
 
 def _sized(spec: RunSpec, images: int, epochs: int) -> RunSpec:
     """`spec` on so many training images for so many epochs, its schedule and its teachers as they are."""
-    data = DataSpec(**dict(spec.data) | {"train_size": images, "val_size": 0, "test_size": 250})
-    return RunSpec(**dict(spec) | {"data": data, "epochs": epochs})
+    return spec.with_(data=spec.data.with_(train_size=images, val_size=0, test_size=250), epochs=epochs)
 
 
 def _copies(spec: RunSpec, count: int) -> list[RunSpec]:
-    return [RunSpec(**dict(spec) | {"seed": spec.seed + number}) for number in range(count)]
+    return [spec.with_(seed=spec.seed + number) for number in range(count)]
+
+
+def _workers() -> int:
+    return settings().workers or cores()
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="kdutils-") as name:
-        yield Path(name)
-
-
-@contextmanager
-def _processes(count: int, threads: int, spec: RunSpec, folder: Path) -> Iterator[list[ProcessPoolExecutor]]:
-    """So many processes of so many threads, each warm from a run of one batch of `spec`'s student, without its teachers."""
-    alone, context = (
-        _sized(RunSpec(**dict(spec) | {"distillation": None}), spec.batch_size, 1),
-        get_context("forkserver"),
-    )
-    context.set_forkserver_preload(["kdutils.benchmark"])  # PyTorch is imported once, not once for each
-    settings = {
-        name: value for name, value in os.environ.items() if name.startswith("KD_")
-    }  # the fork server has older ones
+def _processes(count: int, threads: int, spec: RunSpec) -> Iterator[list[ProcessPoolExecutor]]:
+    """So many processes of so many threads, each warm from one batch of `spec`'s student alone."""
+    alone = _sized(spec.with_(distillation=None), spec.batch_size, 1)
     with ExitStack() as stack:
-        pools = [
-            stack.enter_context(ProcessPoolExecutor(1, context, _begin, (threads, settings))) for _ in range(count)
-        ]
-        _together(pools, _timed_run, _copies(alone, count), repeat(folder / "warm"))
+        pools = [ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,)) for _ in range(count)]
+        for pool in pools:
+            stack.enter_context(pool)
+        _together(pools, distil, repeat(alone, count), repeat(None))
         yield pools
-
-
-def _begin(threads: int, settings: dict[str, str]) -> None:
-    os.environ.update(settings)
-    os.environ.pop("KD_USED_RUNS", None)  # what is run for its time is no result of the chapter that asks
-    torch.set_num_threads(threads)
 
 
 def _together(
     pools: Iterable[ProcessPoolExecutor], function: Callable[..., float], *arguments: Iterable
 ) -> list[float]:
     """What `function` returns for each row of the arguments, in these processes by turns."""
-    futures = [pool.submit(function, *own) for *own, pool in zip(*arguments, cycle(pools))]
+    rows = zip(*arguments, strict=False)
+    futures = [pool.submit(function, *row) for row, pool in zip(rows, cycle(pools), strict=False)]
     return [future.result() for future in futures]
-
-
-def _timed_run(spec: RunSpec, folder: Path) -> float:
-    """In a worker: seconds that the run takes, from its spec to its record in the store `folder`."""
-    os.environ["KD_RUNS_DIR"] = str(folder)
-    began = time.perf_counter()
-    run(spec)
-    return time.perf_counter() - began
 
 
 def _measure(rates: dict[str, float], title: str, rate: Callable[[], float], times: int = 1) -> None:
@@ -169,9 +140,10 @@ def _arms(specs: list[RunSpec], plain_specs: list[RunSpec], students: int) -> di
     """
     rates, count = {}, len(specs)
     many, rounds = f"{count} side by side", max(1, students // count)
-    with _folder() as folder, _processes(count, max(1, cores() // count), specs[0], folder) as pools:
+    with TemporaryDirectory() as name, _processes(count, max(1, cores() // count), specs[0]) as pools:
+        folder = Path(name)
         for loaders in (0, cores()):
-            _measure(rates, f"plain, one process, {loaders} loaders", lambda: plain(plain_specs[0], loaders))
+            _measure(rates, f"plain, one process, {loaders} loaders", partial(plain, plain_specs[0], loaders))
         _measure(rates, f"plain, {many}", lambda: sum(_together(pools, plain, plain_specs)))
         shards = np.array_split(training_codes(specs[0], load_dataset(specs[0].data.name)), count)
         _measure(rates, f"filling, {many}", lambda: sum(_together(pools, fill, specs, repeat(folder), shards)))
@@ -209,12 +181,13 @@ def benchmark(
     - `ratio_with_filling`: the same with I / (E / f + I / s) in place of our s images per second, where I images and E
       entries are the study's (`study_size`), and f entries per second are filled.
     """
-    specs = _copies(student_spec(images, epochs, stem=stem), jobs.workers())
-    data, study = load_dataset(specs[0].data.name), assignment("paper", specs[0].data.name, init="random")
+    specs = _copies(student_spec(images, epochs, stem=stem), _workers())
+    data = load_dataset(specs[0].data.name)
+    plan = study("assignment", "paper", dataset=data.name, init="random")
     print(f"small_cnn taught by resnet18 ({stem}); {data.title}: {images:,} images, {epochs} epochs; images per second")
     rates = _arms(specs, specs, students)
     ladder = _ladder(specs[0], max(_of(rates, "plain, one process").values()), rates["kdutils, one process"])
-    result = _ratios(rates, study_size(study, study.grid(("resnet18",)))) | {
+    result = _ratios(rates, study_size(plan.grid(("resnet18",)), len(plan.seeds))) | {
         "images_per_second": rates,
         "ladder": ladder,
         "setting": {
@@ -232,10 +205,9 @@ def benchmark(
 
 
 def cifar100_spec(images: int, epochs: int) -> RunSpec:
-    """Study D's student with its teacher at T = 4 and kd_weight 0.75, in the benchmark's size; on the synthetic data where CIFAR-100 does not lie."""
-    return _sized(
-        cifar100("paper", "cifar100" if is_cached("cifar100") else "synthetic").taught(4.0, 0.75), images, epochs
-    )
+    """Study D's student, taught at T = 4 and kd_weight 0.75, in the benchmark's size."""
+    plan = study("cifar100", "paper", dataset=_here("cifar100"))
+    return _sized(plan.taught(KD(temperature=4.0, kd_weight=0.75)), images, epochs)
 
 
 def benchmark_cifar100(
@@ -247,24 +219,24 @@ def benchmark_cifar100(
     scaling: tuple[int, ...] = (1, 2, 4),
     json_file: Path | None = None,
 ) -> dict:
-    """Measure distilling cnn4 from ResNet32x4 as `benchmark` does, and what workers add; print and return (and write) every figure.
+    """Measure distilling cnn4 from ResNet32x4 as `benchmark` does, and what workers add; print and return every figure.
 
-    The plain arm, which is slow, sees `plain_images` once. `runs` students alone are run by each number of workers in `scaling`.
+    The plain arm, which is slow, sees `plain_images` once. `runs` students alone are run by each number of workers in
+    `scaling`. Written to `json_file` too.
 
-    - `ratio_resnet32x4_cnn4`: our images per second with a filled table over those of the plain loop as it is published, in one
-      process with its loaders;
-    - `ratio_side_by_side`, `ratio_with_filling`: `ratio_filled` and `ratio_with_filling` of `benchmark`, for study D, where the
-      plain loop too may run several times at once;
-    - `ratio_two_workers`: images per second of two workers with one thread each over those of one (`scaling_table`).
+    - `ratio_resnet32x4_cnn4`: our images per second with a filled table over those of the plain loop as it is
+      published, in one process with its loaders;
+    - `ratio_side_by_side`, `ratio_with_filling`: `ratio_filled` and `ratio_with_filling` of `benchmark`, for study D,
+      where the plain loop too may run several times at once;
+    - `ratio_two_workers`: images/s of two workers with one thread each over those of one (`scaling_table`).
     """
     spec = cifar100_spec(images, epochs)
-    study, data = cifar100("paper", spec.data.name), load_dataset(spec.data.name)
-    print(
-        f"cnn4 taught by resnet32x4; {data.title}: {images:,} images, {epochs} epochs ({plain_images:,} once for the plain loop); images per second"
-    )
-    rates = _arms(*(_copies(sized, jobs.workers()) for sized in (spec, _sized(spec, plain_images, 1))), students)
-    ratios = _ratios(rates, study_size(study, study.grid()))
-    table = scaling_table(_sized(study.student(), images, epochs), scaling, runs)
+    plan, data = study("cifar100", "paper", dataset=spec.data.name), load_dataset(spec.data.name)
+    print(f"cnn4 taught by resnet32x4; {data.title}: {images:,} images, {epochs} epochs ({plain_images:,} once for the")
+    print("plain loop); images per second")
+    rates = _arms(*(_copies(sized, _workers()) for sized in (spec, _sized(spec, plain_images, 1))), students)
+    ratios = _ratios(rates, study_size(plan.grid(), len(plan.seeds)))
+    table = scaling_table(_sized(plan.student(), images, epochs), scaling, runs)
     result = {
         "ratio_resnet32x4_cnn4": max(_of(rates, "kdutils").values()) / max(_of(rates, "plain, one process").values()),
         "ratio_side_by_side": ratios.pop("ratio_filled"),
@@ -297,28 +269,26 @@ def benchmark_binary(images: int = 1600, rounds: int = 3, json_file: Path | None
     `rounds`. `wrn_16_7`, whose images cost 13 times as much, sees an eighth of the images. `ratio_xnor` and
     `ratio_bonn`: time per image over the twin's.
     """
-    study = binarised("overnight", "cifar10" if is_cached("cifar10") else "synthetic", init="random")
+    plan = study("binary", "overnight", dataset=_here("cifar10"), init="random")
     results = []
-    for network, count in (("wrn_22", images), ("wrn_16_7", images // 8)):
-        data = DataSpec(**dict(study.data) | {"train_size": count, "test_size": 1})
-        plan = replace(study, data=data, network=ModelSpec(name=network), epochs=1)
+    for name, count in (("wrn_22", images), ("wrn_16_7", images // 8)):
+        data = plan.data.with_(train_size=count, test_size=1)
+        sized = plan.with_(data=data, network=ModelSpec(name=name), epochs=1)
         seconds: dict[str, list[float]] = {precision: [] for precision in ("full", "xnor", "bonn")}
         for _ in range(rounds):
             for precision, measured in seconds.items():
-                spec = RunSpec(**dict(plan.wide_resnet(precision)) | {"test_curve": False})
-                model = build_model(network, spec.data.num_classes, **spec.model.options)
-                measured.append(1 / train(model, spec, load_dataset(data.name), detect_runtime()).images_per_second)
+                measured.append(1 / distil(sized.wide_resnet(precision).with_(test_curve=False), None))
         per_image = {precision: statistics.median(measured) for precision, measured in seconds.items()}
         ratios = {f"ratio_{precision}": per_image[precision] / per_image["full"] for precision in ("xnor", "bonn")}
         results.append(
-            {"network": network, "images": count}
+            {"network": name, "images": count}
             | {f"{precision} (ms/image)": 1000 * value for precision, value in per_image.items()}
             | ratios
         )
     result = {
         "networks": results,
         "rounds": rounds,
-        "data": load_dataset(study.data.name).title,
+        "data": load_dataset(plan.data.name).title,
         "environment": environment(detect_runtime()),
         "threads": torch.get_num_threads(),
     }
@@ -344,11 +314,10 @@ def _ratios(rates: dict[str, float], study: dict[str, int]) -> dict:
 
 
 def _show(result: dict, filled: float) -> None:
-    study, compared = result["study"], result["compared"]
+    size, compared = result["study"], result["compared"]
     print(f"\n{compared['kdutils']!r} over {compared['plain']!r}: {filled:.1f}x with a filled table,")
-    print(
-        f"{result['ratio_with_filling']:.1f}x ({compared['with_filling']:,.0f} images/s) with {study['entries']:,} entries filled for {study['students']} students."
-    )
+    print(f"{result['ratio_with_filling']:.1f}x ({compared['with_filling']:,.0f} images/s) with", end=" ")
+    print(f"{size['entries']:,} entries filled for {size['students']} students.")
 
 
 def _printed(rows: pd.DataFrame | list[dict], digits: int) -> str:
@@ -361,158 +330,3 @@ def _kept(result: dict, json_file: Path | None) -> dict:
     if json_file:
         Path(json_file).write_text(json.dumps(result, indent=1) + "\n")
     return result
-
-
-def scaling_table(
-    spec: RunSpec, workers: tuple[int, ...] = (1, 2, 4), runs: int = 4, images: int | None = None
-) -> pd.DataFrame:
-    """What a worker adds: `runs` copies of `spec` that differ in their seed, really run in so many processes.
-
-    With `images`, each is cut to one epoch of so many training images (or all there are).
-
-    Every worker has one thread, however many cores there are, and is started and warm before its time counts; its records
-    go to a temporary store. `spec` needs no other run: the student alone is enough, a taught one only looks its targets up.
-
-    Columns: workers; seconds for all; seconds per run (mean wall time of one beside the others, from spec to record);
-    images/s (training images of all runs); over one worker (images/s).
-    """
-    if spec.needs or not spec.epochs:
-        raise InputError(
-            f"scaling_table times runs that train and need no other run, {spec.key} is not one: give the student alone"
-        )
-    if 1 not in workers or min(workers) < 1 or runs < max(workers):
-        raise InputError(
-            f"workers must be positive, 1 among them, and runs at least as many as the most workers; got {workers} and {runs} runs"
-        )
-    labels = load_dataset(spec.data.name).train_labels
-    spec = _sized(spec, min(images, len(labels)), 1) if images else spec
-    shown = runs * spec.epochs * len(split_indices(labels, spec.data)[0])
-    rows = []
-    with _folder() as folder, _processes(max(workers), 1, spec, folder) as pools:
-        for count in workers:
-            began = time.perf_counter()
-            seconds = _together(pools[:count], _timed_run, _copies(spec, runs), repeat(folder / str(count)))
-            rows.append((count, time.perf_counter() - began, statistics.mean(seconds)))
-    table = pd.DataFrame(rows, columns=["workers", "seconds for all", "seconds per run"])
-    alone = table.set_index("workers").loc[1, "seconds for all"]
-    table = table.assign(
-        **{"images/s": shown / table["seconds for all"], "over one worker": alone / table["seconds for all"]}
-    )
-    return table.round({"seconds for all": 3, "seconds per run": 3, "images/s": 0, "over one worker": 3}).astype(
-        {"images/s": int}
-    )
-
-
-def inference_table(
-    models: dict[str, nn.Module], batches: tuple[int, int] = (1, 256), rounds: int = 10
-) -> pd.DataFrame:
-    """What networks cost in use, a row for each, and a last row of ratios: the first over the last, teacher over student.
-
-    Columns: network; parameters; MACs of one image, 3 x 32 x 32; bytes of its numbers as float32 (`kdutils.packing.accounting`);
-    and, measured on this machine, medians over `rounds`: milliseconds for a batch of the first size, images/s in batches of
-    the second. Evaluation mode and channels_last, in the suite's number format, the weights brought into it once.
-    """
-    if len(models) < 2 or rounds < 1 or min(batches) < 1:
-        raise InputError(
-            "inference_table compares networks, the teacher first and the student last: give two or more, and batches and rounds of at least 1"
-        )
-    rows = []
-    for name, model in models.items():
-        counts = accounting(model)[["parameters", "MACs", "float bytes"]].sum().to_list()
-        latency, seconds = (_forward_seconds(model, batch, rounds) for batch in batches)
-        rows.append((name, *counts, 1000 * latency, batches[1] / seconds))
-    titles = [
-        "network",
-        "parameters",
-        "MACs per image",
-        "float32 (bytes)",
-        f"ms at batch {batches[0]}",
-        f"images/s at batch {batches[1]}",
-    ]
-    ratios = [f"{first / last:.3g}" for first, last in zip(rows[0][1:], rows[-1][1:])]
-    shown = [
-        [name, *(f"{count:,}" for count in counts), f"{latency:,.2f}", f"{rate:,.0f}"]
-        for name, *counts, latency, rate in rows
-    ]
-    return pd.DataFrame([*shown, [f"{rows[0][0]} over {rows[-1][0]}", *ratios]], columns=titles)
-
-
-@torch.inference_mode()
-def _forward_seconds(model: nn.Module, batch: int, rounds: int) -> float:
-    """Median seconds of a forward pass of a copy of `model`, after a first one that is not counted."""
-    runtime, seconds = detect_runtime(), []
-    model = copy.deepcopy(model).to(runtime.device, memory_format=torch.channels_last).eval()
-    images = torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(
-        runtime.device, memory_format=torch.channels_last
-    )
-    with runtime.autocast():  # one context: it keeps the weights that it has cast
-        for _ in range(rounds + 1):
-            began = time.perf_counter()
-            model(images)
-            if runtime.device.type != "cpu":
-                getattr(torch, runtime.device.type).synchronize()
-            seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])
-
-
-def fill_rate(teacher: Record, entries: int = 512) -> float:
-    """Entries per second at which a worker fills the teacher's table: measured here in a temporary folder, after a first
-    batch, with as many threads as its run had."""
-    spec, model, dataset, threads = (
-        teacher.spec,
-        teacher.load_model(),
-        load_dataset(teacher.spec.data.name),
-        torch.get_num_threads(),
-    )
-    first, counted = np.split(np.arange(FILL_BATCH + entries), [FILL_BATCH])
-    torch.set_num_threads(int(teacher.summary["environment"]["threads"]))
-    try:
-        with _folder() as folder:
-            table = _table(spec, dataset, folder)
-            _fill(model, spec, dataset, table, first)
-            return _fill(model, spec, dataset, table, counted)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def grid_needs(
-    student: Record, teacher: Record, fill_rate: float, runs: int = 10_000, workers: int = 100
-) -> pd.DataFrame:
-    """What a grid of `runs` such as `student`, taught from one table of `teacher`, needs of `workers`: quantity, value.
-
-    Every worker is as fast as the one that recorded these two runs, and as `fill_rate` (entries per second): nothing is
-    said of other hardware, nor of start-up and evaluation. The runs may differ in all that leaves epochs and views the same
-    (temperature, weight, seed): they share the entries of one (`kdutils.data.epoch_stream`). First the teacher trains,
-    then all workers fill, then they run.
-    """
-    if min(fill_rate, runs, workers) <= 0:
-        raise InputError(
-            f"grid_needs takes a positive fill_rate, runs and workers, got {fill_rate}, {runs} and {workers}"
-        )
-    spec, dataset = student.spec, load_dataset(student.spec.data.name)
-    measured = {
-        f"{facts['hardware']}, threads used {facts['threads']}"
-        for facts in (record.summary["environment"] for record in (student, teacher))
-    }
-    one, training, entries = student.summary["seconds"], teacher.summary["seconds"], len(training_codes(spec, dataset))
-    filling, wall = entries / fill_rate, training + entries / fill_rate / workers + math.ceil(runs / workers) * one
-    table = len(split_indices(dataset.train_labels, spec.data)[0]) * spec.data.views * spec.data.num_classes * 2
-    read = table + sum(
-        array.nbytes for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
-    )
-    files = [path.stat().st_size for path in student.path.iterdir()]
-    values = {
-        "every worker as fast as the worker measured here": "; ".join(sorted(measured)),
-        "worker-hours in all": f"{(training + filling + runs * one) / 3600:,.2f}",
-        f"hours of wall clock with {workers:,} workers": f"{wall / 3600:,.2f}",
-        "bytes of a record": f"{sum(files):,}",
-        f"bytes of {runs:,} records": f"{runs * sum(files):,}",
-        "files in the store": f"{runs * len(files) + len(list(teacher.path.iterdir())) + 2:,}",  # a table has two
-        "bytes of the teacher's full table": f"{table:,}",
-        "entries to fill": f"{entries:,}",
-        "worker-hours to fill them": f"{filling / 3600:,.2f}",
-        "bytes that every worker reads, table and data set": f"{read:,}",
-        "MB/s of network if all read them within one epoch": f"{workers * read * spec.epochs / one / 1e6:,.1f}",
-        "runs that the scheduler ends per second": f"{runs / wall:,.3g}",
-    }
-    return pd.DataFrame(values.items(), columns=["quantity", "value"])

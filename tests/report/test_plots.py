@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from fake_records import CLASSES, record_of, spec_of
+from fake_records import CLASSES, record_of, runs, spec_of
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from kdutils import analysis, plots
 from kdutils.data.datasets import Dataset
+from kdutils.distillation.methods import KD
 from kdutils.networks.binary import binary_layers
 from kdutils.networks.registry import build_model
+from kdutils.report import plots, statistics, tables
 
 OKABE_ITO = {
     "#000000",
@@ -63,7 +63,9 @@ def gains_of(folder, count=3, seeds=3):
     taught = [
         [record_of(folder, spec_of(seed), test=61.0 + arm + seed**2) for seed in range(seeds)] for arm in range(count)
     ]
-    return [analysis.gain(records, alone, (name, "small CNN")) for name, records in zip(NAMES[1:], taught)]
+    return [
+        statistics.gain(records, alone, (name, "small CNN")) for name, records in zip(NAMES[1:], taught, strict=False)
+    ]
 
 
 def lines_of(axis):
@@ -159,7 +161,7 @@ def test_lines_differ_without_colour_and_colours_are_safe(tmp_path, figure_of):
 def test_a_confusion_matrix_for_every_arm(tmp_path, count):
     figure = drawn(plots.plot_confusion(arms_of(tmp_path, count), CLASSES))
     assert len(figure.axes) == count
-    for axis, name in zip(figure.axes, NAMES):
+    for axis, name in zip(figure.axes, NAMES, strict=False):
         assert axis.get_title().replace("\n", " ") == name and max(map(len, axis.get_title().splitlines())) <= 30
         assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
         assert [label.get_text() for label in axis.get_yticklabels()] == list(CLASSES)
@@ -176,27 +178,58 @@ def test_a_confusion_matrix_has_the_mean_over_seeds_in_its_cells(tmp_path):
     assert (shown[0, 0], shown[3, 3], shown[3, 0], shown[3, 4]) == ("100", "50", "50", "0")
 
 
-def test_the_grid_frames_its_best_cell(tmp_path):
-    table = pd.DataFrame(
-        [[50.0, 51.0, 49.5], [50.5, 50.2, 53.1]],
-        index=pd.Index([0.5, 0.9], name="kd_weight"),
-        columns=pd.Index([2.0, 4.0, 8.0], name="temperature"),
-    )
-    figure = drawn(plots.plot_grid(table))
+def grid_of(folder, cells, **fields):
+    """The runs of a grid, kd_weight 0.5 and 0.9 by temperature 2, 4, 8, with these validation accuracies (%)."""
+    where = [(weight, temperature) for weight in (0.5, 0.9) for temperature in (2.0, 4.0, 8.0)]
+    specs = [spec_of(temperature=temperature, kd_weight=weight) for weight, temperature in where]
+    return [
+        record_of(folder, spec, val=val, diverged=val == 0, val_loss=2.0 - val_loss)
+        for spec, val, val_loss in zip(specs, cells, fields.get("val_losses", [0.0] * 6), strict=True)
+    ]
+
+
+def framed(figure):
+    (frame,) = figure.axes[0].patches
+    assert not frame.get_fill() and (frame.get_width(), frame.get_height()) == (1, 1)
+    return frame.get_xy()
+
+
+def test_the_grid_frames_the_chosen_cell(tmp_path):
+    grid = grid_of(tmp_path, (50.0, 51.0, 49.5, 50.5, 50.2, 53.1))
+    figure = drawn(plots.plot_grid(tables.grid_table(grid), statistics.best_cell(grid)))
     axis, scale = figure.axes
-    assert (axis.get_xlabel(), axis.get_ylabel(), scale.get_ylabel()) == (
-        "temperature",
-        "kd_weight",
-        "validation accuracy (%)",
-    )
-    (frame,) = axis.patches
-    assert frame.get_xy() == (2, 1) and not frame.get_fill()
+    labels = (axis.get_xlabel(), axis.get_ylabel(), scale.get_ylabel())
+    assert labels == ("temperature", "kd_weight", "validation accuracy (%)") and framed(figure) == (2, 1)
     assert [text.get_text() for text in axis.texts] == ["50.00", "51.00", "49.50", "50.50", "50.20", "53.10"]
 
 
+def test_of_equal_cells_the_chosen_one_is_framed(tmp_path):
+    grid = grid_of(tmp_path, (50.0, 53.1, 49.5, 53.1, 50.2, 53.1), val_losses=(0, 0.1, 0, 0.5, 0, 0.3))
+    best = statistics.best_cell(grid)
+    assert best == KD(temperature=2.0, kd_weight=0.9)  # by its lower loss
+    assert framed(plots.plot_grid(tables.grid_table(grid), best)) == (0, 1)
+
+
+def test_the_frame_is_where_it_is_asked_for_beside_the_student_alone(tmp_path):
+    grid = [record_of(tmp_path, val=60.0), *grid_of(tmp_path, (50.0, 51.0, 49.5, 50.5, 50.2, 53.1))]
+    for temperature, weight, corner in ((8.0, 0.5, (2, 1)), (4.0, 0.9, (1, 2))):
+        figure = plots.plot_grid(tables.grid_table(grid), KD(temperature=temperature, kd_weight=weight))
+        assert framed(figure) == corner
+
+
+def test_a_diverged_cell_is_drawn_as_such(tmp_path):
+    grid = grid_of(tmp_path, (50.0, 0.0, 49.5, 50.5, 50.2, 53.1))
+    figure = drawn(plots.plot_grid(tables.grid_table(grid), statistics.best_cell(grid)))
+    shown = {tuple(text.get_position()): text.get_text() for text in figure.axes[0].texts}
+    assert (
+        shown[1.5, 0.5] == "diverged" and len(shown) == 6 and "nan" not in shown.values() and framed(figure) == (2, 1)
+    )
+
+
 def test_a_grid_of_a_single_cell_is_drawn(tmp_path):
-    table = analysis.grid_table([record_of(tmp_path, spec_of(temperature=4.0), val=41.5)])
-    assert [text.get_text() for text in drawn(plots.plot_grid(table)).axes[0].texts] == ["41.50"]
+    record = record_of(tmp_path, spec_of(temperature=4.0), val=41.5)
+    figure = drawn(plots.plot_grid(tables.grid_table([record]), record.spec.distillation.method))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["41.50"]
 
 
 # Images
@@ -226,8 +259,8 @@ def test_soft_labels_are_softmax_at_every_temperature(dataset):
     assert [axis.get_title() for axis in images] == [CLASSES[dataset.test_labels[i]] for i in (3, 7)]
     assert [axis.get_ylabel() for axis in bars] == ["probability", "probability"]
     assert [label.get_text() for label in bars[-1].get_xticklabels()] == list(CLASSES)
-    for axis, z in zip(bars, logits.astype(float)):
-        for temperature, container in zip((1, 4), axis.containers):
+    for axis, z in zip(bars, logits.astype(float), strict=True):
+        for temperature, container in zip((1, 4), axis.containers, strict=True):
             expected = np.exp(z / temperature) / np.exp(z / temperature).sum()
             assert [bar.get_height() for bar in container] == pytest.approx(expected.tolist(), rel=1e-5)
 
@@ -247,9 +280,14 @@ def test_size_and_accuracy_have_a_point_for_each_run(tmp_path):
     (axis,) = figure.axes
     assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_xscale()) == ("parameters", "test accuracy (%)", "log")
     assert legend_of(figure) == list(NAMES)
-    assert [points.get_offsets().tolist() for points in axis.collections] == [[[268_650, 60.0], [268_650, 61.0]]] * 7
-    shapes = {str(points.get_paths()[0].vertices.tolist()) for points in axis.collections}
-    colours = {to_hex(points.get_facecolor()[0]) for points in axis.collections}
+    assert [list(zip(*line.get_data(), strict=True)) for line in lines_of(axis)] == [
+        [(268_650, 60.0), (268_650, 61.0)]
+    ] * 7
+    assert {line.get_linestyle() for line in lines_of(axis)} == {"None"}
+    shapes, colours = (
+        {line.get_marker() for line in lines_of(axis)},
+        {to_hex(line.get_color()) for line in lines_of(axis)},
+    )
     assert len(shapes) == len(colours) == 7 and colours <= OKABE_ITO
 
 
@@ -257,9 +295,11 @@ def test_gains_show_their_intervals_about_zero(tmp_path):
     gains = gains_of(tmp_path)
     figure = drawn(plots.plot_gains(gains))
     (axis,) = figure.axes
-    assert axis.get_xlabel() == "gain in test accuracy (percentage points)"
+    first, second = axis.get_xlabel().splitlines()
+    assert first == "gain in test accuracy (percentage points)"
+    assert second == "95% confidence interval over seeds that share their views"
     assert [label.get_text() for label in axis.get_yticklabels()] == [gain.treated for gain in gains]
-    for row, (container, gain) in enumerate(zip(axis.containers, gains)):
+    for row, (container, gain) in enumerate(zip(axis.containers, gains, strict=True)):
         point, _, (interval,) = container.lines
         assert (point.get_xdata()[0], point.get_ydata()[0]) == (gain.mean, row)
         assert interval.get_segments()[0][:, 0].tolist() == pytest.approx([gain.low, gain.high])
@@ -271,6 +311,61 @@ def test_the_gain_of_a_single_pair_has_no_interval(tmp_path):
     assert [container.lines[2] for container in figure.axes[0].containers] == [(), ()]
 
 
+# Many arms, and runs that diverged
+
+
+@pytest.mark.parametrize("figure_of", [plots.plot_overlay, plots.plot_size_accuracy])
+def test_more_arms_than_colours_stay_distinguishable_in_grey_too(tmp_path, figure_of):
+    records = [record_of(tmp_path)]
+    lines = lines_of(figure_of({f"arm {number}": records for number in range(20)}).axes[0])
+    looks = {(str(line._dash_pattern), line.get_marker(), line.get_color()) for line in lines}
+    assert len(lines) == len(looks) == 20
+    assert len({line.get_marker() for line in lines[:10]}) == 10
+
+
+def test_a_diverged_run_is_named_and_left_out_of_the_curves(tmp_path):
+    arms = {"half": runs(tmp_path, (60, 61, 62), diverged=(1,)), "whole": runs(tmp_path, (60, 61))}
+    figure = drawn(plots.plot_curves(arms))
+    assert [axis.get_title() for axis in figure.axes[:2]] == ["half, 1 diverged", "whole"]
+    for half, whole in zip(lines_of(figure.axes[0]), lines_of(figure.axes[1]), strict=True):
+        assert half.get_xydata().tolist() == whole.get_xydata().tolist()
+    assert legend_of(drawn(plots.plot_overlay(arms))) == ["half, 1 diverged", "whole"]
+    assert legend_of(drawn(plots.plot_size_accuracy(arms))) == ["half, 1 diverged", "whole"]
+
+
+def test_an_arm_that_diverged_wholly_is_drawn_until_it_did(tmp_path):
+    arms = {"small CNN": runs(tmp_path, (60, 61), diverged=(0, 1))}
+    figure = drawn(plots.plot_curves(arms))
+    assert figure.axes[0].get_title() == "small CNN, 2 diverged"
+    assert list(lines_of(figure.axes[0])[0].get_xdata()) == [1, 2]
+    confusion = drawn(plots.plot_confusion(arms, CLASSES))
+    assert confusion.axes[0].get_title() == "small CNN, 2 diverged" and not confusion.axes[0].texts
+    (points,) = lines_of(drawn(plots.plot_size_accuracy(arms)).axes[0])
+    assert points.get_xydata().tolist() == []
+
+
+def test_a_confusion_matrix_leaves_out_and_names_a_diverged_run(tmp_path):
+    figure = plots.plot_confusion({"small CNN": runs(tmp_path, (60, 61), diverged=(1,))}, CLASSES)
+    other = plots.plot_confusion({"small CNN": [record_of(tmp_path)]}, CLASSES)
+    shown, expected = ([text.get_text() for text in each.axes[0].texts] for each in (figure, other))
+    assert shown == expected and "nan" not in shown and figure.axes[0].get_title() == "small CNN, 1 diverged"
+
+
+def test_a_gain_without_its_diverged_pairs_says_so(tmp_path):
+    alone = runs(tmp_path, (60, 61, 62))
+    arms = {"half": runs(tmp_path, (63, 61, 65), diverged=(1,)), "lost": runs(tmp_path, (1, 1, 1), diverged=(0, 1, 2))}
+    figure = drawn(
+        plots.plot_gains([statistics.gain(records, alone, (name, "alone")) for name, records in arms.items()])
+    )
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["half, 1 diverged", "lost, 3 diverged"]
+
+
+def test_soft_labels_of_no_image_are_an_empty_figure(dataset):
+    figure = drawn(plots.plot_soft_labels(dataset, np.array([], dtype=int), np.empty((0, 10), dtype=np.float32)))
+    assert not figure.axes[1].containers and figure.axes[1].get_title() == "no test image is classified rightly"
+
+
 # Binary networks
 
 
@@ -278,7 +373,7 @@ def test_estimators_show_the_functions_whose_slopes_they_show():
     functions, slopes = drawn(plots.plot_estimators()).axes
     (x, sign), *approximations = [line.get_data() for line in functions.lines]
     assert np.array_equal(sign, np.where(np.asarray(x) >= 0, 1, -1)) and len(slopes.lines) == len(approximations) == 2
-    for (_, curve), line in zip(approximations, slopes.lines):
+    for (_, curve), line in zip(approximations, slopes.lines, strict=True):
         measured = np.gradient(np.asarray(curve, dtype=float), np.asarray(x, dtype=float))
         smooth = np.abs(np.abs(x) - 1) > 0.02  # away from the corners
         np.testing.assert_allclose(np.asarray(line.get_ydata())[smooth], measured[smooth], atol=0.01)
@@ -286,6 +381,8 @@ def test_estimators_show_the_functions_whose_slopes_they_show():
 
 class Trained:
     """What a record offers of its network."""
+
+    diverged = False
 
     def __init__(self, weight: float):
         self.model = build_model("wrn_16_1", 10, precision="xnor")

@@ -1,0 +1,25 @@
+"""`python -m tests.benchmarks [distillation|cifar100|binary] [--json FILE]`: measure, print, and keep the figures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .benchmark import benchmark, benchmark_binary, benchmark_cifar100
+
+BENCHMARKS = {"distillation": benchmark, "cifar100": benchmark_cifar100, "binary": benchmark_binary}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the benchmark that the arguments name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description="Measure the suite's training speed."
+    )
+    parser.add_argument("what", nargs="?", choices=BENCHMARKS, default="distillation")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    options = parser.parse_args(arguments)
+    BENCHMARKS[options.what](json_file=options.json)
+
+
+if __name__ == "__main__":
+    main()
