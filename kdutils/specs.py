@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from kdutils.data.datasets import DATASETS
 from kdutils.data.views import VIEWS
+from kdutils.distillation.methods import KD
 from kdutils.networks.registry import IMAGENET_NETWORKS, check_options
 from kdutils.values import Value
 
@@ -21,7 +22,7 @@ from kdutils.values import Value
 class DataSpec(Value):
     """Which images are trained on, chosen and tested with, and how they are shown."""
 
-    name: Literal["cifar10", "cifar100", "synthetic"]
+    name: Literal["cifar10", "cifar100", "synthetic", "synthetic-other"]
     train_size: Annotated[int, Field(gt=0)] | None = None  # None: all that validation leaves
     val_size: Annotated[int, Field(ge=0)] = 0
     test_size: Annotated[int, Field(gt=0)] | None = None  # None: the whole test set
@@ -68,9 +69,7 @@ class Distillation(Value):
     """The teachers of a run and how their knowledge enters its loss (`kdutils.losses.kd_loss`)."""
 
     teachers: Annotated[tuple[RunSpec, ...], Field(min_length=1)]
-    temperature: Annotated[float, Field(gt=0)]
-    kd_weight: Annotated[float, Field(ge=0, le=1)]
-    average: Literal["logits", "probabilities"] = "logits"
+    method: KD = KD()
 
 
 class Bayesian(Value):

@@ -24,11 +24,11 @@ from kdutils.data.views import IDENTITY_VIEW, render
 from kdutils.errors import InputError, Unavailable
 from kdutils.settings import settings
 
-DATASETS = {"cifar10": 10, "cifar100": 100, "synthetic": 10}
+DATASETS = {"cifar10": 10, "cifar100": 100, "synthetic": 10, "synthetic-other": 10}
 """Every data set's name and its number of classes."""
 
 
-TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "synthetic": "synthetic data"}
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "synthetic": "synthetic data", "synthetic-other": "other synthetic data"}
 
 
 _OFFICIAL = {  # SHA-256 of the whole sets in canonical order: train images, train labels, test images, test labels
@@ -103,6 +103,14 @@ def _load(name: str, folder: Path, written: tuple[int, ...]) -> Dataset:
     return Dataset(name, classes, *(torch.from_numpy(array) for array in arrays), digest=digest)
 
 
+def available(name: str) -> bool:
+    """Whether data set `name` lies here or can be fetched; fetches it."""
+    try:
+        return bool(load_dataset(name))
+    except Unavailable:
+        return False
+
+
 def is_cached(name: str) -> bool:
     """Whether the folder of data set `name` holds all its files."""
     return all(
@@ -136,7 +144,7 @@ def build_dataset(name: str) -> Path:
             f"the data folder {folder.parent} cannot be written ({error.strerror}): set KD_DATA_DIR to one that can"
         ) from None
     try:
-        arrays, classes = _synthesise() if name == "synthetic" else _download(name, work)
+        arrays, classes = _synthesise() if name.startswith("synthetic") else _download(name, work)
         finished = work / name
         finished.mkdir()
         for part, array in zip(_ARRAYS, arrays):

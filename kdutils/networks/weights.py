@@ -130,6 +130,14 @@ def _shape(shape: torch.Size | None) -> str:
     return "nothing" if shape is None else str(list(shape))
 
 
+def available(name: str) -> bool:
+    """Whether the ImageNet weights of network `name` can be had."""
+    try:
+        return bool(_imagenet_state(name))
+    except Unavailable:
+        return False
+
+
 def resolve_init(init: str = "auto", names: tuple[str, ...] = ("resnet18", "resnet50")) -> str:
     """`init` itself (imagenet or random), or for "auto": imagenet where all the weights can be had, else random.
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from kdutils.data.datasets import Dataset
 from kdutils.data.views import allowed_views, render
+from kdutils.distillation.methods import KD
 from kdutils.networks.binary import binary_layers, sign, sign_activations, sign_weights
 from kdutils.report.statistics import Arms, Gain, confusion
 from kdutils.runs.records import Record
@@ -150,13 +151,11 @@ def plot_latent_weights(arms: Arms) -> Figure:
     return figure
 
 
-def plot_grid(table: pd.DataFrame) -> Figure:
-    """Validation accuracy (%) by kd_weight and temperature as a heat map; the best cell with a teacher is framed."""
+def plot_grid(table: pd.DataFrame, best: KD) -> Figure:
+    """Validation accuracy (%) by kd_weight and temperature as a heat map; the cell of `best` is framed."""
     figure, axis = plt.subplots(figsize=(1.1 * table.shape[1] + 2.2, 0.6 * table.shape[0] + 1.4))
     sns.heatmap(table, ax=axis, cmap="cividis", annot=True, fmt=".2f", cbar_kws={"label": "validation accuracy (%)"})
-    taught = table.to_numpy()[table.index > 0]
-    row, column = np.unravel_index(np.argmax(taught), taught.shape)
-    row += int((table.index == 0).sum())  # kd_weight 0, the student alone, is the first row
+    row, column = table.index.get_loc(best.kd_weight), table.columns.get_loc(best.temperature)
     axis.add_patch(plt.Rectangle((column, row), 1, 1, fill=False, edgecolor="#D55E00", linewidth=3))
     axis.set(xlabel="temperature", ylabel="kd_weight")
     return figure

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 from torch import nn
 
+from kdutils.distillation.methods import KD
 from kdutils.errors import InputError
 from kdutils.networks.binary import binary_layers
 from kdutils.runs.records import Record
@@ -83,9 +84,17 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
     return Gain(*names, mean, deviation, mean - half, mean + half, n)
 
 
-def best_cell(records: list[Record]) -> Record:
-    """The run with the best validation accuracy after its last epoch, ties by the lower validation loss."""
-    return max(records, key=lambda record: (record.metric("val"), -record.metric("val", "loss")))
+def best_cell(records: list[Record]) -> KD:
+    """The method of the taught run with the best validation accuracy after its last epoch, ties by the lower loss."""
+    taught = [record for record in records if record.spec.distillation]
+    best = max(taught, key=lambda record: (record.metric("val"), -record.metric("val", "loss")))
+    return best.spec.distillation.method
+
+
+def conditions(arms: Arms) -> str:
+    """What a spread or an interval over these runs is conditional on, for captions."""
+    taught = [record for records in arms.values() for record in records if record.spec.distillation]
+    return "over seeds that share their views" + (" and their teachers" if taught else "")
 
 
 def confusion(record: Record) -> np.ndarray:

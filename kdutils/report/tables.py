@@ -55,7 +55,7 @@ def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") ->
     )
 
 
-def beside(arms: Arms, study: str) -> str:
+def published_sentences(arms: Arms, study: str) -> str:
     """One sentence for each published accuracy of these arms: ours, the document's, and the difference."""
     sentences = []
     for row in published(study).query("metric == 'accuracy' and split != 'train'").itertuples():
@@ -188,7 +188,7 @@ def gains_table(gains: list[Gain]) -> pd.DataFrame:
 def grid_table(records: list[Record]) -> pd.DataFrame:
     """Validation accuracy (%) by kd_weight (rows) and temperature (columns); a student alone is kd_weight 0, whatever the
     temperature."""
-    taught = [(r.spec.distillation, r) for r in records if r.spec.distillation]
+    taught = [(r.spec.distillation.method, r) for r in records if r.spec.distillation]
     cells = [(kd.kd_weight, kd.temperature, r.metric("val")) for kd, r in taught]
     cells += [
         (0.0, t, r.metric("val"))

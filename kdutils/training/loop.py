@@ -161,7 +161,7 @@ def _train_epoch(model, optimiser, inputs, train_indices, spec, runtime, tables,
     indices, views = epoch_stream(train_indices, spec.data.views, spec.seed, epoch)
     batches = _batches(len(indices), spec.batch_size)
     totals: dict[str, torch.Tensor] = {}  # sums over images, kept on the device: no host sync
-    kd, bayesian = spec.distillation, spec.bayesian
+    kd, bayesian = spec.distillation and spec.distillation.method, spec.bayesian
     features = _FeatureTap(model) if bayesian and bayesian.feature_weight else None
     per_chunk = max(1, _CHUNK // spec.batch_size)
     for first in range(0, len(batches), per_chunk):

@@ -72,7 +72,7 @@ def tutorial_loss(
 def teach(spec: RunSpec, batches: Batches, runtime: Runtime, layout: torch.memory_format) -> tuple[float, float]:
     """The tutorials' loop, its teacher run in every step, at a constant learning rate: images per second, and the mean loss."""
     torch.use_deterministic_algorithms(False)  # the tutorials do not ask for it, and need not pay for it
-    kd, teacher = spec.distillation, teacher_network(spec).to(runtime.device, memory_format=layout).eval()
+    kd, teacher = spec.distillation.method, teacher_network(spec).to(runtime.device, memory_format=layout).eval()
     student = network(spec).to(runtime.device, memory_format=layout).train()
     optimiser = make_optimiser(spec.optimiser, student, fused=None)
     losses, began, first = [], time.perf_counter(), 0
