@@ -6,7 +6,6 @@ percent, losses in nats; a spread is the sample standard deviation (ddof 1) with
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,9 +19,10 @@ from kdutils.networks.counting import accounting, forward_macs, layer_summary
 from kdutils.networks.registry import build_model
 from kdutils.report.statistics import Arms, Gain, agreement, calibration_error, confusion, spread, value
 from kdutils.runs.records import Record
+from kdutils.settings import ROOT
 from kdutils.training.frozen import freeze
 
-PUBLISHED = Path(__file__).parents[1] / "reports" / "published.csv"
+PUBLISHED = ROOT / "reports" / "published.csv"
 
 
 def published(study: str) -> pd.DataFrame:
