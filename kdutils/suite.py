@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import inspect
 import json
 import os
 import sys
@@ -27,17 +26,15 @@ from papermill.exceptions import PapermillExecutionError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kdutils.data.datasets import load_dataset, resolve_dataset
-from kdutils.data.views import split_indices
 from kdutils.errors import InputError
 from kdutils.machine import detect_runtime
 from kdutils.networks.weights import resolve_init
+from kdutils.report.chapter import open_study
 from kdutils.report.export import Cover, export_notebook, export_report, read_chapter, write_index
 from kdutils.runs import cluster
 from kdutils.runs.jobs import workers
-from kdutils.runs.records import environment as current_environment
-from kdutils.runs.records import read_record, runs_dir
+from kdutils.runs.records import environment as current_environment, read_record, runs_dir
 from kdutils.settings import write_atomic
-from kdutils.studies import assignment, binarised, cifar100, teacher_init
 from kdutils.values import explain
 
 ROOT = Path(__file__).parents[1]
@@ -48,12 +45,6 @@ _PROFILES = {
     "overnight": "what two CPU cores do in a night, on all images the documents use",
     "paper": "the documents' full protocols",
 }
-_STUDIES = {
-    "05": binarised,
-    "06": binarised,
-    "07": teacher_init,
-    "08": cifar100,
-}  # by a chapter's number; all others: assignment
 _OWN_DATA = {"08": "cifar100"}  # the CIFAR set of a chapter's study; of all others cifar10
 _CELL_SECONDS = 24 * 3600  # a cell may train for a night, never for ever
 
@@ -260,16 +251,9 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
             own_values[stem] = {"dataset": found[own]} | own_values.get(stem, {})
     order = Order(notebooks, values, own_values)
     for notebook in notebooks:
-        study = _STUDIES.get(notebook.stem[:2], assignment)
-        given = {
-            name: value
-            for name, value in order.values_of(notebook).items()
-            if name in inspect.signature(study).parameters
-        }
-        sizes = study(**given).data
-        split_indices(
-            load_dataset(sizes.name).train_labels, *sizes.split
-        )  # a part of a data set may be too small for the profile
+        name = nbformat.read(notebook, as_version=4).metadata.get("kdutils", {}).get("study", "assignment")
+        given = {key: value for key, value in order.values_of(notebook).items() if key in notebook_parameters(notebook)}
+        open_study(name, **given)
     with cluster.connect(
         cluster.scheduler(), {order.values_of(notebook)["dataset"] for notebook in notebooks}
     ):  # it complains

@@ -29,7 +29,7 @@ def open_study(name: str, profile: str = "quick", dataset: str = "auto", init: s
         print(f"{datasets.TITLES[own]} is not here and cannot be downloaded: the synthetic data set stands in.")
         dataset = "synthetic"
     given["dataset"] = own if dataset in ("auto", "cifar") else dataset
-    plan = study(name, profile, **given, **({} if init is None else _start(plan, init)))
+    plan = study(name, profile, **given | ({} if init is None else _start(plan, init)))
     on_others = isinstance(plan, TeacherInit) and plan.init != "imagenet"
     for data in [plan.data, *([plan.teacher(pretrained=True).init.data] if on_others else [])]:
         split_indices(datasets.load_dataset(data.name).train_labels, *data.split)

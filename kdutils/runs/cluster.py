@@ -258,12 +258,12 @@ def demo() -> None:
     """A small grid on a scheduler and two workers of this machine, in a store of its own; prints its table and who ran what."""
     from distributed import LocalCluster
 
-    from kdutils.analysis import grid_table
-    from kdutils.runs import run_all
-    from kdutils.studies import cifar100
+    from kdutils.report.tables import grid_table
+    from kdutils.runs.run import run_all
+    from kdutils.studies import study
 
     load_dataset("synthetic")
-    study = cifar100("smoke", "synthetic")
+    grid = study("cifar100", "smoke", dataset="synthetic").grid()
     before = os.environ.get("KD_RUNS_DIR")
     with tempfile.TemporaryDirectory(prefix="kdutils-") as store:
         try:
@@ -273,7 +273,7 @@ def demo() -> None:
             ) as machines:
                 print(f"2 workers on this machine, scheduler {machines.scheduler_address}", flush=True)
                 with connect(machines.scheduler_address, {"synthetic"}) as cluster:
-                    grid = grid_table(run_all(study.grid(), cluster))
+                    grid = grid_table(run_all(grid, cluster))
         finally:
             os.environ.pop("KD_RUNS_DIR") if before is None else os.environ.update(KD_RUNS_DIR=before)
     print(
@@ -285,4 +285,5 @@ def demo() -> None:
 
 def _label(job: Job) -> str:
     taught = getattr(job.arguments[0], "distillation", None) if job.is_run else None
+    taught = taught and taught.method
     return job.title + (f", temperature {taught.temperature:g}, kd_weight {taught.kd_weight:g}" if taught else "")

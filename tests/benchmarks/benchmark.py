@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from itertools import cycle, repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,6 +32,7 @@ from torch import nn
 from kdutils import jobs
 from kdutils.data.datasets import Dataset, is_cached, load_dataset
 from kdutils.data.views import split_indices
+from kdutils.distillation.methods import KD
 from kdutils.distillation.tables import FILL_BATCH, ViewTable
 from kdutils.errors import InputError
 from kdutils.machine import Runtime, cores, detect_runtime
@@ -40,9 +40,9 @@ from kdutils.networks.counting import accounting
 from kdutils.networks.registry import build_model
 from kdutils.runs.records import Record, environment
 from kdutils.runs.run import run
-from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
-from kdutils.studies import assignment, binarised, cifar100
-from kdutils.studies.base import Study
+from kdutils.specs import DataSpec, ModelSpec, RunSpec
+from kdutils.studies import Study, study
+from kdutils.studies.base import taught
 from kdutils.training.inputs import training_codes
 from kdutils.training.loop import train
 
@@ -79,9 +79,8 @@ def _table(spec: RunSpec, dataset: Dataset, folder: Path) -> ViewTable:
 def student_spec(images: int, epochs: int, seed: int = 0, stem: str = "cifar_pool") -> RunSpec:
     """The study's student in the benchmark's size, on CIFAR-10 where it lies, else on the synthetic data."""
     data = DataSpec(name="cifar10" if is_cached("cifar10") else "synthetic", train_size=images, test_size=250)
-    plan = replace(assignment("paper", data.name, init="random"), data=data, epochs=epochs)
-    taught = Distillation(teachers=(plan.resnet("resnet18", stem=stem),), temperature=4.0, kd_weight=0.7)
-    return RunSpec(**dict(plan.small_cnn(seed)) | {"distillation": taught})
+    plan = study("assignment", "paper", data=data, epochs=epochs, init="random")
+    return taught(plan.small_cnn(seed), KD(temperature=4.0, kd_weight=0.7), plan.resnet("resnet18", stem=stem))
 
 
 def study_size(study: Study, grid: list[RunSpec]) -> dict[str, int]:
@@ -210,11 +209,11 @@ def benchmark(
       entries are the study's (`study_size`), and f entries per second are filled.
     """
     specs = _copies(student_spec(images, epochs, stem=stem), jobs.workers())
-    data, study = load_dataset(specs[0].data.name), assignment("paper", specs[0].data.name, init="random")
+    data, plan = load_dataset(specs[0].data.name), study("assignment", "paper", dataset=specs[0].data.name, init="random")
     print(f"small_cnn taught by resnet18 ({stem}); {data.title}: {images:,} images, {epochs} epochs; images per second")
     rates = _arms(specs, specs, students)
     ladder = _ladder(specs[0], max(_of(rates, "plain, one process").values()), rates["kdutils, one process"])
-    result = _ratios(rates, study_size(study, study.grid(("resnet18",)))) | {
+    result = _ratios(rates, study_size(plan, plan.grid(("resnet18",)))) | {
         "images_per_second": rates,
         "ladder": ladder,
         "setting": {
@@ -233,9 +232,8 @@ def benchmark(
 
 def cifar100_spec(images: int, epochs: int) -> RunSpec:
     """Study D's student with its teacher at T = 4 and kd_weight 0.75, in the benchmark's size; on the synthetic data where CIFAR-100 does not lie."""
-    return _sized(
-        cifar100("paper", "cifar100" if is_cached("cifar100") else "synthetic").taught(4.0, 0.75), images, epochs
-    )
+    plan = study("cifar100", "paper", dataset="cifar100" if is_cached("cifar100") else "synthetic")
+    return _sized(plan.taught(KD(temperature=4.0, kd_weight=0.75)), images, epochs)
 
 
 def benchmark_cifar100(
@@ -258,13 +256,13 @@ def benchmark_cifar100(
     - `ratio_two_workers`: images per second of two workers with one thread each over those of one (`scaling_table`).
     """
     spec = cifar100_spec(images, epochs)
-    study, data = cifar100("paper", spec.data.name), load_dataset(spec.data.name)
+    plan, data = study("cifar100", "paper", dataset=spec.data.name), load_dataset(spec.data.name)
     print(
         f"cnn4 taught by resnet32x4; {data.title}: {images:,} images, {epochs} epochs ({plain_images:,} once for the plain loop); images per second"
     )
     rates = _arms(*(_copies(sized, jobs.workers()) for sized in (spec, _sized(spec, plain_images, 1))), students)
-    ratios = _ratios(rates, study_size(study, study.grid()))
-    table = scaling_table(_sized(study.student(), images, epochs), scaling, runs)
+    ratios = _ratios(rates, study_size(plan, plan.grid()))
+    table = scaling_table(_sized(plan.student(), images, epochs), scaling, runs)
     result = {
         "ratio_resnet32x4_cnn4": max(_of(rates, "kdutils").values()) / max(_of(rates, "plain, one process").values()),
         "ratio_side_by_side": ratios.pop("ratio_filled"),
@@ -297,11 +295,11 @@ def benchmark_binary(images: int = 1600, rounds: int = 3, json_file: Path | None
     `rounds`. `wrn_16_7`, whose images cost 13 times as much, sees an eighth of the images. `ratio_xnor` and
     `ratio_bonn`: time per image over the twin's.
     """
-    study = binarised("overnight", "cifar10" if is_cached("cifar10") else "synthetic", init="random")
+    name = "cifar10" if is_cached("cifar10") else "synthetic"
     results = []
     for network, count in (("wrn_22", images), ("wrn_16_7", images // 8)):
-        data = DataSpec(**dict(study.data) | {"train_size": count, "test_size": 1})
-        plan = replace(study, data=data, network=ModelSpec(name=network), epochs=1)
+        data = DataSpec(name=name, train_size=count, test_size=1)
+        plan = study("binary", "overnight", data=data, network=ModelSpec(name=network), epochs=1)
         seconds: dict[str, list[float]] = {precision: [] for precision in ("full", "xnor", "bonn")}
         for _ in range(rounds):
             for precision, measured in seconds.items():

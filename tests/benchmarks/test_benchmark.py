@@ -19,10 +19,12 @@ from kdutils.__main__ import main
 from kdutils.data.datasets import load_dataset
 from kdutils.data.views import VIEWS, epoch_stream, render, split_indices
 from kdutils.distillation.losses import kd_loss
+from kdutils.distillation.methods import KD
 from kdutils.errors import InputError
 from kdutils.machine import Runtime
 from kdutils.networks.counting import forward_macs
 from kdutils.specs import RunSpec
+from kdutils.studies import study
 from kdutils.training.loop import train
 
 CPU = torch.device("cpu")
@@ -112,7 +114,7 @@ def test_sgd_steps_are_the_same_in_both_arms(tmp_path):
 
 def test_the_second_task_is_study_d_in_the_benchmarks_size():
     spec = benchmark.cifar100_spec(images=640, epochs=2)
-    full = kd.cifar100("paper", spec.data.name).taught(4.0, 0.75)
+    full = study("cifar100", "paper", dataset=spec.data.name).taught(KD(temperature=4.0, kd_weight=0.75))
     assert (spec.model.name, spec.teachers[0].model.name, spec.data.views, spec.batch_size) == (
         "cnn4",
         "resnet32x4",
@@ -139,16 +141,16 @@ def test_all_students_share_one_teacher_and_its_views(spec):
 
 
 def test_study_is_the_paper_profile(spec):
-    study = kd.assignment("paper", spec.data.name, init="random")
-    size = benchmark.study_size(study, study.grid(("resnet18",)))
+    plan = study("assignment", "paper", dataset=spec.data.name, init="random")
+    size = benchmark.study_size(plan, plan.grid(("resnet18",)))
     assert size["students"] == 3 * 4 + 4 and size["images"] == 16 * 30 * 9000
     assert 9000 * 27 < size["entries"] < 9000 * 28  # of 30 draws from 162 views, 27.5 are distinct on average
 
 
 def test_only_taught_students_of_a_grid_share_the_table():
-    study = kd.cifar100("paper", "synthetic", temperature=4.0)
+    plan = study("cifar100", "paper", dataset="synthetic", temperature=4.0)
     size = benchmark.study_size(
-        study, study.grid()
+        plan, plan.grid()
     )  # of 10,000 images, 5,000 validate; weights 0, 0.25, 0.5, 0.75 and five seeds
     assert size["students"] == 3 + 4 and size["images"] == 7 * 100 * 5000
     assert 5000 * 74 < size["entries"] < 5000 * 76  # of 100 draws from 162 views, 74.8 are distinct on average
@@ -243,7 +245,7 @@ def test_a_worker_adds_what_its_runs_take(tmp_path, monkeypatch):
     monkeypatch.setenv("KD_USED_RUNS", str(tmp_path / "used"))
     monkeypatch.setenv("KD_RUNS_DIR", str(tmp_path / "runs"))
     table = kd.scaling_table(
-        benchmark._sized(kd.cifar100("smoke", "synthetic").student(), images=600, epochs=2), workers=(1, 2), runs=2
+        benchmark._sized(study("cifar100", "smoke", dataset="synthetic").student(), images=600, epochs=2), workers=(1, 2), runs=2
     )
     assert list(table) == ["workers", "seconds for all", "seconds per run", "images/s", "over one worker"]
     assert table["workers"].tolist() == [1, 2] and table["over one worker"][0] == 1
