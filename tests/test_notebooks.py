@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from kdutils.studies import STUDIES
 from kdutils.suite import Parameters, notebook_parameters
 
 PATHS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-LINES = 25
+LINES, COLUMNS = 25, 120
 RESULT = re.compile(r"\d\s*(%|\\%|per ?cent|points?\b)|±|\d\s*\+-\s*\d", re.IGNORECASE)
 
 
@@ -105,5 +107,32 @@ def test_prose_states_no_result(notebook):
 def test_results_are_shown_under_names_that_are_used_once(notebook):
     code = "\n".join(cell.source for cell in cells(notebook, "code"))
     for kind in ("figure", "table"):
-        names = re.findall(rf'page\.{kind}\(.*?, "(\w+)",\s', code, re.DOTALL)
+        names = re.findall(rf'page\.{kind}\(.*?,\s+"(\w+)",\s', code, re.DOTALL)
         assert len(names) == code.count(f"page.{kind}(") == len(set(names)), names
+
+
+def test_its_metadata_name_the_study_that_it_opens(path, notebook):
+    """The suite opens the study of every chapter before it runs any."""
+    name = notebook.metadata.kdutils.study
+    assert name in STUDIES and notebook.metadata.kdutils == {"study": name}
+    opened = [cell.source for cell in cells(notebook, "code") if "kd.open_chapter(" in cell.source]
+    (call,) = [node for node in ast.walk(ast.parse("\n".join(opened))) if is_call_of(node, "open_chapter")]
+    first, profile, dataset = call.args
+    assert (first.value, profile.id, dataset.id) == (name, "profile", "dataset")
+    given = {keyword.arg: keyword.value.id for keyword in call.keywords}
+    assert given == {one: one for one in notebook_parameters(path) if one not in ("profile", "dataset")}
+
+
+def is_call_of(node, name):
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name
+
+
+def test_lines_are_short(notebook):
+    assert [line for cell in cells(notebook, "code") for line in cell.source.splitlines() if len(line) > COLUMNS] == []
+
+
+def test_a_spread_says_what_it_is_conditional_on(notebook):
+    """In every caption of a spread or an interval."""
+    for cell in cells(notebook, "code"):
+        claims = len(re.findall(r"mean ± SD|confidence intervals|SD and interval", cell.source))
+        assert claims == cell.source.count("{kd.conditions("), cell.source

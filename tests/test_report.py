@@ -378,6 +378,6 @@ def test_a_killed_command_takes_its_processes_along_and_goes_on_to_the_same_numb
     done = copy.run(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert chapter.exists() and len(copy.summaries()) == 2 and not list(copy.runs.glob("*.partial"))
-    study = kd.assignment("quick", "synthetic", seeds=[0, 1])
+    study = kd.open_study("assignment", "quick", "synthetic", seeds=[0, 1])
     undisturbed = next(spec for spec in map(study.small_cnn, study.seeds) if spec.key in interrupted)
     assert kd.run(undisturbed).summary["metrics"] == copy.summaries()[undisturbed.key]["metrics"]

@@ -1,9 +1,41 @@
-"""The studies as data: functions that return RunSpecs. Reading one tells its protocol without reading the trainer."""
+"""The studies as data: methods that return RunSpecs. Reading one tells its protocol without reading the trainer."""
 
-from kdutils.studies.assignment import assignment
-from kdutils.studies.base import PROFILES
-from kdutils.studies.binary import LABELS, binarised
-from kdutils.studies.cifar100 import cifar100
-from kdutils.studies.teacher_init import teacher_init
+from pydantic import ValidationError
 
-__all__ = ["LABELS", "PROFILES", "assignment", "binarised", "cifar100", "teacher_init"]
+from kdutils.errors import InputError
+from kdutils.studies.assignment import Assignment
+from kdutils.studies.base import Study
+from kdutils.studies.binary import LABELS, Binary
+from kdutils.studies.cifar100 import Cifar100
+from kdutils.studies.teacher_init import TeacherInit
+from kdutils.values import explain
+
+__all__ = ["LABELS", "PROFILES", "STUDIES", "Binary", "Cifar100", "Study", "TeacherInit", "study"]
+
+PROFILES = ("smoke", "quick", "overnight", "paper")
+STUDIES = {"assignment": Assignment, "binary": Binary, "teacher-init": TeacherInit, "cifar100": Cifar100}
+"""Every study by the name that its published values have."""
+
+
+def study(name: str, profile: str = "quick", **given) -> Study:
+    """The study `name` in a profile's sizes (smoke, quick, overnight, paper); nothing is looked up, loaded or run.
+
+    given: the study's fields by name, None for the profile's own; besides, `dataset` (its own, or synthetic) and one
+    `temperature` or `kd_weight` in the place of several. Raises `InputError` for what this study cannot be.
+    """
+    for what, word, known in (("study", name, STUDIES), ("profile", profile, PROFILES)):
+        if word not in known:
+            raise InputError(f"unknown {what} {word!r}: allowed are {', '.join(known)}")
+    kind, own = STUDIES[name], STUDIES[name].model_fields["data"].default
+    given = {field: tuple(value) if isinstance(value, list) else value for field, value in given.items()}
+    given |= {f"{one}s": (given.pop(one),) for one in ("temperature", "kd_weight") if given.get(one) is not None}
+    given = {field: value for field, value in given.items() if value is not None}
+    dataset = given.pop("dataset", own.name)
+    if dataset not in (own.name, "synthetic"):
+        raise InputError(f"dataset of study {name}: allowed are auto, cifar, {own.name} and synthetic, got {dataset!r}")
+    sizes = kind.PROFILES.get(profile, {})  # the paper's are the defaults
+    data = own.with_(name=dataset, **sizes.get("data", {}))
+    try:
+        return kind(**sizes | {"profile": profile, "data": data} | given)
+    except ValidationError as error:
+        raise InputError(explain(error)) from None

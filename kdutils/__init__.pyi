@@ -1,0 +1,93 @@
+# What a notebook may use, by the room it comes from: editors read it, and __init__.py for its lazy imports.
+
+from .data.datasets import first_test_images as first_test_images, load_dataset as load_dataset
+from .data.views import (
+    NORMALISATION as NORMALISATION,
+    VIEWS as VIEWS,
+    allowed_views as allowed_views,
+    render as render,
+    split_indices as split_indices,
+)
+from .distillation.losses import (
+    kd_loss as kd_loss,
+    soft_loss as soft_loss,
+    teacher_log_probabilities as teacher_log_probabilities,
+)
+from .distillation.methods import KD as KD
+from .errors import InputError as InputError
+from .networks.counting import (
+    accounting as accounting,
+    accounting_totals as accounting_totals,
+    layer_summary as layer_summary,
+    parameter_count as parameter_count,
+)
+from .networks.packed import (
+    check_exactness as check_exactness,
+    load_packed as load_packed,
+    pack as pack,
+    packed_speed as packed_speed,
+)
+from .networks.registry import build_model as build_model
+from .report.chapter import open_chapter as open_chapter, open_study as open_study
+from .report.costs import (
+    fill_rate as fill_rate,
+    grid_needs as grid_needs,
+    inference_table as inference_table,
+    scaling_table as scaling_table,
+)
+from .report.page import Page as Page
+from .report.plots import (
+    plot_confusion as plot_confusion,
+    plot_curves as plot_curves,
+    plot_estimators as plot_estimators,
+    plot_gains as plot_gains,
+    plot_grid as plot_grid,
+    plot_images as plot_images,
+    plot_latent_weights as plot_latent_weights,
+    plot_overlay as plot_overlay,
+    plot_size_accuracy as plot_size_accuracy,
+    plot_soft_labels as plot_soft_labels,
+    plot_views as plot_views,
+)
+from .report.statistics import (
+    best_cell as best_cell,
+    clipped_share as clipped_share,
+    conditions as conditions,
+    gain as gain,
+    spread as spread,
+    standard_error as standard_error,
+    telling_images as telling_images,
+)
+from .report.tables import (
+    agreement_table as agreement_table,
+    compare as compare,
+    confused_sentence as confused_sentence,
+    cost_table as cost_table,
+    dataset_table as dataset_table,
+    gains_table as gains_table,
+    grid_table as grid_table,
+    memory_table as memory_table,
+    metrics_table as metrics_table,
+    networks_table as networks_table,
+    policies_table as policies_table,
+    precision_table as precision_table,
+    provenance as provenance,
+    published as published,
+    published_gain as published_gain,
+    published_sentences as published_sentences,
+    ranking_sentence as ranking_sentence,
+    stem_sentence as stem_sentence,
+)
+from .runs.records import Record as Record
+from .runs.run import run as run, run_all as run_all, run_arms as run_arms
+from .specs import (
+    Bayesian as Bayesian,
+    DataSpec as DataSpec,
+    Distillation as Distillation,
+    ModelSpec as ModelSpec,
+    OptimiserSpec as OptimiserSpec,
+    RunSpec as RunSpec,
+)
+from .studies import LABELS as LABELS, STUDIES as STUDIES
+
+__version__: str

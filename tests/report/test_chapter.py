@@ -1,0 +1,170 @@
+"""A chapter opens its study on the data and weights that can be had here, and says so; nothing is run before it fits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kdutils.data import datasets
+from kdutils.errors import InputError, Unavailable
+from kdutils.networks import weights
+from kdutils.networks.registry import build_model
+from kdutils.report import chapter
+from kdutils.report.chapter import open_chapter, open_study
+from kdutils.report.page import Page
+from kdutils.studies import PROFILES, STUDIES, study
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    """What can be had on this test's machine: nothing but the synthetic sets, unless a test adds to the list."""
+    found = {"synthetic", "synthetic-other"}
+
+    def load(name):
+        if name not in found:
+            raise Unavailable(f"no {name}")
+        return real(name if name.startswith("synthetic") else "synthetic")
+
+    real = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "available", found.__contains__)
+    monkeypatch.setattr(weights, "available", found.__contains__)
+    return found
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_auto_takes_the_studys_own_data_where_they_can_be_had_and_says_what_stands_in(name, here, capsys):
+    own = study(name).data.name
+    assert open_study(name, "smoke").data.name == "synthetic"
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1 and datasets.TITLES[own] in printed and "synthetic" in printed
+    here.add(own)
+    assert {open_study(name, "smoke", dataset).data.name for dataset in ("auto", "cifar", own)} == {own}
+    assert open_study(name, "smoke", "synthetic").data.name == "synthetic"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("dataset", ["cifar", "cifar100"])
+def test_data_that_were_asked_for_are_not_replaced(dataset):
+    with pytest.raises(Unavailable, match="cifar100"):
+        open_study("cifar100", "smoke", dataset)
+
+
+def test_another_studys_data_are_refused(here):
+    here |= {"cifar10", "cifar100"}
+    with pytest.raises(InputError, match="study cifar100: allowed are auto, cifar, cifar100 and synthetic.*'cifar10'"):
+        open_study("cifar100", "smoke", "cifar10")
+
+
+@pytest.mark.parametrize(
+    ("name", "present", "init", "expected"),
+    [
+        ("assignment", ("resnet18", "resnet50"), "auto", "imagenet"),
+        ("assignment", ("resnet18", "resnet50"), "random", "random"),
+        ("assignment", ("resnet18",), "auto", "random"),
+        ("binary", ("resnet18",), "auto", "imagenet"),
+        ("binary", (), "auto", "random"),
+        ("cifar100", (), "auto", "random"),
+        ("teacher-init", ("resnet18",), "random", "pretrain:cifar100"),
+    ],
+)
+def test_networks_start_from_imagenet_where_all_weights_can_be_had(name, present, init, expected, here, capsys):
+    here.update(present)
+    assert open_study(name, "smoke", "synthetic", init=init).init == expected
+    printed = capsys.readouterr().out
+    replaced = init == "auto" and expected == "random" and name != "cifar100"
+    assert printed.count("\n") == replaced and ("random weights stand in" in printed) == replaced
+
+
+@pytest.mark.parametrize("name", ["assignment", "binary", "teacher-init"])
+def test_weights_that_were_asked_for_are_not_replaced(name):
+    with pytest.raises(Unavailable, match="ResNet18.*KD_DATA_DIR"):
+        open_study(name, "smoke", "synthetic", init="imagenet")
+
+
+def test_without_init_no_weights_are_looked_for(monkeypatch):
+    monkeypatch.setattr(weights, "available", lambda name: pytest.fail(f"{name} was looked for"))
+    assert open_study("assignment", "smoke", "synthetic").init == "imagenet"
+    assert open_study("assignment", "smoke", "synthetic", init="random").init == "random"
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        (("resnet101", "resnet50"), ("resnet101", "imagenet")),
+        (("resnet50",), ("resnet50", "imagenet")),
+        ((), ("resnet101", "pretrain:cifar100")),
+    ],
+)
+def test_what_cannot_be_had_for_study_c_is_replaced_and_named(present, expected, here, capsys):
+    here.update(present)
+    plan = open_study("teacher-init", "quick", "synthetic", init="auto", network="resnet101")
+    assert (plan.network, plan.init) == expected
+    assert ("stand" in capsys.readouterr().out) == (expected != ("resnet101", "imagenet"))
+    setting = chapter._setting(plan)
+    assert ("stand in for ResNet101" in setting) == (expected[0] != "resnet101")
+    assert ("other synthetic images" in setting) == (expected[1] != "imagenet")
+    if present:
+        assert open_study("teacher-init", "paper", "synthetic", init="imagenet", network="resnet101").network == (
+            expected[0]
+        )
+
+
+def test_what_was_resolved_resolves_to_itself(here):
+    here.add("resnet50")
+    for name, dataset, init in (("assignment", "auto", "auto"), ("teacher-init", "auto", "auto")):
+        opened = open_study(name, "smoke", dataset, init=init)
+        assert open_study(name, "smoke", opened.data.name, init=opened.init) == opened
+
+
+def test_a_study_that_pretrains_needs_the_other_images_too(here):
+    here.add("cifar10")
+    with pytest.raises(Unavailable, match="cifar100"):
+        open_study("teacher-init", "smoke", "cifar10", init="pretrain:cifar100")
+
+
+def test_a_part_of_a_data_set_that_is_too_small_is_refused(here):
+    too_many = study("assignment", dataset="synthetic").data.with_(train_size=10**6)
+    with pytest.raises(InputError, match="1,000,000 training .* but there are"):
+        open_study("assignment", "paper", "synthetic", data=too_many)
+
+
+def test_a_teachers_file_must_fit_the_network_and_the_classes(here, tmp_path, monkeypatch):
+    here.add("cifar100")
+    monkeypatch.chdir(tmp_path)
+    model = build_model("resnet32x4", 100)
+    torch.save(model.state_dict(), "teacher.pth")
+    save_file(build_model("resnet8x4", 100).state_dict(), "small.safetensors")
+    plan = open_study("cifar100", "quick", "cifar100", teacher_file="teacher.pth")
+    assert plan.teacher_file == str(tmp_path / "teacher.pth") and plan.teacher().init == f"file:{plan.teacher_file}"
+    for file, dataset in (("small.safetensors", "cifar100"), ("teacher.pth", "synthetic"), ("no.pth", "cifar100")):
+        with pytest.raises(InputError, match=file):
+            open_study("cifar100", "quick", dataset, teacher_file=file)
+
+
+def test_a_chapter_has_its_study_and_a_page_that_says_what_its_numbers_hold_for():
+    opened, page = open_chapter("assignment", "smoke", "synthetic", seeds=[3])
+    assert opened == open_study("assignment", "smoke", "synthetic", seeds=[3]) and isinstance(page, Page)
+    assert page.setting == (
+        "Synthetic data: 200 training, 100 validation and 200 test images, 2 of 162 views, 1 seed; profile smoke."
+    )
+    _, page = open_chapter("binary", "quick", "synthetic", init="random")
+    assert page.setting == (
+        "Synthetic data: 2,000 training and 1,000 test images, 8 of 162 views, 2 seeds; profile quick. "
+        "The ResNets start from random weights. WRN-16-1 stands in for WRN-16-7. "
+        "Learning rate 0.1 for the short schedule, 0.01 in the document."
+    )
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_captions_say_what_a_profile_changed(profile):
+    binary, cifar100 = (chapter._setting(study(name, profile, dataset="synthetic")) for name in ("binary", "cifar100"))
+    assert f"profile {profile}." in binary
+    assert ("stands in for WRN-16-7" in binary) == ("0.01 in the document" in binary) == (profile != "paper")
+    assert ("stands in for ResNet32x4" in cifar100) == ("in the document" in cifar100) == (profile != "paper")
+
+
+def test_a_caption_names_the_teachers_file(tmp_path):
+    plan = study("cifar100", "quick", dataset="synthetic", teacher_file=str(tmp_path / "public.pth"))
+    assert "The teacher is public.pth; nothing is known here" in chapter._setting(plan)
