@@ -61,7 +61,7 @@ def record_of(
         {"epoch": [1, 2, 3], "learning_rate": 1e-3, "train_loss": [2.0, 1.7, 1.5], "train_accuracy": [20.0, 35.0, 45.0]}
     )
     if spec.distillation:
-        history = history.assign(train_cross_entropy=[2.2, 1.9, 1.8], train_distillation=[1.8, 1.5, 1.2])
+        history = history.assign(train_ce=[2.2, 1.9, 1.8], train_kd=[1.8, 1.5, 1.2])
     if validated:
         history = history.assign(val_loss=[1.9, 1.3, val_loss], val_accuracy=[30.0, 55.0, val])
     if diverged:

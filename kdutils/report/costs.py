@@ -96,7 +96,7 @@ def policies_table(records: list[Record]) -> pd.DataFrame:
         freeze(model, policy)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         accuracies = [spread(values([record], split)) for split in ("train", "val", "test")]
-        stem, seconds = record.spec.model.options["stem"], f"{record.summary['seconds']:.0f}"
+        stem, seconds = record.spec.model.option("stem"), f"{record.summary['seconds']:.0f}"
         rows.append((stem, policy, f"{trained:,}", *accuracies, seconds))
     titles = ["stem", "trained", "trained parameters", "train (%)", "val (%)", "test (%)", "time (s)"]
     return pd.DataFrame(rows, columns=titles)
@@ -159,9 +159,10 @@ def grid_needs(student: Record, teacher: Record, fill_rate: float, runs=10_000, 
         raise InputError(f"fill_rate, runs and workers must be positive, got {fill_rate}, {runs} and {workers}")
     spec, data = student.spec, load_dataset(student.spec.data.name)
     machines = [record.summary["environment"] for record in (student, teacher)]
-    one, training, entries = student.summary["seconds"], teacher.summary["seconds"], len(training_codes(spec, data))
+    train, _ = split_indices(data.train_labels, *spec.data.split)
+    one, training, entries = student.summary["seconds"], teacher.summary["seconds"], len(training_codes(spec, train))
     filling, wall = entries / fill_rate, training + entries / fill_rate / workers + math.ceil(runs / workers) * one
-    table = 2 * len(split_indices(data.train_labels, *spec.data.split)[0]) * spec.data.views * spec.data.num_classes
+    table = 2 * len(train) * spec.data.views * spec.data.num_classes
     arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
     read, sizes = table + sum(part.nbytes for part in arrays), [path.stat().st_size for path in student.path.iterdir()]
     values = {

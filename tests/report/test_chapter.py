@@ -106,8 +106,9 @@ def test_what_cannot_be_had_for_study_c_is_replaced_and_named(present, expected,
     assert ("stand in for ResNet101" in setting) == (expected[0] != "resnet101")
     assert ("other synthetic images" in setting) == (expected[1] != "imagenet")
     if present:
-        assert open_study("teacher-init", "paper", "synthetic", init="imagenet", network="resnet101").network == (
-            expected[0]
+        assert (
+            open_study("teacher-init", "paper", "synthetic", init="imagenet", network="resnet101").network
+            == (expected[0])
         )
 
 

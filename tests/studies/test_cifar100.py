@@ -41,9 +41,8 @@ def test_the_grid_holds_the_student_alone_once_and_every_cell_with_a_teacher(pro
 
 def test_a_given_cell_takes_the_place_of_the_grid_and_the_student_alone_stays():
     alone, taught = study("cifar100", "quick", temperature=3, kd_weight=0.9).grid()
-    assert (
-        alone.distillation is None
-        and KD(temperature=3.0, kd_weight=0.9, ce_weight=None) == (taught.distillation.method)
+    assert alone.distillation is None and KD(temperature=3.0, kd_weight=0.9, ce_weight=None) == (
+        taught.distillation.method
     )
 
 
