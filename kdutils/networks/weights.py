@@ -121,6 +121,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def imagenet_digest(name: str) -> str | None:
+    """The digest of the file that `load_imagenet` would read for network `name`; None if it is not on this machine."""
+    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    files = (imagenet_file(name), Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name)
+    return next((file_digest(file) for file in files if file.is_file()), None)
+
+
 def _our_name(name: str) -> str:
     name = name.removeprefix("module.").replace(".shortcut.", ".downsample.")
     return f"fc.{name.removeprefix('linear.')}" if name.startswith("linear.") else name

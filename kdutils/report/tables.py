@@ -22,7 +22,7 @@ from kdutils.report.statistics import Arms, Gain, agreement, calibration_error, 
 from kdutils.runs.records import Record
 from kdutils.training.frozen import freeze
 
-PUBLISHED = Path(__file__).parents[1] / "reports" / "published.csv"
+PUBLISHED = Path(__file__).parents[2] / "reports" / "published.csv"
 
 
 def published(study: str) -> pd.DataFrame:
