@@ -22,9 +22,10 @@ from typing import Annotated, Literal
 
 import nbformat
 import papermill
-from ipykernel.kernelspec import make_ipkernel_cmd
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import Field, ValidationError, field_validator
@@ -117,7 +118,7 @@ def notebook_parameters(path: Path) -> dict:
 def _read(path: Path) -> nbformat.NotebookNode:
     try:
         return nbformat.read(path, as_version=4)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         raise InputError(f"{path} is not a readable notebook") from None
 
 
@@ -156,7 +157,7 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
     if others:
         raise InputError(f"a report has one profile, got {profile!r} and {others[0]!r}: give it by --profile")
     plan = Plan(profile, {path: _resolve(path, offered[path], chapters[path]) for path in notebooks})
-    sets = {values["dataset"] for values in plan.chapters.values()} & DATASETS.keys()
+    sets = {values.get("dataset") for values in plan.chapters.values()} & DATASETS.keys()
     with cluster.connect(settings().scheduler, sets):  # it complains
         return plan
 
@@ -196,7 +197,45 @@ class Result:
     error: str | None = None
 
 
-def execute(notebook: Path, given: dict, folder: Path) -> Result:
+class Kernel:
+    """A kernel of the running interpreter, whatever a user has installed as python3, in which chapters run in turn.
+
+    It is one for all of them because it imports PyTorch and the rest for longer than a short chapter runs. Each chapter
+    finds its names, folder and environment as new; after one that failed, the next gets a new kernel.
+    """
+
+    def __init__(self) -> None:
+        self._manager: AsyncKernelManager | None = None
+
+    async def renew(self, folder: Path, environment: dict[str, str]) -> AsyncKernelManager:
+        """The kernel, cleared, in `folder` and with `environment`; raises `RuntimeError` if it does not answer."""
+        if self._manager is None:
+            named = {"kernel_spec": KernelSpec(**get_kernel_dict())}
+            self._manager = type("Manager", (AsyncKernelManager,), named)()
+            quiet = ["--log-level=ERROR", "--HistoryManager.enabled=False"]
+            await self._manager.start_kernel(env=environment, extra_arguments=quiet)
+        client = self._manager.client()
+        client.start_channels()
+        try:
+            await client.wait_for_ready(_LIMITS["start_timeout"])
+            cleared = f"""
+                import os
+                os.environ.clear(), os.environ.update({environment!r}), os.chdir({str(folder)!r})
+                get_ipython().reset(new_session=True)
+            """
+            await client.execute(cleared, silent=True, reply=True, timeout=_LIMITS["start_timeout"])
+        finally:
+            client.stop_channels()
+        return self._manager
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        if self._manager is not None:
+            run_sync(self._manager.shutdown_kernel)(now=True)
+        self._manager = None
+
+
+def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result:
     """Run a notebook with the values `given` into `folder`/<name>.ipynb, its figures and tables into folders beside it.
 
     Nothing is run where that file holds the same notebook, values and code, and the runs it used are still recorded. A
@@ -209,13 +248,14 @@ def execute(notebook: Path, given: dict, folder: Path) -> Result:
     with tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as scratch:
         draft, made, used = (Path(scratch).absolute() / name for name in (notebook.name, "report", "runs"))
         places = {"KD_REPORT_DIR": str(made), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)}
-        error = _papermill(notebook, draft, given, places)
+        error = _papermill(notebook, draft, given, kernel, places)
         executed = _read(draft if draft.is_file() else notebook)
         runs = sorted(set(used.read_text().split())) if used.exists() else []
         files = {path.relative_to(made): path.read_bytes() for path in made.rglob("*.*")}
     executed.metadata["kdutils"] = {"fingerprint": fingerprint, "runs": runs, "dataset": given.get("dataset")}
     content = nbformat.writes(executed).encode()
     if error:
+        kernel.close()
         write_atomic(folder / "failed" / notebook.name, content)
         return Result(notebook, time.monotonic() - began, "failed", error)
     for path, shown in files.items():
@@ -227,16 +267,15 @@ def execute(notebook: Path, given: dict, folder: Path) -> Result:
     return Result(notebook, time.monotonic() - began, "done")
 
 
-def _papermill(notebook: Path, draft: Path, given: dict, environment: dict[str, str]) -> str | None:
+def _papermill(notebook: Path, draft: Path, given: dict, kernel: Kernel, places: dict[str, str]) -> str | None:
     """Execute into `draft`; None, or what went wrong in one line."""
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, draft)]  # they are no templates
-    kernel = {"kernel_name": "python3", "language": "python", "kernel_manager_class": _kernel(environment)}
+    python = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # this package, from any folder
     shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
-    quiet = ["--log-level=ERROR"]
     try:
-        papermill.execute_notebook(
-            *paths, given, cwd=notebook.parent, extra_arguments=quiet, **kernel, **shown, **_LIMITS
-        )
+        running = run_sync(kernel.renew)(notebook.parent, os.environ | {"PYTHONPATH": python} | places)
+        names = {"kernel_name": "python3", "language": "python"}
+        papermill.execute_notebook(*paths, given, km=running, **names, **shown, **_LIMITS)
     except PapermillExecutionError as error:
         return f"cell {error.exec_count}: {error.ename}: {error.evalue}".splitlines()[0]
     except CellTimeoutError as error:
@@ -245,28 +284,18 @@ def _papermill(notebook: Path, draft: Path, given: dict, environment: dict[str, 
         return f"a cell took longer than {_LIMITS['execution_timeout']} s"
     except DeadKernelError:
         return "the kernel died (killed, or out of memory)"
-    except (RuntimeError, OSError) as error:  # RuntimeError is nbclient's word for a kernel that does not answer
+    except (RuntimeError, OSError) as error:  # RuntimeError is jupyter_client's word for a kernel that does not answer
         return f"the kernel did not start: {error}".splitlines()[0]
     return None
-
-
-def _kernel(environment: dict[str, str]) -> type[AsyncKernelManager]:
-    """Kernels of the running interpreter, whatever a user has installed as python3; they import this very package."""
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    literal = {name: value.replace("$", "$$") for name, value in (environment | {"PYTHONPATH": paths}).items()}
-    spec = KernelSpec(argv=make_ipkernel_cmd(), env=literal, language="python")
-    return type("Kernel", (AsyncKernelManager,), {"kernel_spec": spec})
 
 
 def _fingerprint(notebook: Path, given: dict) -> str:
     """Of all that an executed notebook depends on beside its runs: code, published values, data and weights."""
     data, init, file = (given.get(name) or "" for name in ("dataset", "init", "teacher_file"))
     parts = [notebook.read_text(encoding="utf-8"), json.dumps(given, sort_keys=True), file and file_digest(Path(file))]
-    for source in sorted((ROOT / "kdutils").rglob("*.*")):
+    for source in [*sorted((ROOT / "kdutils").rglob("*.*")), ROOT / "reports" / "published.csv"]:
         if source.is_file() and source.suffix not in (".pyc", ".pyi") and not source.name.startswith("."):
             parts += [source.name, file_digest(source)]
-    published = ROOT / "reports" / "published.csv"
-    parts += [file_digest(published)] if published.is_file() else []
     sets = {data} if data == "synthetic" else {data, init.removeprefix("pretrain:")}
     parts += [load_dataset(name).digest for name in sorted(sets & DATASETS.keys())]
     parts += [f"{name} {imagenet_digest(name)}" for name in IMAGENET_NETWORKS if init == "imagenet"]
@@ -283,12 +312,15 @@ def report(plan: Plan) -> list[Result]:
 
     A notebook that fails does not stop the others.
     """
-    results = []
-    for number, (notebook, given) in enumerate(plan.chapters.items(), 1):
-        print(f"[{number}/{len(plan.chapters)}] {notebook.stem}", flush=True)
-        results.append(execute(notebook, given, plan.folder))
-        if results[-1].error:
-            print(f"    failed: {results[-1].error}", flush=True)
+    results, kernel = [], Kernel()
+    try:
+        for number, (notebook, given) in enumerate(plan.chapters.items(), 1):
+            print(f"[{number}/{len(plan.chapters)}] {notebook.stem}", flush=True)
+            results.append(execute(notebook, given, plan.folder, kernel))
+            if results[-1].error:
+                print(f"    failed: {results[-1].error}", flush=True)
+    finally:
+        kernel.close()
     if not (all(result.outcome == "unchanged" for result in results) and _is_published(plan.folder)):
         publish(plan)
     return results
