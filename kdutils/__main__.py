@@ -5,22 +5,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from kdutils.errors import InputError
+from kdutils.settings import absolute, pin_settings, settings
 
 _EPILOG = """\
 examples:
   python -m kdutils report                              the whole suite, profile quick
   python -m kdutils report --profile paper --seeds 0,1,2
   python -m kdutils report --only 01,03 -p 03.temperature=4 -p 03.kd_weight=0.9
+  python -m kdutils report --scheduler tcp://host:8786  the runs on a Dask cluster
   python -m kdutils run 03_one_teacher -p temperature=4
-  python -m kdutils report --scheduler tcp://host:8786  the runs on a Dask cluster; `cluster-demo` shows one here
   python -m kdutils data                                what data there is; `data cifar10` fetches it
   python -m kdutils export my_executed_notebook.ipynb   HTML and PDF beside it
   python -m kdutils pack wrn_22-d4884a27c5571bbd bonn.safetensors
 
-folders, by environment variable:
+environment (folders as seen from where the command is given; empty means not set):
   KD_DATA_DIR   data sets and pretrained weights (default: data/ of the project)
   KD_RUNS_DIR   finished runs and teacher tables (default: runs/ of the project)
   KD_WORKERS    worker processes (default: one for each core)
@@ -32,9 +32,14 @@ A run that is recorded is never run again; an interrupted suite goes on where it
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit code: 0, 1 if a notebook failed, 2 if the input cannot be used."""
-    options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal may lack a sign of a path or of a progress bar
+    options = vars(_parser().parse_args(arguments))
     try:
-        return options.command(options)
+        scheduler = options.pop("scheduler", None)
+        pin_settings(**({} if scheduler is None else {"scheduler": scheduler}))
+        return options.pop("command")(**options)
     except InputError as error:
         print(f"kdutils: {error}", file=sys.stderr)
         return 2
@@ -44,185 +49,107 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m kdutils",
-        description="Course reports on knowledge distillation.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m kdutils", epilog=_EPILOG, formatter_class=layout)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    report = commands.add_parser("report", help="run the notebooks and make the report")
-    report.add_argument("--only", help="notebooks by number or name, separated by commas")
-    report.set_defaults(command=_report)
-    run = commands.add_parser("run", help="run one notebook and export it")
-    run.add_argument("only", metavar="NOTEBOOK", help="number, name or path")
-    run.set_defaults(command=_report)
-    for command in (report, run):
-        command.add_argument(
-            "--profile",
-            default="quick",
-            help="smoke (seconds), quick (minutes; the default), overnight (two CPU cores) or paper (the full protocol)",
-        )
-        command.add_argument(
-            "--dataset",
-            default="auto",
-            help="cifar (each study's own: CIFAR-10 or CIFAR-100), synthetic, or auto (default): CIFAR where it can be had",
-        )
-        command.add_argument("--seeds", help="seeds separated by commas, such as 0,1,2 (default: the profile's)")
-        command.add_argument(
-            "-p",
-            dest="settings",
-            action="append",
-            default=[],
-            metavar="[NOTEBOOK.]NAME=VALUE",
-            help="a parameter of one notebook, or of all that have it",
-        )
-        command.add_argument(
-            "--scheduler",
-            metavar="ADDRESS",
-            help="a Dask scheduler such as tcp://host:8786, whose workers do the runs (default: KD_SCHEDULER, else this machine's processes)",
-        )
+    def command(name: str, function, explanation: str):
+        added = commands.add_parser(name, help=explanation)
+        added.set_defaults(command=function)
+        return added.add_argument
 
-    data = commands.add_parser("data", help="fetch, check and list data sets")
-    data.add_argument(
-        "names", nargs="*", metavar="NAME", help="cifar10, cifar100 or synthetic; none: list what is here"
-    )
-    data.add_argument("--rebuild", action="store_true", help="build the cache anew")
-    data.set_defaults(command=_data)
-
-    export = commands.add_parser("export", help="executed notebooks to HTML and PDF, beside them")
-    export.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
-    export.set_defaults(command=_export)
-
-    pack = commands.add_parser("pack", help="write a recorded binary network at one bit for each binary weight")
-    pack.add_argument("run", metavar="RUN", help="a run's key in KD_RUNS_DIR, or a record's folder")
-    pack.add_argument("out", metavar="OUT", type=Path, help="the file to write, such as bonn.safetensors")
-    pack.set_defaults(command=_pack)
-
-    benchmark = commands.add_parser("benchmark", help="measure training speed against the usual loop")
-    benchmark.add_argument(
-        "what",
-        nargs="?",
-        choices=("distillation", "cifar100", "binary"),
-        default="distillation",
-        help="distillation on CIFAR-10 (default) or CIFAR-100, or binary networks beside their full-precision twins",
-    )
-    benchmark.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
-    benchmark.set_defaults(command=_benchmark)
-
-    demo = commands.add_parser(
-        "cluster-demo", help="a small grid of runs on a Dask cluster of two workers on this machine"
-    )
-    demo.set_defaults(command=_cluster_demo)
+    report = command("report", _report, "run the notebooks and make the report")
+    report("--only", type=lambda names: names.split(","), help="numbers or names, separated by commas")
+    run = command("run", _report, "run one notebook and export it")
+    run("only", metavar="NOTEBOOK", nargs=1, help="number, name or path")
+    for add in (report, run):
+        add("--profile", default="quick", help="smoke (a test), quick (the default), overnight, or paper (all of it)")
+        add("--dataset", default="auto", help="cifar (each study's own), synthetic, or auto: cifar where it can be had")
+        add("--seeds", help="seeds separated by commas, such as 0,1,2 (default: the profile's)")
+        explanation = "a parameter of one notebook, or of all that have it"
+        add("-p", dest="given", action="append", default=[], metavar="[NOTEBOOK.]NAME=VALUE", help=explanation)
+        add("--scheduler", metavar="ADDRESS", help="a Dask scheduler whose workers do the runs, as tcp://host:8786")
+    command("lab", _lab, "open the notebooks in JupyterLab")
+    data = command("data", _data, "fetch, check and list data sets")
+    data("names", nargs="*", metavar="NAME", help="cifar10, cifar100 or synthetic; none: list them")
+    data("--rebuild", action="store_true", help="build the cache anew")
+    export = command("export", _export, "executed notebooks to HTML and PDF, beside them")
+    export("notebooks", nargs="+", metavar="NOTEBOOK")
+    pack = command("pack", _pack, "write a recorded binary network at one bit for each binary weight")
+    pack("run", metavar="RUN", help="a run's key in KD_RUNS_DIR, or a record's folder")
+    pack("out", metavar="OUT", help="the file to write, such as bonn.safetensors")
     return parser
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(only: list[str] | None, seeds: str | None, given: list[str], **values: str) -> int:
     from kdutils import suite
-    from kdutils.runs import cluster
 
-    if options.scheduler is not None:
-        os.environ["KD_SCHEDULER"] = cluster.check_address(options.scheduler)  # the notebooks' kernels inherit it
-    only = options.only.split(",") if options.only is not None else None
-    values = {"profile": options.profile, "dataset": options.dataset}
-    if options.seeds is not None:
-        values["seeds"] = _seeds(options.seeds)
-    if options.command is _report and only and len(only) == 1:  # for a single notebook its name may be left out
-        settings = [s if "." in s.partition("=")[0] else f"{only[0]}.{s}" for s in options.settings]
-    else:
-        settings = options.settings
-    order = suite.make_order(values, only, settings)
-    results = suite.report(order)
-    _print_summary(results)
-    print(f"\nThe report: {order.folder / 'index.html'}")
-    return 1 if any(result.error for result in results) else 0
-
-
-def _seeds(text: str) -> list[int]:
     try:
-        return [int(seed) for seed in text.split(",")]
+        numbers = {} if seeds is None else {"seeds": [int(seed) for seed in seeds.split(",")]}
     except ValueError:
-        raise InputError(f"--seeds takes whole numbers separated by commas, got {text!r}") from None
-
-
-def _print_summary(results: list) -> None:
+        raise InputError(f"--seeds takes whole numbers separated by commas, got {seeds!r}") from None
+    plan = suite.make_plan(values | numbers, only, given)
+    results = suite.report(plan)
     width = max(len(result.notebook.stem) for result in results)
     print(f"\n{'notebook':<{width}}  {'seconds':>7}  result")
     for result in results:
-        outcome = result.error or ("unchanged" if result.reused else "done")
-        print(f"{result.notebook.stem:<{width}}  {result.seconds:>7.1f}  {outcome}")
+        print(f"{result.notebook.stem:<{width}}  {result.seconds:>7.1f}  {result.error or result.outcome}")
+    print(f"\nThe report: {plan.folder / 'index.html'}")
+    return 1 if any(result.error for result in results) else 0
 
 
-def _data(options: argparse.Namespace) -> int:
-    from kdutils.data import datasets as data
-    from kdutils.data.datasets import DATASETS
-    from kdutils.settings import settings
+def _lab() -> int:
+    from jupyterlab.labapp import LabApp
 
-    for name in options.names:
-        if name not in DATASETS:
-            raise InputError(f"unknown data set {name!r}: allowed are {', '.join(DATASETS)}")
-        if options.rebuild:
-            data.build_dataset(name)
-        data.load_dataset(name)
-    print(f"{settings().data_dir}:")
-    for name in DATASETS:
-        if data.is_cached(name):
-            found = data.load_dataset(name)
-            print(
-                f"  {name:<10} {len(found.train_labels):>6,} training and {len(found.test_labels):>6,} test images, {len(found.classes)} classes, digest {found.digest}"
-            )
-        else:
-            print(f"  {name:<10} not here; `python -m kdutils data {name}` gets it")
+    from kdutils.suite import NOTEBOOKS, list_notebooks
+
+    list_notebooks()  # complains where there are none
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this interpreter's kernel, not one that the user has installed
+    os.chdir(NOTEBOOKS)
+    LabApp.launch_instance(["--allow-root"])
     return 0
 
 
-def _export(options: argparse.Namespace) -> int:
+def _data(names: list[str], rebuild: bool) -> int:
+    from kdutils.data import datasets
+
+    for name in names:
+        if name not in datasets.DATASETS:
+            raise InputError(f"unknown data set {name!r}: allowed are {', '.join(datasets.DATASETS)}")
+        if rebuild:
+            datasets.build_dataset(name)
+        datasets.load_dataset(name)
+    print(f"{settings().data_dir}:")
+    for name in datasets.DATASETS:
+        found = datasets.load_dataset(name) if datasets.is_cached(name) else None
+        sizes = found and f"{len(found.train_labels):>6,} training and {len(found.test_labels):>6,} test images"
+        listed = found and f"{sizes}, {len(found.classes)} classes, digest {found.digest}"
+        print(f"  {name:<10} {listed or f'not here; `python -m kdutils data {name}` gets it'}")
+    return 0
+
+
+def _export(notebooks: list[str]) -> int:
     from kdutils.report.export import export_notebook
 
-    for notebook in options.notebooks:
-        for path in export_notebook(notebook, notebook.parent):
-            print(path)
+    for notebook in map(absolute, notebooks):
+        print(*export_notebook(notebook, notebook.parent), sep="\n")
     return 0
 
 
-def _pack(options: argparse.Namespace) -> int:
+def _pack(run: str, out: str) -> int:
     from kdutils.data.datasets import first_test_images, load_dataset
-    from kdutils.networks import counting
-    from kdutils.networks import packed as packing
-    from kdutils.runs.records import recorded
+    from kdutils.networks import counting, packed
+    from kdutils.runs.records import Store
 
-    record = recorded(options.run)
-    images = first_test_images(
-        load_dataset(record.spec.data.name), 8, record.spec.data.normalisation
-    )  # first: without data, no file
-    packing.pack(record.load_model(), record.network, options.out)
-    model, packed = record.load_model(), packing.load_packed(options.out)
-    exact = packing.check_exactness(model, packed, images)
+    record, path = Store.default().read(run), absolute(out)
+    data, model = record.spec.data, record.load_model()
+    images = first_test_images(load_dataset(data.name), 8, data.normalisation)  # first: without data, no file
+    packed.pack(model, record.network, path)
+    exact = packed.check_exactness(model, packed.load_packed(path), images)
     print(counting.accounting_totals(counting.accounting(model)).to_string(index=False, float_format="{:,.0f}".format))
-    print(
-        f"{exact['differ'].sum()} of {exact['outputs compared'].sum():,} outputs differ from the float network's, over {len(exact) - 1} binary layers and the logits of 8 test images"
-    )
-    print(f"{options.out}: {options.out.stat().st_size:,} bytes")
-    return 0
-
-
-def _benchmark(options: argparse.Namespace) -> int:
-    from tests.benchmarks import benchmark
-
-    measure = {
-        "distillation": benchmark.benchmark,
-        "cifar100": benchmark.benchmark_cifar100,
-        "binary": benchmark.benchmark_binary,
-    }
-    measure[options.what](json_file=options.json)
-    return 0
-
-
-def _cluster_demo(options: argparse.Namespace) -> int:
-    from kdutils.runs import cluster
-
-    cluster.demo()
+    compared = f"{exact['differ'].sum()} of {exact['outputs compared'].sum():,} outputs differ from the float network's"
+    print(f"{compared}, over {len(exact) - 1} binary layers and the logits of 8 test images")
+    print(f"{path}: {path.stat().st_size:,} bytes")
     return 0
 
 

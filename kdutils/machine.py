@@ -6,12 +6,17 @@ import contextlib
 import ctypes
 import os
 import platform
-import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,14 @@ def detect_runtime() -> Runtime:
         return Runtime(torch.device("cuda"), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32)
     if torch.backends.mps.is_available():
         return Runtime(torch.device("mps"), torch.float32)
-    return Runtime(torch.device("cpu"), torch.bfloat16 if _cpu_has_bf16() else torch.float32)
+    has_bf16 = any(flag in _cpuinfo() for flag in ("avx512_bf16", "amx_bf16"))
+    return Runtime(torch.device("cpu"), torch.bfloat16 if has_bf16 else torch.float32)
 
 
-def _cpu_has_bf16() -> bool:
-    flags = Path("/proc/cpuinfo")
-    return flags.is_file() and any(name in flags.read_text() for name in ("avx512_bf16", "amx_bf16"))
+def _cpuinfo() -> str:
+    """What Linux tells of the processor; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    return info.read_text() if info.is_file() else ""
 
 
 def keep_freed_memory() -> None:
@@ -60,6 +67,9 @@ def peak_memory_mb(runtime: Runtime) -> float:
     """The most memory this process has held so far: of the GPU where there is one, else resident, in 10^6 bytes."""
     if runtime.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
+    if resource is None:
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss) / 1e6  # peak_wset is Windows' own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes on Linux, bytes on macOS
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
@@ -68,15 +78,12 @@ def hardware() -> str:
     """The device in words, such as the processor's or the GPU's name with its number of cores."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.is_file()
-        else []
-    )
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {cores()} cores"
+    names = (line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name"))
+    return f"{next(names, None) or platform.processor() or platform.machine()}, {cores()} cores"
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores that this process may use: those it is bound to, within the CPU quota of its container."""
+    from dask.system import cpu_count
+
+    return cpu_count()

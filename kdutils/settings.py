@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import uuid4
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -17,7 +19,20 @@ from kdutils.values import explain
 ROOT = Path(__file__).parents[1]
 """The project's folder."""
 
-Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+def absolute(path: str | Path) -> Path:
+    """`path` as seen from the current folder, with `~` for a home; raises `InputError` where there is no such home."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise InputError(f"{path}: there is no such home folder, write the whole path") from None
+
+
+def _address(given: str) -> str:
+    found = re.fullmatch(r"(tcp|tls)://([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", given)
+    if not found or not 0 < int(found[3]) < 2**16:
+        raise ValueError("a scheduler's address is needed, such as tcp://host:8786 (`dask scheduler` prints its own)")
+    return given
 
 
 class Settings(BaseSettings):
@@ -25,30 +40,35 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="KD_", env_ignore_empty=True, frozen=True)
 
-    data_dir: Folder = ROOT / "data"  # data sets and pretrained weights
-    runs_dir: Folder = ROOT / "runs"  # finished runs and teacher tables
+    data_dir: Annotated[Path, AfterValidator(absolute)] = ROOT / "data"  # data sets and pretrained weights
+    runs_dir: Annotated[Path, AfterValidator(absolute)] = ROOT / "runs"  # finished runs and teacher tables
     workers: Annotated[int, Field(gt=0)] | None = None  # None: one for each core, or one where there is a GPU
-    scheduler: Annotated[str, Field(pattern=r"^(tcp|tls)://([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}$")] | None = None
+    scheduler: Annotated[str, AfterValidator(_address)] | None = None  # of a Dask cluster that does the runs
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
-    report_dir: Folder | None = None  # the suite's, for the kernel of a chapter: its report's folder,
+    report_dir: Annotated[Path, AfterValidator(absolute)] | None = (
+        None  # the suite's, for a chapter: its report's folder,
+    )
     chapter: str = ""  # the chapter's name,
-    used_runs: Folder | None = None  # and a file for the keys of the runs that it rests on
+    used_runs: Annotated[Path, AfterValidator(absolute)] | None = (
+        None  # and a file for the keys of the runs it rests on
+    )
 
 
-def settings() -> Settings:
-    """The settings as the environment has them now; raises `InputError` for a value that cannot be."""
+def settings(**given: Any) -> Settings:
+    """The settings as the environment, or `given`, has them now; raises `InputError` for a value that cannot be."""
     try:
-        return Settings()
+        return Settings(**given)
     except ValidationError as error:
-        raise InputError(f"KD_{explain(error)[0].upper()}{explain(error)[1:]}") from None
+        name, _, reason = explain(error).partition(":")
+        raise InputError(f"KD_{name.upper()}:{reason}") from None
 
 
-def pin_settings() -> None:
-    """Make relative folders absolute in the environment, for kernels and workers, which run in other folders."""
-    found = settings()
-    for name in ("data_dir", "runs_dir"):
-        if os.environ.get(f"KD_{name.upper()}"):
-            os.environ[f"KD_{name.upper()}"] = str(getattr(found, name))
+def pin_settings(**given: Any) -> None:
+    """Check the settings and write them to the environment, their folders absolute: kernels and workers run elsewhere."""
+    for name, value in settings(**given).model_dump(exclude_unset=True).items():
+        os.environ[f"KD_{name.upper()}"] = str(value)
+    if os.environ.get("TMPDIR"):
+        os.environ["TMPDIR"] = tempfile.gettempdir()
 
 
 def write_atomic(path: Path, content: bytes) -> Path:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import inspect
 import json
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,25 +22,28 @@ from typing import Annotated, Literal
 
 import nbformat
 import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
-from kdutils.data.datasets import load_dataset, resolve_dataset
+from kdutils.data.datasets import DATASETS, load_dataset
 from kdutils.data.views import split_indices
 from kdutils.errors import InputError
 from kdutils.machine import detect_runtime
-from kdutils.networks.weights import resolve_init
+from kdutils.networks.registry import IMAGENET_NETWORKS
+from kdutils.networks.weights import file_digest, imagenet_digest
+from kdutils.report.chapter import open_study
 from kdutils.report.export import Cover, export_notebook, export_report, read_chapter, write_index
 from kdutils.runs import cluster
-from kdutils.runs.jobs import workers
-from kdutils.runs.records import Store, read_record
 from kdutils.runs.records import environment as current_environment
-from kdutils.settings import settings, write_atomic
-from kdutils.studies import assignment, binarised, cifar100, teacher_init
-from kdutils.values import explain
+from kdutils.runs.records import Store, read_record
+from kdutils.settings import ROOT, absolute, settings, write_atomic
+from kdutils.values import Value, explain
 
-ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 _PROFILES = {
     "smoke": "a test that everything runs; its numbers mean nothing",
@@ -48,26 +51,20 @@ _PROFILES = {
     "overnight": "what two CPU cores do in a night, on all images the documents use",
     "paper": "the documents' full protocols",
 }
-_STUDIES = {
-    "05": binarised,
-    "06": binarised,
-    "07": teacher_init,
-    "08": cifar100,
-}  # by a chapter's number; all others: assignment
-_OWN_DATA = {"08": "cifar100"}  # the CIFAR set of a chapter's study; of all others cifar10
-_CELL_SECONDS = 24 * 3600  # a cell may train for a night, never for ever
+_LIMITS = {"start_timeout": 120, "execution_timeout": 24 * 3600, "iopub_timeout": 120}
+"""Seconds for a kernel to start, for a cell (it may train for a night, never for ever) and for its output to arrive."""
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]  # NumPy takes no larger ones
 
 
-class Parameters(BaseModel):
+class Parameters(Value):
     """Every parameter that a notebook may have, and its allowed values."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     profile: Literal["smoke", "quick", "overnight", "paper"] = "quick"
     dataset: Literal["auto", "cifar", "cifar10", "cifar100", "synthetic"] = "auto"
     init: Literal["auto", "imagenet", "random", "pretrain:cifar100"] = "auto"
-    seeds: list[Annotated[int, Field(ge=0)]] | None = None
-    teacher_seeds: list[Annotated[int, Field(ge=0)]] | None = None
+    seeds: Seeds | None = None
+    teacher_seeds: Seeds | None = None
     temperature: Annotated[float, Field(gt=0)] | None = None
     kd_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     teacher_file: str | None = None
@@ -75,15 +72,14 @@ class Parameters(BaseModel):
     @field_validator("seeds", "teacher_seeds")
     @classmethod
     def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
-        if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
-            raise ValueError("at least one seed is needed, and they must differ from each other")
+        if len(set(seeds or [])) < len(seeds or []):
+            raise ValueError("seeds must differ from each other")
         return seeds
 
 
 def check_parameters(values: dict) -> None:
     """Raise `InputError` for the first unknown name or impossible value."""
-    unknown = sorted(values.keys() - Parameters.model_fields.keys())
-    if unknown:
+    if unknown := sorted(values.keys() - Parameters.model_fields.keys()):
         raise InputError(f"unknown parameter {unknown[0]!r}: allowed are {', '.join(Parameters.model_fields)}")
     try:
         Parameters(**values)
@@ -92,189 +88,78 @@ def check_parameters(values: dict) -> None:
 
 
 def list_notebooks() -> list[Path]:
-    """The chapters in their order."""
-    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    """The chapters in their order; raises `InputError` where there are none, as beside an installed package."""
+    if found := sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        return found
+    raise InputError(f"there are no chapters in {NOTEBOOKS}: get the project's folder and `pip install -e .` in it")
 
 
 def find_notebook(name: str) -> Path:
-    """The notebook that `name` means: its number (03), its stem, or a path; raises `InputError` naming those there are."""
-    notebooks = list_notebooks()
-    for path in notebooks:
-        if name in (path.stem, path.name, path.stem.partition("_")[0]) or Path(name).absolute() == path:
+    """The notebook that `name` means: its number (03), stem, or path; raises `InputError` naming those there are."""
+    for path in list_notebooks():
+        if name in (path.stem, path.name, path.stem.partition("_")[0]) or absolute(name).resolve() == path.resolve():
             return path
-    raise InputError(f"unknown notebook {name!r}: allowed are {', '.join(path.stem for path in notebooks)}")
+    raise InputError(f"unknown notebook {name!r}: allowed are {', '.join(path.stem for path in list_notebooks())}")
 
 
 def notebook_parameters(path: Path) -> dict:
-    """Names and defaults of the notebook's tagged cell; raises `InputError` unless there is exactly one such cell of plain values."""
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if "parameters" in cell.metadata.get("tags", [])]
+    """Names and defaults of the notebook's one tagged cell of plain values; raises `InputError` if there is another."""
+    cells = [cell for cell in _read(path).cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise InputError(f"{path.name} has {len(cells)} cells tagged 'parameters': exactly one is needed")
     try:
-        return {
-            target.id: ast.literal_eval(node.value)
-            for node in ast.parse(cells[0].source).body
-            for [target] in [node.targets]
-        }
+        assigned = [(node.targets, node.value) for node in ast.parse(cells[0].source).body]
+        return {target.id: ast.literal_eval(value) for [target], value in assigned}
     except (SyntaxError, ValueError, AttributeError):
-        raise InputError(
-            f"the cell tagged 'parameters' of {path.name} may only hold lines such as `name = value`"
-        ) from None
+        needed = "may only hold lines such as `name = value`"
+        raise InputError(f"the cell tagged 'parameters' of {path.name} {needed}") from None
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a notebook's run ended: its seconds, whether its last version still held, and what went wrong."""
-
-    notebook: Path
-    seconds: float
-    reused: bool = False
-    error: str | None = None
-
-
-def execute(notebook: Path, values: dict, folder: Path) -> Result:
-    """Run a notebook with those of `values` that it has, into `folder`/<name>.ipynb.
-
-    Nothing is run where that file holds the same notebook, parameters and code, and the runs it used are still
-    recorded. A notebook that fails is kept as `folder`/failed/<name>.ipynb, and nothing of it is published.
-    """
-    own = notebook_parameters(notebook)
-    given = {name: value for name, value in values.items() if name in own}
-    check_parameters(own | given)
-    published, failed = folder / notebook.name, folder / "failed" / notebook.name
-    fingerprint = _fingerprint(notebook, given)
-    if _is_current(published, fingerprint):
-        return Result(notebook, 0.0, reused=True)
-    began = time.monotonic()
-    for old in [*folder.glob(f"{notebook.stem}.*"), *folder.glob(f"*/{notebook.stem[:2]}_*")]:
-        old.unlink()
-    with tempfile.TemporaryDirectory() as scratch:
-        draft, used = Path(scratch) / notebook.name, Path(scratch) / "runs"
-        error = _papermill(
-            notebook,
-            draft,
-            given,
-            {"KD_REPORT_DIR": str(folder.absolute()), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)},
-        )
-        executed = nbformat.read(draft, as_version=4)
-        runs = sorted(set(used.read_text().split())) if used.exists() else []
-    executed.metadata["kdutils"] = {"fingerprint": fingerprint, "runs": runs, "dataset": given.get("dataset")}
-    write_atomic(failed if error else published, nbformat.writes(executed).encode())
-    return Result(notebook, time.monotonic() - began, error=error)
-
-
-def _papermill(notebook: Path, draft: Path, given: dict, settings: dict[str, str]) -> str | None:
-    """Execute into `draft`; None, or what went wrong in one line."""
-    before = dict(os.environ)
-    paths = os.pathsep.join(filter(None, [str(ROOT), before.get("PYTHONPATH")]))
-    os.environ.update(settings | {"PYTHONPATH": paths})  # the kernel inherits them
+def _read(path: Path) -> nbformat.NotebookNode:
     try:
-        papermill.execute_notebook(
-            notebook, draft, given, kernel_name="python3", cwd=str(notebook.parent), execution_timeout=_CELL_SECONDS,
-            progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr, extra_arguments=["--log-level=ERROR"],
-        )  # fmt: skip
-    except PapermillExecutionError as error:
-        return f"cell {error.exec_count}: {error.ename}: {error.evalue}".splitlines()[0]
-    except CellTimeoutError:
-        return f"a cell took longer than {_CELL_SECONDS} s"
-    except DeadKernelError:
-        return "the kernel died (killed, or out of memory)"
-    except RuntimeError as error:  # nbclient's word for a kernel that does not start in time
-        return f"the kernel did not start: {error}".splitlines()[0]
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    return None
-
-
-def _fingerprint(notebook: Path, given: dict) -> str:
-    """Of all that an executed notebook depends on beside its runs."""
-    sources = [notebook, ROOT / "reports" / "published.csv", *sorted((ROOT / "kdutils").rglob("*.*"))]
-    content = b"".join(path.read_bytes() for path in sources if path.is_file() and path.suffix != ".pyc")
-    if "dataset" in given:
-        content += load_dataset(given["dataset"]).digest.encode()
-    return hashlib.sha256(content + json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _is_current(published: Path, fingerprint: str) -> bool:
-    made = _made(published)
-    return made.get("fingerprint") == fingerprint and all((settings().runs_dir / key).is_dir() for key in made["runs"])
+        return nbformat.read(path, as_version=4)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        raise InputError(f"{path} is not a readable notebook") from None
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be reported: notebooks in their order, values for all of them, and values for one by its stem."""
+class Plan:
+    """What is to be reported: a profile, and the notebooks in their order, each with the values that it is given."""
 
-    notebooks: list[Path]
-    values: dict
-    own_values: dict[str, dict]
-
-    def values_of(self, notebook: Path) -> dict:
-        """All that is given to one notebook."""
-        return self.values | self.own_values.get(notebook.stem, {})
+    profile: str
+    chapters: dict[Path, dict]
 
     @property
     def folder(self) -> Path:
         """Where this profile's report lies."""
-        return ROOT / "reports" / self.values["profile"]
+        return ROOT / "reports" / self.profile
 
 
-def make_order(values: dict, only: list[str] | None = None, settings: list[str] = []) -> Order:
-    """Check everything before anything is run; raises `InputError`.
+def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] = ()) -> Plan:
+    """Check everything before anything is run, and resolve what data and weights can be had; raises `InputError`.
 
-    settings: `notebook.name=value` for one notebook, or `name=value` for all that have that parameter.
+    values: for all notebooks, as far as they have these parameters. given: `notebook.name=value` for one notebook, or
+    `name=value` for all that have it.
     """
     notebooks = [find_notebook(name) for name in only] if only else list_notebooks()
-    values, own_values, shared = dict(values), {}, set()
-    for setting in settings:
-        where, name, value = _parse(setting)
-        if where:
-            notebook = find_notebook(where)
-            if notebook not in notebooks:
-                raise InputError(
-                    f"{setting!r} is for {notebook.stem}, which is not run: allowed are {', '.join(path.stem for path in notebooks)}"
-                )
-            allowed = notebook_parameters(notebook)
-            if name not in allowed:
-                raise InputError(f"{notebook.stem} has no parameter {name!r}: allowed are {', '.join(allowed)}")
-            own_values.setdefault(notebook.stem, {})[name] = value
-        else:
-            values[name] = value
-            shared.add(name)
-    for given in [values, *own_values.values()]:
-        check_parameters(given)
-        if given.get("teacher_file"):  # a chapter runs in another folder than the command
-            given["teacher_file"] = str(Path(given["teacher_file"]).expanduser().absolute())
-    offered = {name for notebook in notebooks for name in notebook_parameters(notebook)}
-    if useless := sorted(shared - offered - {"profile", "dataset", "init"}):
-        raise InputError(
-            f"no notebook that is run has a parameter {useless[0]!r}: allowed are {', '.join(sorted(offered))}"
-        )
-    workers(), Store.default()  # they complain before anything is run
-    wanted, values["init"] = values.get("dataset", "auto"), resolve_init(values.get("init", "auto"))
-    sets = {path.stem: _OWN_DATA.get(path.stem[:2], "cifar10") for path in notebooks}
-    found = {own: resolve_dataset(wanted, own) for own in dict.fromkeys(sets.values())}
-    values["dataset"] = found[sets[notebooks[0].stem]]
-    for stem, own in sets.items():
-        if found[own] != values["dataset"]:
-            own_values[stem] = {"dataset": found[own]} | own_values.get(stem, {})
-    order = Order(notebooks, values, own_values)
-    for notebook in notebooks:
-        study = _STUDIES.get(notebook.stem[:2], assignment)
-        given = {
-            name: value
-            for name, value in order.values_of(notebook).items()
-            if name in inspect.signature(study).parameters
-        }
-        sizes = study(**given).data
-        split_indices(
-            load_dataset(sizes.name).train_labels, *sizes.split
-        )  # a part of a data set may be too small for the profile
-    with cluster.connect(
-        cluster.scheduler(), {order.values_of(notebook)["dataset"] for notebook in notebooks}
-    ):  # it complains
-        pass
-    return order
+    offered = {path: notebook_parameters(path) for path in notebooks}
+    chapters = {path: dict(values) for path in notebooks}
+    for where, name, value in sorted(map(_parse, given), key=lambda parsed: bool(parsed[0])):  # those for one come last
+        meant = [path for path in notebooks if not where or path == find_notebook(where)]
+        if not any(name in offered[path] for path in meant):
+            names = ", ".join(dict.fromkeys(key for path in meant or notebooks for key in offered[path]))
+            stems = ", ".join(path.stem for path in meant or notebooks)
+            raise InputError(f"{name!r} is no parameter of what is run, {stems}: allowed are {names}")
+        for path in meant:
+            chapters[path][name] = value
+    store = Store.default()  # it complains
+    profile, *others = dict.fromkeys(values["profile"] for values in chapters.values())
+    if others:
+        raise InputError(f"a report has one profile, got {profile!r} and {others[0]!r}: give it by --profile")
+    plan = Plan(profile, {path: _resolve(path, offered[path], chapters[path]) for path in notebooks})
+    sets = {values.get("dataset") for values in plan.chapters.values()} & DATASETS.keys()
+    with cluster.connect(settings().scheduler, sets, store):  # it complains
+        return plan
 
 
 def _parse(setting: str) -> tuple[str, str, object]:
@@ -288,19 +173,156 @@ def _parse(setting: str) -> tuple[str, str, object]:
         return where, name, text
 
 
-def report(order: Order) -> list[Result]:
+def _resolve(notebook: Path, offered: dict, values: dict) -> dict:
+    """Those of `values` that the notebook has, with the data and the weights that its study uses here."""
+    check_parameters(offered | values)
+    given = {name: value for name, value in values.items() if name in offered}
+    if given.get("teacher_file"):  # a chapter runs in another folder than the command
+        given["teacher_file"] = str(absolute(given["teacher_file"]))
+    if name := _read(notebook).metadata.get("kdutils", {}).get("study"):
+        study = open_study(name, **offered | given)
+        split_indices(load_dataset(study.data.name).train_labels, *study.data.split)  # a part of a set may be too small
+        found = {"dataset": study.data.name, "init": study.init}
+        given |= {name: value for name, value in found.items() if name in offered}
+    return given
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a notebook's run ended: its seconds, whether its last version still held, and what went wrong."""
+
+    notebook: Path
+    seconds: float
+    outcome: Literal["done", "unchanged", "failed"]
+    error: str | None = None
+
+
+class Kernel:
+    """A kernel of the running interpreter, whatever a user has installed as python3, in which chapters run in turn.
+
+    It is one for all of them because it imports PyTorch and the rest for longer than a short chapter runs. Each chapter
+    finds its names, folder and environment as new; after one that failed, the next gets a new kernel.
+    """
+
+    def __init__(self) -> None:
+        self._manager: AsyncKernelManager | None = None
+
+    async def renew(self, folder: Path, environment: dict[str, str]) -> AsyncKernelManager:
+        """The kernel, cleared, in `folder` and with `environment`; raises `RuntimeError` if it does not answer."""
+        if self._manager is None:
+            named = {"kernel_spec": KernelSpec(**get_kernel_dict())}
+            self._manager = type("Manager", (AsyncKernelManager,), named)()
+            quiet = ["--log-level=ERROR", "--HistoryManager.enabled=False"]
+            await self._manager.start_kernel(env=environment, extra_arguments=quiet)
+        client = self._manager.client()
+        client.start_channels()
+        try:
+            await client.wait_for_ready(_LIMITS["start_timeout"])
+            cleared = f"""
+                import os
+                os.environ.clear(), os.environ.update({environment!r}), os.chdir({str(folder)!r})
+                get_ipython().reset(new_session=True)
+            """
+            await client.execute(cleared, silent=True, reply=True, timeout=_LIMITS["start_timeout"])
+        finally:
+            client.stop_channels()
+        return self._manager
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        if self._manager is not None:
+            run_sync(self._manager.shutdown_kernel)(now=True)
+        self._manager = None
+
+
+def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result:
+    """Run a notebook with the values `given` into `folder`/<name>.ipynb, its figures and tables into folders beside it.
+
+    Nothing is run where that file holds the same notebook, values and code, and the runs it used are still recorded. A
+    notebook that fails is kept as `folder`/failed/<name>.ipynb; what was published before stays as it was.
+    """
+    fingerprint, began = _fingerprint(notebook, given), time.monotonic()
+    if _is_current(folder / notebook.name, fingerprint):
+        (folder / "failed" / notebook.name).unlink(missing_ok=True)
+        return Result(notebook, 0.0, "unchanged")
+    with tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as scratch:
+        draft, made, used = (Path(scratch).absolute() / name for name in (notebook.name, "report", "runs"))
+        places = {"KD_REPORT_DIR": str(made), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)}
+        error = _papermill(notebook, draft, given, kernel, places)
+        executed = _read(draft if draft.is_file() else notebook)
+        runs = sorted(set(used.read_text().split())) if used.exists() else []
+        files = {path.relative_to(made): path.read_bytes() for path in made.rglob("*.*")}
+    executed.metadata["kdutils"] = {"fingerprint": fingerprint, "runs": runs, "dataset": given.get("dataset")}
+    content = nbformat.writes(executed).encode()
+    if error:
+        kernel.close()
+        write_atomic(folder / "failed" / notebook.name, content)
+        return Result(notebook, time.monotonic() - began, "failed", error)
+    for path, shown in files.items():
+        write_atomic(folder / path, shown)
+    for old in folder.glob(f"*/{notebook.stem[:2]}_*"):
+        if old.relative_to(folder) not in files:
+            old.unlink()
+    write_atomic(folder / notebook.name, content)
+    return Result(notebook, time.monotonic() - began, "done")
+
+
+def _papermill(notebook: Path, draft: Path, given: dict, kernel: Kernel, places: dict[str, str]) -> str | None:
+    """Execute into `draft`; None, or what went wrong in one line."""
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, draft)]  # they are no templates
+    python = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # this package, from any folder
+    shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
+    try:
+        running = run_sync(kernel.renew)(notebook.parent, os.environ | {"PYTHONPATH": python} | places)
+        names = {"kernel_name": "python3", "language": "python"}
+        papermill.execute_notebook(*paths, given, km=running, **names, **shown, **_LIMITS)
+    except PapermillExecutionError as error:
+        return f"cell {error.exec_count}: {error.ename}: {error.evalue}".splitlines()[0]
+    except CellTimeoutError as error:
+        if "IOPub" in str(error):
+            return f"the output of a cell did not arrive within {_LIMITS['iopub_timeout']} s of its end"
+        return f"a cell took longer than {_LIMITS['execution_timeout']} s"
+    except DeadKernelError:
+        return "the kernel died (killed, or out of memory)"
+    except (RuntimeError, OSError) as error:  # RuntimeError is jupyter_client's word for a kernel that does not answer
+        return f"the kernel did not start: {error}".splitlines()[0]
+    return None
+
+
+def _fingerprint(notebook: Path, given: dict) -> str:
+    """Of all that an executed notebook depends on beside its runs: code, published values, data and weights."""
+    data, init, file = (given.get(name) or "" for name in ("dataset", "init", "teacher_file"))
+    parts = [notebook.read_text(encoding="utf-8"), json.dumps(given, sort_keys=True), file and file_digest(Path(file))]
+    for source in [*sorted((ROOT / "kdutils").rglob("*.*")), ROOT / "reports" / "published.csv"]:
+        if source.is_file() and source.suffix not in (".pyc", ".pyi") and not source.name.startswith("."):
+            parts += [source.name, file_digest(source)]
+    sets = {data} if data == "synthetic" else {data, init.removeprefix("pretrain:")}
+    parts += [load_dataset(name).digest for name in sorted(sets & DATASETS.keys())]
+    parts += [f"{name} {imagenet_digest(name)}" for name in IMAGENET_NETWORKS if init == "imagenet"]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _is_current(published: Path, fingerprint: str) -> bool:
+    made, runs = _made(published), settings().runs_dir
+    return made.get("fingerprint") == fingerprint and all((runs / key).is_dir() for key in made["runs"])
+
+
+def report(plan: Plan) -> list[Result]:
     """Run the notebooks one after the other, export them, and lead through them with index.html and report.pdf.
 
     A notebook that fails does not stop the others.
     """
-    results = []
-    for number, notebook in enumerate(order.notebooks, 1):
-        print(f"[{number}/{len(order.notebooks)}] {notebook.stem}", flush=True)
-        results.append(execute(notebook, order.values_of(notebook), order.folder))
-        if results[-1].error:
-            print(f"    failed: {results[-1].error}", flush=True)
-    if not (all(result.reused for result in results) and _is_published(order.folder)):
-        publish(order)
+    results, kernel = [], Kernel()
+    try:
+        for number, (notebook, given) in enumerate(plan.chapters.items(), 1):
+            print(f"[{number}/{len(plan.chapters)}] {notebook.stem}", flush=True)
+            results.append(execute(notebook, given, plan.folder, kernel))
+            if results[-1].error:
+                print(f"    failed: {results[-1].error}", flush=True)
+    finally:
+        kernel.close()
+    if not (all(result.outcome == "unchanged" for result in results) and _is_published(plan.folder)):
+        publish(plan)
     return results
 
 
@@ -308,11 +330,11 @@ def _is_published(folder: Path) -> bool:
     """Whether index.html, which is written last, is newer than all chapters: a command may have been killed before."""
     index, chapters = folder / "index.html", list(folder.glob("*.ipynb"))
     pages = [folder / "report.pdf", *(path.with_suffix(suffix) for path in chapters for suffix in (".html", ".pdf"))]
-    made = [path.stat().st_mtime_ns for path in [*chapters, *folder.glob("failed/*.ipynb")]]
+    made = [path.stat().st_mtime_ns for path in (*chapters, *folder.glob("failed"))]  # a folder: its last change
     return index.is_file() and all(page.is_file() for page in pages) and max(made) <= index.stat().st_mtime_ns
 
 
-def publish(order: Order) -> None:
+def publish(order: Plan) -> None:
     """Export all of the profile's executed notebooks, and write report.pdf, the runs' summaries and index.html."""
     folder = order.folder
     whole = [folder / notebook.name for notebook in list_notebooks() if (folder / notebook.name).is_file()]
@@ -357,15 +379,17 @@ def _made(published: Path) -> dict:
         return {}
 
 
-def _cover(order: Order, chapters: list[Path]) -> Cover:
+def _cover(order: Plan, chapters: list[Path]) -> Cover:
     environment, named = (
         current_environment(detect_runtime()),
-        dict.fromkeys(order.values_of(notebook)["dataset"] for notebook in order.notebooks),
+        dict.fromkeys(given["dataset"] for given in order.chapters.values() if given.get("dataset") in DATASETS),
     )
     facts = {
         "Data": "; ".join(f"{dataset.title} (digest {dataset.digest})" for dataset in map(load_dataset, named)),
-        "Profile": f"{order.values['profile']}: {_PROFILES[order.values['profile']]}",
-        "ResNets start from": "ImageNet weights" if order.values["init"] == "imagenet" else "random weights",
+        "Profile": f"{order.profile}: {_PROFILES[order.profile]}",
+        "ResNets start from": "ImageNet weights"
+        if any(given.get("init") == "imagenet" for given in order.chapters.values())
+        else "random weights",
         "Hardware": environment["hardware"],
         "Versions": f"Python {environment['python']}, torch {environment['torch']}, torchvision {environment['torchvision']}",
         "Code": environment["code"],

@@ -10,12 +10,20 @@ import socket
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+
+from kdutils.data.datasets import load_dataset
 
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
-    """The session's `KD_DATA_DIR`: the synthetic data set is built in it once."""
-    return tmp_path_factory.mktemp("data")
+    """The session's `KD_DATA_DIR`, one for all processes that share the tests, with the synthetic data set in it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "data"
+    with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KD_DATA_DIR", str(folder))
+        load_dataset("synthetic")
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +31,7 @@ def isolated(data_folder, tmp_path, monkeypatch):
     """No test sees the user's data or runs, or another test's runs."""
     monkeypatch.setenv("KD_DATA_DIR", str(data_folder))
     monkeypatch.setenv("KD_RUNS_DIR", str(tmp_path / "runs"))
-    for name in ("KD_CHECKPOINT_SECONDS", "KD_USED_RUNS"):
+    for name in ("KD_CHECKPOINT_SECONDS", "KD_REPORT_DIR", "KD_CHAPTER", "KD_USED_RUNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KD_SCHEDULER", "")
     monkeypatch.setenv("KD_WORKERS", os.environ.get("KD_WORKERS", "1"))

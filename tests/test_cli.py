@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from jupyterlab.labapp import LabApp
 from safetensors.torch import save_file
 
 from kdutils import suite
@@ -15,8 +19,9 @@ from kdutils.__main__ import main
 from kdutils.data.datasets import load_dataset
 from kdutils.machine import detect_runtime
 from kdutils.networks.registry import build_model
+from kdutils.report import export
 from kdutils.runs.records import save
-from kdutils.settings import runs_dir
+from kdutils.settings import ROOT, settings
 from kdutils.specs import DataSpec, ModelSpec, RunSpec
 from kdutils.training.loop import Outcome
 
@@ -36,10 +41,7 @@ NOTEBOOKS = [
 
 @pytest.fixture(scope="session")
 def synthetic(data_folder):
-    """The folder of the synthetic data set, built."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KD_DATA_DIR", str(data_folder))
-        load_dataset("synthetic")
+    """The folder of the synthetic data set."""
     return data_folder / "synthetic"
 
 
@@ -87,7 +89,7 @@ def complaint(arguments, world, capsys) -> str:
         "run 00 -p temperature=4": ["'temperature'", "00_data", "profile, dataset"],
         "report --only 00 -p temperature=4": ["'temperature'", "00_data", "profile, dataset"],
         "report --only 00,01 -p temperature=4": ["temperature"],
-        "report --only 01 -p 03.temperature=4": ["03_one_teacher"],
+        "report --only 01 -p 03.temperature=4": ["temperature", "01_baseline_small_cnn"],
         "report -p 03.temperature": ["03.temperature", "notebook.name=value"],
         "report -p temperature": ["temperature", "notebook.name=value"],
         "run 03 -p temperature=0": ["temperature", "greater than 0", "(got 0)"],
@@ -102,8 +104,11 @@ def complaint(arguments, world, capsys) -> str:
         "report --seeds 0,one": ["--seeds", "whole numbers", "'0,one'"],
         "report --seeds 0.5": ["--seeds", "whole numbers", "'0.5'"],
         "report --seeds 0,-1": ["seeds", "greater than or equal to 0", "-1"],
+        "report --seeds 4294967296": ["seeds", "less than 4294967296", "got 4294967296"],
+        "run 03 -p teacher_seeds=[4294967296]": ["teacher_seeds", "less than 4294967296"],
+        "report -p 03.profile=smoke": ["'quick'", "'smoke'", "--profile"],
         "report -p 03.teacher_seeds=[1,1]": ["teacher_seeds", "differ", "[1, 1]"],
-        "report -p seeds=[]": ["seeds", "at least one"],
+        "report -p seeds=[]": ["seeds", "at least 1 item"],
         "report -p seeds=3": ["seeds", "list", "3"],
         "report -p init=zeros": ["init", "auto", "imagenet", "random", "'zeros'"],
         "run 03 -p teacher_file=a.pth": ["03_one_teacher", "teacher_file", "temperature"],
@@ -169,10 +174,25 @@ def test_a_run_store_that_cannot_be_written_is_refused(world, synthetic, monkeyp
     assert str(world / "file" / "runs") in said and "KD_RUNS_DIR" in said
 
 
-def test_a_number_of_workers_that_is_none_is_refused(world, synthetic, monkeypatch, capsys):
-    monkeypatch.setenv("KD_DATA_DIR", str(synthetic.parent))
-    monkeypatch.setenv("KD_WORKERS", "many")
-    assert "KD_WORKERS" in complaint(["report", "--dataset", "synthetic", "-p", "init=random"], world, capsys)
+@pytest.mark.parametrize(
+    "name, value, allowed",
+    [
+        ("KD_WORKERS", "x", "integer"),
+        ("KD_WORKERS", "0", "greater than 0"),
+        ("KD_WORKERS", "2.5", "integer"),
+        ("KD_CHECKPOINT_SECONDS", "soon", "number"),
+        ("KD_CHECKPOINT_SECONDS", "-1", "greater than or equal to 0"),
+        ("KD_CHECKPOINT_SECONDS", "nan", "finite"),
+        ("KD_SCHEDULER", "host", "tcp://host:8786"),
+        ("KD_DATA_DIR", "~nobody-here/data", "no such home"),
+        ("KD_RUNS_DIR", "~nobody-here/runs", "no such home"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_every_command(name, value, allowed, world, monkeypatch, capsys):
+    monkeypatch.setenv(name, value)
+    for command in (["report"], ["run", "03"], ["data"], ["lab"], ["export", "x.ipynb"], ["pack", "a", "b"]):
+        said = complaint(command, world, capsys)
+        assert said.startswith(f"kdutils: {name}: ") and allowed in said and value in said
 
 
 def test_data_that_cannot_be_had_are_refused(world, capsys):
@@ -196,7 +216,7 @@ def test_a_damaged_cache_is_refused_by_file(world, synthetic, part, damage, caps
             "no array at all": b"a web page",
         }[damage]
     )
-    for command in (["data", "synthetic"], ["report", "--dataset", "synthetic"]):
+    for command in (["data", "synthetic"], ["report", "--dataset", "synthetic", "-p", "init=random"]):
         said = complaint(command, world, capsys)
         assert str(file) in said and "data synthetic --rebuild" in said
 
@@ -249,8 +269,7 @@ def test_help_teaches(capsys):
         "data",
         "export",
         "pack",
-        "benchmark",
-        "cluster-demo",
+        "lab",
         "examples:",
         "-p 03.temperature=4",
         "KD_DATA_DIR",
@@ -261,7 +280,7 @@ def test_help_teaches(capsys):
         assert word in said
 
 
-@pytest.mark.parametrize("command", ["report", "run", "data", "export", "pack", "benchmark", "cluster-demo"])
+@pytest.mark.parametrize("command", ["report", "run", "lab", "data", "export", "pack"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
@@ -308,7 +327,7 @@ def recorded(world, synthetic, monkeypatch):
 
 def test_pack_writes_the_network_and_says_how_exact_and_how_large_it_is(recorded, world, capsys):
     key = recorded("wrn_16_1", precision="bonn")
-    for run in (key, str(runs_dir() / key)):
+    for run in (key, str(settings().runs_dir / key)):
         assert main(["pack", run, str(world / "bonn.safetensors")]) == 0
         said = capsys.readouterr().out
         assert re.search(r"^0 of [\d,]+ outputs differ .* 12 binary layers", said, re.MULTILINE)
@@ -321,33 +340,106 @@ def test_pack_refuses_a_network_of_floats(recorded, world, capsys):
     assert key in complaint(["pack", "another", str(world / "out.safetensors")], world, capsys)
 
 
-def test_values_reach_the_order(synthetic, monkeypatch, capsys):
-    orders = []
-    monkeypatch.setattr(
-        suite, "report", lambda order: orders.append(order) or [suite.Result(path, 1.0) for path in order.notebooks]
-    )
+@pytest.fixture
+def plans(monkeypatch, data_folder):
+    """Every plan that would be reported, in place of its report."""
+    made = []
+
+    def report(plan):
+        made.append(plan)
+        return [suite.Result(path, 1.0, "done") for path in plan.chapters]
+
+    monkeypatch.setattr(suite, "report", report)
+    return made
+
+
+def test_values_reach_the_plan(plans, capsys):
     fixed = ["--profile", "smoke", "--dataset", "synthetic", "--seeds", "3,5", "-p", "init=random"]
     assert main(["report", *fixed, "--only", "01,03", "-p", "03.temperature=4", "-p", "kd_weight=0.9"]) == 0
     assert main(["run", "03_one_teacher", *fixed, "-p", "temperature=4"]) == 0
-    both, single = orders
-    assert [path.stem for path in both.notebooks] == ["01_baseline_small_cnn", "03_one_teacher"]
-    assert both.values == {
-        "profile": "smoke",
-        "dataset": "synthetic",
-        "seeds": [3, 5],
-        "init": "random",
-        "kd_weight": 0.9,
+    both, single = plans
+    common = {"profile": "smoke", "dataset": "synthetic", "seeds": [3, 5]}
+    assert {path.stem: given for path, given in both.chapters.items()} == {
+        "01_baseline_small_cnn": common,
+        "03_one_teacher": common | {"init": "random", "temperature": 4, "kd_weight": 0.9},
     }
-    assert both.own_values == {"03_one_teacher": {"temperature": 4}}
-    assert [path.stem for path in single.notebooks] == ["03_one_teacher"]
-    assert single.values.get("temperature", single.own_values.get("03_one_teacher", {}).get("temperature")) == 4
+    assert {path.stem: given for path, given in single.chapters.items()} == {
+        "03_one_teacher": common | {"init": "random", "temperature": 4}
+    }
     assert str(both.folder / "index.html") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "parameter", ["profile=smoke", "dataset=auto", "init=auto", "seeds=[4294967295]", "kd_weight=0"]
+)
+def test_a_parameter_on_the_edge_of_what_is_allowed_is_resolved(parameter, plans, synthetic, world, monkeypatch):
+    """Nothing but the synthetic set lies here: what is left to the machine becomes synthetic data and random weights."""
+    (world / "data").mkdir()
+    (world / "data" / "synthetic").symlink_to(synthetic)
+    assert main(["run", "03", "--profile", "smoke", "--dataset", "auto", "-p", parameter]) == 0
+    (given,) = plans[0].chapters.values()
+    assert (given["profile"], given["dataset"], given["init"]) == ("smoke", "synthetic", "random")
+    assert plans[0].folder.name == "smoke"
+
+
+def test_a_chapter_is_found_from_another_folder(plans, monkeypatch, tmp_path):
+    (tmp_path / "notebooks").symlink_to(suite.NOTEBOOKS)
+    monkeypatch.chdir(tmp_path)
+    fixed = ["--profile", "smoke", "--dataset", "synthetic", "-p", "dataset=synthetic"]
+    for spelling in ("notebooks/00_data.ipynb", "./notebooks/../notebooks/00_data.ipynb", "00_data.ipynb", "00"):
+        assert main(["run", spelling, *fixed]) == 0
+        assert [path.stem for path in plans[-1].chapters] == ["00_data"]
+
+
+def test_relative_folders_hold_from_where_the_command_is_given(plans, data_folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KD_DATA_DIR", os.path.relpath(data_folder, tmp_path))
+    monkeypatch.setenv("KD_RUNS_DIR", "my runs #1")
+    assert main(["run", "00", "--profile", "smoke", "--dataset", "synthetic"]) == 0
+    assert os.environ["KD_RUNS_DIR"] == str(tmp_path / "my runs #1")  # what kernels and workers are given
+    monkeypatch.chdir("/")
+    assert settings().runs_dir == tmp_path / "my runs #1" and (settings().data_dir / "synthetic").is_dir()
+
+
+def test_exports_are_found_from_where_the_command_is_given(monkeypatch, tmp_path, capsys):
+    exported = []
+    monkeypatch.setattr(export, "export_notebook", lambda path, folder: exported.append((path, folder)) or [path])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = ["a b/x{0}.ipynb", "~/y #1.ipynb"]
+    assert main(["export", *names]) == 0
+    assert exported == [(tmp_path / "a b/x{0}.ipynb", tmp_path / "a b"), (tmp_path / "y #1.ipynb", tmp_path)]
+    assert main(["export", "~nobody-here/x.ipynb"]) == 2 and "no such home" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "encoding", [{"PYTHONIOENCODING": "ascii"}, {"LANG": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "cp1252"}]
+)
+def test_a_terminal_of_any_encoding_will_do(encoding, synthetic, tmp_path):
+    (tmp_path / "dâta ─ 数").mkdir()
+    places = {"KD_DATA_DIR": str(tmp_path / "dâta ─ 数"), "PYTHONPATH": str(ROOT), "PYTHONCOERCECLOCALE": "0"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("LANG", "LC_ALL", "PYTHONUTF8")}
+    for arguments, code in ((["data"], 0), (["export", "数.ipynb"], 2)):
+        command = [sys.executable, "-m", "kdutils", *arguments]
+        done = subprocess.run(command, env=environment | places | encoding, capture_output=True, cwd=tmp_path)
+        assert done.returncode == code and b"Traceback" not in done.stderr, done.stderr
+
+
+def test_the_lab_is_started_on_the_notebooks_with_pinned_settings(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(LabApp, "launch_instance", lambda argv: started.append((argv, os.getcwd())))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KD_RUNS_DIR", "my runs")
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "")
+    assert main(["lab"]) == 0
+    assert started == [(["--allow-root"], str(suite.NOTEBOOKS))]
+    assert os.environ["KD_RUNS_DIR"] == str(tmp_path / "my runs") and os.environ["JUPYTER_PREFER_ENV_PATH"] == "1"
 
 
 def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(suite, "make_order", interrupted)
+    monkeypatch.setattr(suite, "make_plan", interrupted)
     assert main(["report"]) == 130
     assert "the same command goes on" in capsys.readouterr().err

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
+import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 import torch
+from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kdutils import suite
 from kdutils.__main__ import main
-from kdutils.data.datasets import load_dataset
 from kdutils.errors import InputError
 from kdutils.networks.registry import build_model
-from kdutils.suite import execute, find_notebook, make_order, notebook_parameters
+from kdutils.specs import DataSpec
+from kdutils.suite import Kernel, check_parameters, find_notebook, make_plan, notebook_parameters
 
-VALUES = {"profile": "smoke", "dataset": "synthetic", "init": "random"}
+VALUES = {"profile": "smoke", "dataset": "synthetic"}
 OFFERED = 'profile = "quick"\ndataset = "auto"'
 
 
@@ -34,17 +41,20 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def write(name: str, *sources: str, parameters: tuple[str, ...] = (OFFERED,)) -> Path:
-    """A notebook of tagged cells `parameters` and code cells `sources`."""
+@pytest.fixture(scope="module")
+def kernel():
+    """One kernel for all tests that need a real one."""
+    kernel = Kernel()
+    yield kernel
+    kernel.close()
+
+
+def write(name: str, *sources: str, parameters: tuple[str, ...] = (OFFERED,), study: str | None = None) -> Path:
+    """A notebook of tagged cells `parameters` and code cells `sources`, which tells `study`."""
     tagged = [new_code_cell(source, metadata={"tags": ["parameters"]}) for source in parameters]
     cells = [new_markdown_cell(f"# Chapter {name}\n\nWhat is asked?"), *tagged, *map(new_code_cell, sources)]
     path = suite.NOTEBOOKS / f"{name}.ipynb"
-    nbformat.write(
-        new_notebook(
-            cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        ),
-        path,
-    )
+    nbformat.write(new_notebook(cells=cells, metadata={"kdutils": {"study": study}} if study else {}), path)
     return path
 
 
@@ -92,146 +102,287 @@ def test_parameters_are_plain_values(source):
         notebook_parameters(write("01_a", parameters=(source,)))
 
 
-def test_a_notebook_may_not_offer_what_the_suite_does_not_know(project):
+def test_a_notebook_may_not_offer_what_the_suite_does_not_know():
+    write("01_a", parameters=("epochs = 3",))
     with pytest.raises(InputError, match="unknown parameter 'epochs': allowed are profile, dataset,"):
-        execute(write("01_a", parameters=("epochs = 3",)), VALUES, project / "reports")
-    assert files(project / "reports") == set()
+        make_plan(VALUES)
 
 
-# What is ordered
+def test_a_notebook_of_an_older_minor_version_is_read_and_run(project, kernel):
+    """Before 4.5 cells had no ids; a notebook without metadata names neither kernel nor language."""
+    code = {"cell_type": "code", "execution_count": None, "outputs": []}
+    tagged = code | {"metadata": {"tags": ["parameters"]}, "source": "profile = 'quick'"}
+    cells = [tagged, code | {"metadata": {}, "source": "print(profile)"}]
+    old = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 2}
+    path = suite.NOTEBOOKS / "01_old.ipynb"
+    path.write_text(json.dumps(old))
+    assert notebook_parameters(path) == {"profile": "quick"}
+    assert suite.execute(path, {"profile": "smoke"}, project / "reports", kernel).error is None
+    assert printed(project / "reports" / "01_old.ipynb") == ["smoke"]
+    nbformat.validate(nbformat.read(project / "reports" / "01_old.ipynb", as_version=4))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"nbformat": 4, "cells": 3}', "a web page"])
+def test_what_is_no_notebook_is_refused_by_name(content):
+    (suite.NOTEBOOKS / "01_a.ipynb").write_text(content)
+    with pytest.raises(InputError, match="01_a.ipynb"):
+        make_plan(VALUES)
+
+
+# What is planned
 
 
 def test_a_notebook_is_found_by_number_name_or_path(monkeypatch):
     path = write("03_one_teacher")
     write("04_two_teachers")
-    monkeypatch.chdir(suite.NOTEBOOKS)
-    assert {find_notebook(name) for name in ("03", "03_one_teacher", "03_one_teacher.ipynb", str(path))} == {path}
+    for folder, spelling in (
+        (suite.NOTEBOOKS, "./03_one_teacher.ipynb"),
+        (suite.ROOT, "notebooks/03_one_teacher.ipynb"),
+    ):
+        monkeypatch.chdir(folder)
+        names = {
+            "03",
+            "03_one_teacher",
+            "03_one_teacher.ipynb",
+            str(path),
+            spelling,
+            "../x/../" + os.path.relpath(path, ".."),
+        }
+        assert {find_notebook(name) for name in names} == {path}
+    (suite.ROOT / "link").symlink_to(suite.NOTEBOOKS)
+    assert find_notebook("link/03_one_teacher.ipynb") == path
+    monkeypatch.setenv("HOME", str(suite.ROOT))
+    assert find_notebook("~/notebooks/03_one_teacher.ipynb") == path
 
 
-@pytest.mark.parametrize("name", ["3", "one", "", "05", "03_one"])
-def test_an_unknown_notebook_is_an_error_that_names_those_there_are(name):
+@pytest.mark.parametrize("name", ["3", "one", "", "05", "03_one", "~nobody-here/03_one_teacher.ipynb"])
+def test_an_unknown_notebook_is_an_error_that_names_it(name):
     write("03_one_teacher"), write("04_two_teachers")
-    with pytest.raises(InputError, match=f"'{name}'.*03_one_teacher, 04_two_teachers"):
+    with pytest.raises(
+        InputError, match="no such home" if "~" in name else f"'{name}'.*03_one_teacher, 04_two_teachers"
+    ):
         find_notebook(name)
 
 
-def test_an_order_takes_all_notebooks_in_their_order():
+def test_a_package_without_its_project_says_where_to_get_the_notebooks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(suite, "NOTEBOOKS", tmp_path / "site-packages" / "notebooks")
+    for command in (["report"], ["run", "00"], ["lab"]):
+        assert main(command) == 2
+        assert "get the project's folder and `pip install -e .` in it" in capsys.readouterr().err
+
+
+def test_a_plan_takes_all_notebooks_in_their_order():
     paths = [write(name) for name in ("02_b", "00_a", "09_c")]
-    assert make_order(VALUES).notebooks == sorted(paths)
-    assert make_order(VALUES, ["09", "00"]).notebooks == [paths[2], paths[1]]
-    assert make_order(VALUES).folder == suite.ROOT / "reports" / "smoke"
+    assert list(make_plan(VALUES).chapters) == sorted(paths)
+    assert list(make_plan(VALUES, ["09", "00"]).chapters) == [paths[2], paths[1]]
+    assert make_plan(VALUES).folder == suite.ROOT / "reports" / "smoke"
 
 
-def test_settings_are_for_one_notebook_or_for_all():
-    for name in ("00_a", "03_b"):
-        write(name, parameters=(f"{OFFERED}\ntemperature = None\nseeds = None",))
-    order = make_order(VALUES, settings=["03.temperature=4", "03_b.seeds=[0, 1]", "temperature=2"])
-    assert order.own_values == {"03_b": {"temperature": 4, "seeds": [0, 1]}}
-    assert order.values == VALUES | {"temperature": 2}
+def test_settings_are_for_one_notebook_or_for_all_that_have_them():
+    first = write("00_a")
+    second = write("03_b", parameters=(f"{OFFERED}\ntemperature = None\nseeds = None",))
+    chapters = make_plan(VALUES, given=["03.temperature=4", "03_b.seeds=[0, 1]", "temperature=2"]).chapters
+    assert chapters == {first: VALUES, second: VALUES | {"temperature": 4, "seeds": [0, 1]}}
 
 
 @pytest.mark.parametrize(
     "setting, message",
     [
-        ("03.temperature=4", "03_b has no parameter 'temperature': allowed are profile, dataset"),
-        ("tempreture=4", "unknown parameter 'tempreture': allowed are .*temperature"),
+        ("03.temperature=4", "'temperature' is no parameter of what is run, 03_b: allowed are profile, dataset"),
+        ("tempreture=4", "'tempreture' is no parameter of what is run, 03_b: allowed are profile, dataset"),
         ("03.profile", "cannot read '03.profile': write notebook.name=value"),
         ("=4", "cannot read '=4'"),
         ("profile=fast", "profile: input should be 'smoke', 'quick', 'overnight' or 'paper' .got 'fast'"),
-        ("temperature=4", "temperature"),  # known, but no notebook of the order has it
+        ("temperature=4", "temperature"),  # known, but no notebook of the plan has it
     ],
 )
 def test_a_setting_that_reaches_nothing_is_an_error(setting, message):
     write("03_b")
     with pytest.raises(InputError, match=message):
-        make_order(VALUES, settings=[setting])
+        make_plan(VALUES, given=[setting])
 
 
 def test_a_setting_of_a_notebook_that_is_not_run_is_an_error():
     write("00_a"), write("03_b")
-    with pytest.raises(InputError, match="03_b"):
-        make_order(VALUES, ["00"], ["03.profile=paper"])
+    with pytest.raises(InputError, match="'dataset' is no parameter of what is run, 00_a"):
+        make_plan(VALUES, ["00"], ["03.dataset=synthetic"])
+
+
+def test_a_profile_given_as_a_parameter_is_the_reports(project):
+    write("00_a"), write("03_b")
+    plan = make_plan({"profile": "quick", "dataset": "synthetic"}, given=["profile=smoke"])
+    assert plan.folder == project / "reports" / "smoke"
+    assert [given["profile"] for given in plan.chapters.values()] == ["smoke", "smoke"]
+    with pytest.raises(InputError, match="one profile, got 'smoke' and 'paper': give it by --profile"):
+        make_plan(VALUES, given=["03.profile=paper"])
+
+
+@pytest.mark.parametrize(
+    "seeds, is_fine", [([0, 2**32 - 1], True), ([2**32], False), ([-1], False), ([], False), ([1, 1], False)]
+)
+def test_seeds_are_those_that_numpy_takes(seeds, is_fine):
+    for name in ("seeds", "teacher_seeds"):
+        if is_fine:
+            check_parameters({name: seeds})
+            np.random.RandomState(max(seeds))
+        else:
+            with pytest.raises(
+                InputError, match=f"{name}.*(less than 4294967296|greater than or equal to 0|differ|at least 1)"
+            ):
+                check_parameters({name: seeds})
+
+
+STUDIED = f"{OFFERED}\ninit = 'auto'\nseeds = None\nkd_weight = None"
+
+
+def test_data_and_weights_are_resolved_for_every_notebook_before_anything_runs(monkeypatch, data_folder):
+    opened = []
+
+    def open_study(name, **values):
+        opened.append((name, values))
+        return SimpleNamespace(data=DataSpec(name="synthetic", train_size=8), init="random")
+
+    monkeypatch.setattr(suite, "open_study", open_study)
+    first, second = write("00_a", study="binary", parameters=(STUDIED,)), write("01_b", study="cifar100")
+    plain = write("02_c", parameters=("seeds = None",))
+    plan = make_plan({"profile": "smoke", "dataset": "auto"}, given=["00.dataset=auto", "init=auto", "kd_weight=0"])
+    asked = {"profile": "smoke", "dataset": "auto"}
+    assert opened == [("binary", asked | {"init": "auto", "seeds": None, "kd_weight": 0}), ("cifar100", asked)]
+    assert plan.chapters == {
+        first: {"profile": "smoke", "dataset": "synthetic", "init": "random", "kd_weight": 0},
+        second: {"profile": "smoke", "dataset": "synthetic"},
+        plain: {},
+    }
 
 
 def test_every_chapter_is_given_its_own_studys_data(cifar, data_folder, monkeypatch):
     """CIFAR-10 lies here, CIFAR-100 does not, and the synthetic set is built."""
-    for name in ("00_a", "08_c", "09_d"):
-        write(name)
-    with monkeypatch.context() as patch:
-        patch.setenv("KD_DATA_DIR", str(data_folder))
-        load_dataset("synthetic")
+    for name, study in (("00_a", "assignment"), ("08_c", "cifar100"), ("09_d", "assignment")):
+        write(name, study=study, parameters=(STUDIED,))
     shutil.copytree(data_folder / "synthetic", cifar.parent / "synthetic")
-    order = make_order({"profile": "smoke", "dataset": "auto", "init": "random"})
-    assert [order.values_of(path)["dataset"] for path in order.notebooks] == ["cifar10", "synthetic", "cifar10"]
-    assert (
-        make_order({"profile": "smoke", "dataset": "auto", "init": "random"}, ["08"]).values["dataset"] == "synthetic"
-    )
-    own = make_order({"profile": "smoke", "dataset": "cifar", "init": "random"}, ["00", "09"], ["09.dataset=synthetic"])
-    assert [own.values_of(path)["dataset"] for path in own.notebooks] == ["cifar10", "synthetic"]
+    auto, ours = {"profile": "smoke", "dataset": "auto"}, {"profile": "smoke", "dataset": "cifar"}
+
+    def sets(*arguments) -> list[str]:
+        return [given["dataset"] for given in make_plan(*arguments, given=["init=random"]).chapters.values()]
+
+    assert sets(auto) == ["cifar10", "synthetic", "cifar10"]
+    assert sets(auto, ["08"]) == ["synthetic"]
+    plan = make_plan(ours, ["00", "09"], ["09.dataset=synthetic", "init=random"])
+    assert [given["dataset"] for given in plan.chapters.values()] == ["cifar10", "synthetic"]
     with pytest.raises(InputError, match="CIFAR-100.*cannot be downloaded"):
-        make_order({"profile": "smoke", "dataset": "cifar", "init": "random"})
+        make_plan(ours)
     shutil.copytree(cifar, cifar.parent / "cifar100")
     (cifar.parent / "cifar100" / "classes.txt").write_text("".join(f"class {number}\n" for number in range(100)))
-    order = make_order({"profile": "smoke", "dataset": "auto", "init": "random"})
-    assert [order.values_of(path)["dataset"] for path in order.notebooks] == ["cifar10", "cifar100", "cifar10"]
+    assert sets(auto) == ["cifar10", "cifar100", "cifar10"]
     with pytest.raises(InputError, match="about CIFAR-100: dataset must be"):
-        make_order({"profile": "smoke", "dataset": "cifar10", "init": "random"})
+        make_plan({"profile": "smoke", "dataset": "cifar10"}, given=["init=random"])
+
+
+def test_a_set_too_small_for_its_profile_is_refused_before_anything_runs(cifar):
+    write("00_a", study="assignment", parameters=(STUDIED,))
+    with pytest.raises(InputError, match="300"):
+        make_plan({"profile": "quick", "dataset": "cifar10"}, given=["init=random"])
 
 
 def test_a_teachers_file_is_found_from_where_the_command_is_given(project, monkeypatch):
     monkeypatch.chdir(project)
+    monkeypatch.setenv("HOME", str(project))
     torch.save(build_model("resnet32x4", 10).state_dict(), project / "teacher.pth")
-    write("08_c", parameters=(f"{OFFERED}\nteacher_file = None",))
-    for settings in (["08.teacher_file=teacher.pth"], ["teacher_file=teacher.pth"]):
-        order = make_order(VALUES, settings=settings)
-        assert order.values_of(order.notebooks[0])["teacher_file"] == str(project / "teacher.pth")
+    path = write("08_c", parameters=(f"{OFFERED}\nteacher_file = None",), study="cifar100")
+    for setting in ("08.teacher_file=teacher.pth", "teacher_file=./teacher.pth", "teacher_file=~/teacher.pth"):
+        assert make_plan(VALUES, given=[setting]).chapters[path]["teacher_file"] == str(project / "teacher.pth")
 
 
 # Running
 
 
-def test_parameters_arrive_and_the_result_is_kept(project):
-    offered = f"{OFFERED}\ntemperature = None\nseeds = [5]"
-    shows = "import os\nprint(profile, dataset, temperature, seeds)\nprint(os.getcwd(), os.environ['KD_REPORT_DIR'], os.environ['KD_CHAPTER'], sep='\\n')"
+@pytest.mark.parametrize("name", ["plain", "a b#{x}", "{0} {}", "$HOME ${x} %s é"])
+def test_parameters_arrive_and_the_result_is_kept_in_folders_of_any_name(project, monkeypatch, kernel, name):
+    (project / name / "notebooks").mkdir(parents=True)
+    (project / name / "tmp").mkdir()
+    monkeypatch.setattr(suite, "NOTEBOOKS", project / name / "notebooks")
+    monkeypatch.setattr(suite, "ROOT", project / name)
+    monkeypatch.setattr(tempfile, "tempdir", str(project / name / "tmp"))
+    monkeypatch.setenv("KD_RUNS_DIR", str(project / name / "runs"))
+    write("01_a", SHOWS, parameters=(f"{OFFERED}\ntemperature = None\nseeds = [5]",))
+    plan = make_plan(VALUES, given=["temperature=4"])
     before = dict(os.environ)
-    result = execute(
-        write("01_a", shows, parameters=(offered,)), VALUES | {"temperature": 4, "kd_weight": 0.5}, project / "reports"
-    )
-    assert (result.error, result.reused) == (None, False) and result.seconds > 0
-    assert printed(project / "reports" / "01_a.ipynb") == [
-        "smoke synthetic 4 [5]",
-        str(project / "notebooks"),
-        str(project / "reports"),
-        "01_a",
-    ]
-    assert files(project / "reports") == {"01_a.ipynb"}
+    (result,) = [suite.execute(path, given, plan.folder, kernel) for path, given in plan.chapters.items()]
+    assert (result.error, result.outcome) == (None, "done") and result.seconds > 0
+    values, *places = printed(plan.folder / "01_a.ipynb")
+    assert values == "smoke synthetic 4 [5]"
+    assert places == [str(suite.NOTEBOOKS), str(project / name / "runs"), "01_a", sys.executable]
+    assert files(plan.folder) == {"01_a.ipynb", "figures/01_x.svg"} and files(project / name / "tmp") == set()
     assert dict(os.environ) == before
+
+
+SHOWS = """
+import os, sys
+from pathlib import Path
+print(profile, dataset, temperature, seeds)
+print(os.getcwd(), os.environ["KD_RUNS_DIR"], os.environ["KD_CHAPTER"], sys.executable, sep="\\n")
+(Path(os.environ["KD_REPORT_DIR"]) / "figures").mkdir(parents=True)
+(Path(os.environ["KD_REPORT_DIR"]) / "figures" / "01_x.svg").write_text("a figure")
+"""
+
+
+def test_a_chapter_sees_nothing_of_the_one_before(project, kernel):
+    first = write("01_a", "import os\nleft = 1\nos.environ['KD_LEFT'] = 'x'\nos.chdir('/')")
+    second = write("02_b", "import os\nprint('left' in globals(), 'KD_LEFT' in os.environ, os.getcwd())")
+    for path in (first, second):
+        assert suite.execute(path, VALUES, project / "reports", kernel).error is None
+    assert printed(project / "reports" / "02_b.ipynb") == [f"False False {suite.NOTEBOOKS}"]
+    counts = [cell.get("execution_count") for cell in nbformat.read(project / "reports" / "02_b.ipynb", 4).cells[1:]]
+    assert counts == [1, 2, 3]
+
+
+def test_a_users_own_python3_kernel_does_not_win(project, monkeypatch):
+    spec = project / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["false", "{connection_file}"], "display_name": "mine", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(project / "jupyter"))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(project / "jupyter"))
+    kernel = Kernel()
+    try:
+        path = write("01_a", f"import sys\nprint(sys.executable, {str(project)!r} in sys.path)")
+        assert suite.execute(path, VALUES, project / "reports", kernel).error is None
+    finally:
+        kernel.close()
+    assert printed(project / "reports" / "01_a.ipynb") == [f"{sys.executable} True"]
+
+
+FIGURE = """
+import os
+from pathlib import Path
+figures = Path(os.environ["KD_REPORT_DIR"]) / "figures"
+figures.mkdir(parents=True)
+(figures / f"01_{name}.svg").write_text(name)
+"""
+
+
+def test_a_chapter_replaces_its_last_version_only_when_the_new_one_is_done(project, kernel):
+    folder = project / "reports"
+    given = {"name": "curves"}
+    assert suite.execute(write("01_a", FIGURE, parameters=("name = 'x'",)), given, folder, kernel).error is None
+    (folder / "figures" / "00_other.svg").write_text("another chapter's")
+    before = {name: (folder / name).read_bytes() for name in files(folder)}
+    assert set(before) == {"01_a.ipynb", "figures/01_curves.svg", "figures/00_other.svg"}
+    path = write("01_a", FIGURE, "raise ValueError('no')", parameters=("name = 'x'",))
+    assert suite.execute(path, given, folder, kernel).error == "cell 4: ValueError: no"
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert files(folder) == {*before, "failed/01_a.ipynb"}
+    path = write("01_a", FIGURE, "# mended", parameters=("name = 'x'",))
+    assert suite.execute(path, {"name": "other"}, folder, kernel).error is None
+    assert files(folder) == {"01_a.ipynb", "figures/01_other.svg", "figures/00_other.svg"}
 
 
 def test_a_failing_notebook_is_told_and_kept_aside_and_the_others_are_published(project, capsys):
     folder = project / "reports" / "smoke"
-    for old in (
-        "01_bad.ipynb",
-        "01_bad.html",
-        "01_bad.pdf",
-        "figures/01_curves.svg",
-        "tables/01_metrics.csv",
-        "figures/00_images.svg",
-    ):
-        (folder / old).parent.mkdir(parents=True, exist_ok=True)
-        (folder / old).write_text("an earlier version")
     write("01_bad", "print('before')", "raise ValueError('the loss is\\nnot finite')", "print('never')")
     write("02_good", "print('fine')")
-    assert main(["report", "--profile", "smoke", "--dataset", "synthetic", "-p", "init=random"]) == 1
-    assert files(folder) == {
-        "02_good.ipynb",
-        "02_good.html",
-        "02_good.pdf",
-        "failed/01_bad.ipynb",
-        "figures/00_images.svg",
-        "index.html",
-        "report.pdf",
-    }
+    assert main(["report", "--profile", "smoke", "--dataset", "synthetic"]) == 1
+    good = {"02_good.ipynb", "02_good.html", "02_good.pdf"}
+    assert files(folder) == good | {"failed/01_bad.ipynb", "index.html", "report.pdf"}
     table = capsys.readouterr().out.partition("notebook ")[2]
     assert "ValueError: the loss is" in next(line for line in table.splitlines() if line.startswith("01_bad"))
     assert next(line for line in table.splitlines() if line.startswith("02_good")).endswith("done")
@@ -240,30 +391,50 @@ def test_a_failing_notebook_is_told_and_kept_aside_and_the_others_are_published(
     assert "ValueError: the loss is" in index and 'href="02_good.html"' in index and 'href="01_bad.html"' not in index
 
 
-def test_a_cell_that_takes_too_long_is_told(project, monkeypatch):
-    monkeypatch.setattr(suite, "_CELL_SECONDS", 1)
-    result = execute(write("01_a", "import time\ntime.sleep(600)"), VALUES, project / "reports")
-    assert "longer than 1 s" in result.error and result.seconds < 300
+def kernels() -> list[psutil.Process]:
+    """The kernels that this process has started."""
+    children = psutil.Process().children(recursive=True)
+    return [process for process in children if "ipykernel" in " ".join(process.cmdline())]
+
+
+@pytest.mark.parametrize(
+    "limit, source, told",
+    [
+        ("execution_timeout", "import time\ntime.sleep(600)", "a cell took longer than 1 s"),
+        (None, "import os\nos._exit(9)", "the kernel died (killed, or out of memory)"),
+        (None, "raise ValueError('one\\ntwo')", "cell 2: ValueError: one"),
+    ],
+)
+def test_what_ends_a_chapter_is_told_in_one_line(project, monkeypatch, limit, source, told):
+    monkeypatch.setattr(suite, "_LIMITS", suite._LIMITS | ({limit: 1} if limit else {}))
+    before, kernel = kernels(), Kernel()
+    result = suite.execute(write("01_a", source), VALUES, project / "reports", kernel)
+    assert (result.outcome, result.error) == ("failed", told if limit or "died" in told else "cell 3: ValueError: one")
+    assert files(project / "reports") == {"failed/01_a.ipynb"} and kernels() == before
+
+
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (CellTimeoutError.error_from_timeout_and_cell("Timeout waiting for IOPub output", 4, None), "output of a cell"),
+        (RuntimeError("Kernel didn't respond in 60 seconds\nfor some reason"), "did not start: Kernel didn't respond"),
+        (PermissionError(13, "Permission denied", "kernel.json"), "did not start: .*kernel.json"),
+    ],
+)
+def test_a_kernel_that_does_not_start_or_loses_output_is_told_in_one_line(project, monkeypatch, executed, error, told):
+    def execute_notebook(*_, **__):
+        raise error
+
+    monkeypatch.setattr(suite.papermill, "execute_notebook", execute_notebook)
+    result = run(write("01_a", "1"), project / "reports")
+    assert re.search(told, result.error) and "\n" not in result.error
     assert files(project / "reports") == {"failed/01_a.ipynb"}
-    assert not [
-        process for process in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(process.cmdline())
-    ]
 
 
-def test_a_kernel_that_dies_is_told(project):
-    result = execute(write("01_a", "import os\nos._exit(9)"), VALUES, project / "reports")
-    assert "kernel died" in result.error
-    assert files(project / "reports") == {"failed/01_a.ipynb"}
-
-
-def test_a_kernel_that_does_not_start_is_told(project, monkeypatch):
-    def no_kernel(source, target, *_, **__):
-        Path(target).write_text(Path(source).read_text())
-        raise RuntimeError("Kernel didn't respond in 60 seconds")
-
-    monkeypatch.setattr(suite.papermill, "execute_notebook", no_kernel)
-    assert "didn't respond in 60 seconds" in execute(write("01_a", "1"), VALUES, project / "reports").error
-    assert files(project / "reports") == {"failed/01_a.ipynb"}
+def test_a_command_that_no_kernel_can_start_for_is_told(project, monkeypatch):
+    monkeypatch.setattr(suite, "get_kernel_dict", lambda: {"argv": [str(project / "no-python")]})
+    result = suite.execute(write("01_a", "1"), VALUES, project / "reports", Kernel())
+    assert "did not start" in result.error and "no-python" in result.error
 
 
 # What need not be run again
@@ -271,54 +442,100 @@ def test_a_kernel_that_does_not_start_is_told(project, monkeypatch):
 
 @pytest.fixture
 def executed(monkeypatch, project):
-    """Stands in for papermill and the export, which take seconds: names of the notebooks that were executed."""
-    names = []
+    """Stands in for kernel, papermill and export, which take seconds: names of the notebooks that were executed."""
+    names, environments = [], []
+
+    async def renew(self, folder, environment):
+        environments.append(environment)
 
     def execute_notebook(source, target, parameters, **_):
         names.append(Path(source).stem)
         if (project / "runs" / "small_cnn-0123").is_dir():
-            Path(os.environ["KD_USED_RUNS"]).write_text("small_cnn-0123\n")
+            Path(environments[-1]["KD_USED_RUNS"]).write_text("small_cnn-0123\n")
         Path(target).write_text(Path(source).read_text())
 
     def export(path, folder, **_):
         return [path.with_suffix(suffix).write_text("page") for suffix in (".html", ".pdf")]
 
+    monkeypatch.setattr(Kernel, "renew", renew)
     monkeypatch.setattr(suite.papermill, "execute_notebook", execute_notebook)
     monkeypatch.setattr(suite, "export_notebook", export)
     return names
 
 
+def run(path: Path, folder: Path, **given) -> suite.Result:
+    """The notebook's run with these values, where nothing needs a kernel."""
+    return suite.execute(path, VALUES | given, folder, Kernel())
+
+
 def test_what_is_unchanged_is_reused(project, executed):
     path = write("01_a", "1")
-    assert not execute(path, VALUES, project / "reports").reused
-    again = execute(path, VALUES, project / "reports")
-    assert again.reused and again.error is None and executed == ["01_a"]
+    assert run(path, project / "reports").outcome == "done"
+    again = run(path, project / "reports")
+    assert again.outcome == "unchanged" and again.error is None and executed == ["01_a"]
 
 
-def test_a_parameter_that_the_notebook_has_not_changes_nothing(project, executed):
+def test_a_parameter_that_the_notebook_has_not_changes_nothing(project, executed, published):
+    write("01_a", "1"), write("02_b", "1", parameters=(f"{OFFERED}\ntemperature = None",))
+    suite.report(make_plan(VALUES))
+    results = suite.report(make_plan(VALUES, given=["temperature=8"]))
+    assert [result.outcome for result in results] == ["unchanged", "done"]
+
+
+def test_what_is_no_source_changes_nothing(project, executed):
     path = write("01_a", "1")
-    execute(path, VALUES, project / "reports")
-    assert execute(path, VALUES | {"temperature": 8}, project / "reports").reused
+    run(path, project / "reports")
+    for name in ("__init__.pyi", "__pycache__/losses.cpython-311.pyc", ".ipynb_checkpoints/.x.py", ".losses.py.swp"):
+        (project / "kdutils" / name).parent.mkdir(exist_ok=True)
+        (project / "kdutils" / name).write_text("a stub, a cache or an editor's draft")
+    assert run(path, project / "reports").outcome == "unchanged"
 
 
-@pytest.mark.parametrize("change", ["notebook", "parameter", "package", "published", "run record"])
-def test_what_changed_is_run_again(project, executed, change):
-    values, path = dict(VALUES), write("01_a", "1")
+@pytest.mark.parametrize(
+    "change", ["notebook", "parameter", "package", "template", "published", "run record", "weights", "teacher's file"]
+)
+def test_what_changed_is_run_again(project, executed, monkeypatch, change):
+    monkeypatch.setenv("KD_DATA_DIR", os.environ["KD_DATA_DIR"])
+    weights = project / "data" / "imagenet" / "resnet18.safetensors"
+    for file in (weights, project / "teacher.pth", project / "kdutils" / "report" / "page.html.j2"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("one")
+    given, path = (
+        {"dataset": None, "init": "imagenet", "teacher_file": str(project / "teacher.pth")},
+        write("01_a", "1"),
+    )
+    monkeypatch.setenv("KD_DATA_DIR", str(project / "data"))
     (project / "runs" / "small_cnn-0123").mkdir(parents=True)
-    execute(path, values, project / "reports")
+    run(path, project / "reports", **given)
+    assert run(path, project / "reports", **given).outcome == "unchanged"
     match change:
         case "notebook":
             write("01_a", "2")
         case "parameter":
-            values["profile"] = "quick"
+            given["profile"] = "quick"
         case "package":
             (project / "kdutils" / "losses.py").write_text("two")
+        case "template":
+            (project / "kdutils" / "report" / "page.html.j2").write_text("two")
         case "published":
             (project / "reports" / "published.csv").write_text("study,arm")
         case "run record":
             (project / "runs" / "small_cnn-0123").rmdir()
-    assert not execute(path, values, project / "reports").reused
+        case "weights":
+            weights.write_text("two")
+        case "teacher's file":
+            (project / "teacher.pth").write_text("two")
+    assert run(path, project / "reports", **given).outcome == "done"
     assert executed == ["01_a", "01_a"]
+
+
+def test_other_data_make_a_chapter_run_again(cifar, executed, project):
+    path = write("01_a", "1")
+    run(path, project / "reports", dataset="cifar10")
+    labels = np.load(cifar / "test_labels.npy")
+    np.save(cifar / "test_labels.npy", labels[::-1])
+    (cifar / "SHA256").unlink(missing_ok=True)
+    assert run(path, project / "reports", dataset="cifar10").outcome == "done"
 
 
 @pytest.fixture
@@ -338,54 +555,63 @@ def published(monkeypatch):
 def test_the_report_is_made_once(executed, published):
     write("01_a", "1"), write("02_b", "1")
     for _ in range(2):
-        suite.report(make_order(VALUES))
+        suite.report(make_plan(VALUES))
     assert published == [["01_a", "02_b"]]
 
 
 def test_a_report_holds_the_chapters_of_earlier_commands(executed, published):
     write("01_a", "1"), write("02_b", "1")
-    suite.report(make_order(VALUES, ["02"]))
-    suite.report(make_order(VALUES, ["01"]))
+    suite.report(make_plan(VALUES, ["02"]))
+    suite.report(make_plan(VALUES, ["01"]))
     assert published == [["02_b"], ["01_a", "02_b"]]
 
 
 def test_a_chapter_whose_runs_are_gone_stays_in_the_report(project, executed, published):
     write("01_a", "1"), write("02_b", "1")
     (project / "runs" / "small_cnn-0123").mkdir(parents=True)
-    execute(suite.NOTEBOOKS / "01_a.ipynb", VALUES, project / "reports" / "smoke")
+    run(suite.NOTEBOOKS / "01_a.ipynb", project / "reports" / "smoke")
     (project / "runs" / "small_cnn-0123").rmdir()
-    suite.report(make_order(VALUES, ["02"]))
+    suite.report(make_plan(VALUES, ["02"]))
     assert published == [["01_a", "02_b"]]
 
 
 def test_a_report_that_was_killed_before_it_was_made_is_made(project, executed, published):
     write("01_a", "1")
-    suite.report(make_order(VALUES))
+    suite.report(make_plan(VALUES))
     path = write("01_a", "2")
-    execute(path, VALUES, project / "reports" / "smoke")  # killed here: the chapter is new, the report is not
-    results = suite.report(make_order(VALUES))
-    assert results[0].reused and len(published) == 2
+    run(path, project / "reports" / "smoke")  # killed here: the chapter is new, the report is not
+    results = suite.report(make_plan(VALUES))
+    assert results[0].outcome == "unchanged" and len(published) == 2
 
 
 @pytest.mark.parametrize("name", ["index.html", "report.pdf", "01_a.html", "01_a.pdf"])
 def test_a_report_that_was_deleted_is_made_again(project, executed, published, name):
     write("01_a", "1")
-    suite.report(make_order(VALUES))
+    suite.report(make_plan(VALUES))
     (project / "reports" / "smoke" / name).unlink()
-    suite.report(make_order(VALUES))
+    suite.report(make_plan(VALUES))
     assert (project / "reports" / "smoke" / name).is_file()
 
 
-def test_no_report_is_left_of_chapters_that_all_failed(project, executed, published, monkeypatch):
+def test_a_chapter_that_failed_keeps_its_last_version_in_the_report(project, executed, published, monkeypatch):
+    folder = project / "reports" / "smoke"
+    first = write("01_a", "1").read_bytes()
+    suite.report(make_plan(VALUES))
+    path = write("01_a", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(suite, "_papermill", lambda *_: "cell 1: ValueError: no")
+        suite.report(make_plan(VALUES))
+    whole = {"01_a.ipynb", "01_a.html", "01_a.pdf", "index.html", "report.pdf"}
+    assert files(folder) == whole | {"failed/01_a.ipynb"} and published == [["01_a"], ["01_a"]]
+    path.write_bytes(first)  # nothing to run, but the index lists a failure that is none any more
+    suite.report(make_plan(VALUES))
+    assert files(folder) == whole and len(published) == 3 and executed == ["01_a"]
+
+
+def test_no_report_is_made_of_chapters_that_all_failed(project, executed, published, monkeypatch):
     write("01_a", "1")
-    suite.report(make_order(VALUES))
-    write("01_a", "2")
-    monkeypatch.setattr(
-        suite,
-        "_papermill",
-        lambda notebook, draft, *_: draft.write_text(notebook.read_text()) and "cell 1: ValueError: no",
-    )
-    suite.report(make_order(VALUES))
+    monkeypatch.setattr(suite, "_papermill", lambda *_: "cell 1: ValueError: no")
+    suite.report(make_plan(VALUES))
     assert files(project / "reports" / "smoke") == {"failed/01_a.ipynb", "index.html"}
 
 
@@ -398,12 +624,12 @@ def test_a_report_warns_of_every_chapter_on_synthetic_data(project, executed, pu
     )
     for name in ("01_a", "02_b"):
         write(name, "1", parameters=(OFFERED,))
-    suite.report(make_order(VALUES))
+    suite.report(make_plan(VALUES))
     (project / "reports" / "smoke" / "01_a.ipynb").write_text(
         (project / "reports" / "smoke" / "01_a.ipynb")
         .read_text()
         .replace('"dataset": "synthetic"', '"dataset": "cifar10"')
     )
     write("02_b", "2", parameters=(OFFERED,))
-    suite.report(make_order(VALUES, ["02"]))
+    suite.report(make_plan(VALUES, ["02"]))
     assert covers[0].notice.startswith("Synthetic data: ") and covers[1].notice.startswith("Synthetic data in 02_b: ")
