@@ -1,8 +1,7 @@
 """Data sets as resident uint8 arrays.
 
-A data set is a folder `KD_DATA_DIR/<name>/` of memory-mappable arrays, `{train,test}_{images,labels}.npy`, in
-canonical order: within a split, by the SHA-256 of an image's 3,072 bytes, ties by label. Whatever the source, the
-arrays are the same, and so are the splits that a seed draws.
+A data set is a folder `KD_DATA_DIR/<name>/` of memory-mappable arrays, `{train,test}_{images,labels}.npy`, in the order
+of the SHA-256 of an image's bytes, ties by label: whatever the source, a seed draws the same split.
 """
 
 from __future__ import annotations

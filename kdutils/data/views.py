@@ -28,9 +28,8 @@ def split_indices(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Disjoint, sorted indices of the training and the validation images, stratified by class; None: all others.
 
-    Drawn with `seed` from NumPy's frozen legacy stream, so the same on every machine and version. The numbers of
-    training images of any two classes differ by at most one, those of validation images by at most two, where the
-    data set is balanced. Raises `InputError` for sizes or a seed that cannot be.
+    Drawn from NumPy's frozen legacy stream, so the same on every machine. Where the data set is balanced, the classes'
+    numbers differ by at most one in training, by two in validation. Raises `InputError` for what cannot be drawn.
     """
     labels = np.asarray(labels)
     wanted = len(labels) - val_size if train_size is None else train_size

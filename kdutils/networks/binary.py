@@ -37,10 +37,9 @@ class _SignActivation(torch.autograd.Function):
 
 
 def sign_activations(activations: torch.Tensor) -> torch.Tensor:
-    """sign(a), with Bi-Real Net's pseudo-gradient; any shape, any floating dtype.
+    """sign(a) with Bi-Real Net's pseudo-gradient, dL/da = dL/dsign * max(0, 2 - 2|a|); any shape, any floating dtype.
 
-    forward: sign(a); pseudo-gradient: dL/da = dL/dsign * max(0, 2 - 2|a|), the slope of the piecewise polynomial that
-    approximates sign to second order (Liu et al., ECCV 2018, eq. 7 and 8).
+    It is the slope of the polynomial that approximates sign to second order (Liu et al., ECCV 2018, eq. 7 and 8).
     """
     return _SignActivation.apply(activations)
 
@@ -81,10 +80,9 @@ class _ClippedSign(torch.autograd.Function):
 
 
 def sign_weights(weights: torch.Tensor) -> torch.Tensor:
-    """sign(x), with the clipped straight-through estimator.
+    """sign(x) with the pseudo-gradient dL/dx = dL/dsign * 1{|x| <= 1} (Rastegari et al., ECCV 2016, section 3.1).
 
-    forward: sign(x); pseudo-gradient: dL/dx = dL/dsign * 1{|x| <= 1} (Rastegari et al., ECCV 2016, section 3.1). Given
-    w X it is BONN's estimator: dL/dX = dL/dsign * 1{|w X| <= 1} * w and dL/dw = sum dL/dsign * 1{|w X| <= 1} * X
+    Given w X it is BONN's estimator: dL/dX = dL/dsign * 1{|w X| <= 1} * w and dL/dw = sum dL/dsign * 1{|w X| <= 1} * X
     (Gu et al., ICCV 2019, section 3.4).
     """
     return _ClippedSign.apply(weights)
@@ -93,9 +91,8 @@ def sign_weights(weights: torch.Tensor) -> torch.Tensor:
 def mean_magnitude(weights: torch.Tensor) -> torch.Tensor:
     """XNOR-Net's scale, the mean of |W| of each output channel: [O, ...] -> [O, 1, ...] (ECCV 2016, eq. 6).
 
-    Its derivative is sign(W) / n with sign(0) = +1, so that scale * `sign_weights(W)` has the gradient as derived
-    correctly: dL/dW_i = (1/n) sign(W_i) sum_j [g_j sign(W_j)] + g_i scale 1{|W_i| <= 1}, where g is the gradient at
-    scale * sign(W).
+    Its derivative is sign(W) / n with sign(0) = +1, so that scale * `sign_weights(W)`, where g is the gradient, gives
+    dL/dW_i = (1/n) sign(W_i) sum_j [g_j sign(W_j)] + g_i scale 1{|W_i| <= 1}.
     """
     return (weights * sign(weights.detach())).mean(dim=tuple(range(1, weights.dim())), keepdim=True)
 
@@ -164,9 +161,6 @@ class BinaryConv2d(nn.Conv2d):
         if self.training:  # on the small weights rather than on the large output
             return self._conv_forward(inputs, scale * signs, None)
         return self._conv_forward(inputs, signs, None) * (scale.flatten()[:, None, None] if scale.dim() else scale)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, mode={self.mode}"
 
 
 def binary_layers(model: nn.Module) -> Iterator[tuple[str, BinaryConv2d]]:

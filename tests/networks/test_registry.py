@@ -86,7 +86,7 @@ def test_the_networks_of_studies_c_and_d_have_their_published_parameters(name, c
 def test_plain_cnns_are_their_documents_layers(name, classes):
     """Written out once more, in the documents' own order of ReLU and pooling."""
     model, images = build_model(name, classes).eval(), torch.randn(3, 3, 32, 32)
-    a, b, c, *more = zip(*[iter(model.state_dict().values())] * 2)  # weight and bias of every layer
+    a, b, c, *more = zip(*[iter(model.state_dict().values())] * 2, strict=True)  # weight and bias of every layer
     if name == "sparse_cnn":
         x = F.max_pool2d(F.relu(F.conv2d(images, *a, padding=1)), 2)
         x = F.max_pool2d(F.relu(F.conv2d(x, *b, padding=1)), 2)
@@ -263,9 +263,10 @@ def test_the_wide_residual_network_is_its_authors_functional_code():
     for _, buffer in model.named_buffers():
         buffer.copy_(torch.rand(buffer.shape) + 0.5 if buffer.is_floating_point() else buffer)
     p = model.state_dict()
-    norm = lambda x, name: F.batch_norm(
-        x, *(p[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-    )
+
+    def norm(x, name):
+        return F.batch_norm(x, *(p[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+
     x = F.conv2d(images, p["conv1.weight"], padding=1)
     for number in range(6):
         name, stride = f"layers.{number}", 2 if number in (2, 4) else 1

@@ -124,7 +124,6 @@ def test_a_full_disk_while_downloading_is_not_taken_for_a_missing_network(monkey
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", full)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", full)
     with pytest.raises(InputError, match="No space left on device.*TORCH_HOME") as error:
         available("resnet18")
