@@ -125,9 +125,8 @@ def inference_table(models: dict[str, nn.Module], batches=(1, 256), seconds: flo
 def _forward_seconds(model: nn.Module, batch: int, seconds: float) -> float:
     """Median seconds of a forward pass in evaluation mode, in the suite's number format, with all threads."""
     runtime, images = detect_runtime(), torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    model, images = (
-        part.to(runtime.device, memory_format=torch.channels_last) for part in (copy.deepcopy(model).eval(), images)
-    )
+    parts = (copy.deepcopy(model).eval(), images)
+    model, images = (part.to(runtime.device, memory_format=torch.channels_last) for part in parts)
     with runtime.autocast():  # one context: it keeps the weights that it has cast
         timer = Timer("run(images)", globals={"run": model, "images": images}, num_threads=torch.get_num_threads())
         return timer.blocked_autorange(min_run_time=seconds).median
@@ -158,7 +157,8 @@ def grid_needs(student: Record, teacher: Record, fill_rate: float, runs=10_000, 
     if min(fill_rate, runs, workers) <= 0:
         raise InputError(f"fill_rate, runs and workers must be positive, got {fill_rate}, {runs} and {workers}")
     spec, data = student.spec, load_dataset(student.spec.data.name)
-    machines = [record.summary["environment"] for record in (student, teacher)]
+    facts = [record.summary["environment"] for record in (student, teacher)]
+    machines = sorted({f"{fact['hardware']}, threads used {fact['threads']}" for fact in facts})
     train, _ = split_indices(data.train_labels, *spec.data.split)
     one, training, entries = student.summary["seconds"], teacher.summary["seconds"], len(training_codes(spec, train))
     filling, wall = entries / fill_rate, training + entries / fill_rate / workers + math.ceil(runs / workers) * one
@@ -166,9 +166,7 @@ def grid_needs(student: Record, teacher: Record, fill_rate: float, runs=10_000, 
     arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
     read, sizes = table + sum(part.nbytes for part in arrays), [path.stat().st_size for path in student.path.iterdir()]
     values = {
-        "every worker as fast as the worker measured here": "; ".join(
-            sorted({f"{machine['hardware']}, threads used {machine['threads']}" for machine in machines})
-        ),
+        "every worker as fast as the worker measured here": "; ".join(machines),
         "worker-hours in all": f"{(training + filling + runs * one) / 3600:,.2f}",
         f"hours of wall clock with {workers:,} workers": f"{wall / 3600:,.2f}",
         "bytes of a record": f"{sum(sizes):,}",
@@ -211,7 +209,10 @@ def _cut(spec: RunSpec, images: int) -> RunSpec:
 
 
 def _spans(specs: list[RunSpec], workers: int) -> np.ndarray:
-    """When each run began and ended, in seconds, [runs, 2]: done by so many processes, which start together, warm."""
+    """When each run began and ended, in seconds, [runs, 2]: done by so many processes, which start together, warm.
+
+    The place for the workers of the engine that schedules runs, once it offers some.
+    """
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload([__name__])  # PyTorch is imported once, not once for each

@@ -81,10 +81,8 @@ def published_gain(study: str, treated: str, control: str) -> str:
     known = {(row.arm, row.metric): row.value for row in published(study).query("split == 'test'").itertuples()}
     ours, theirs, claimed = known[treated, "accuracy"], known[control, "accuracy"], known.get((treated, "claimed gain"))
     claim = "" if claimed is None else f"; its text claims more than {claimed:g} %"
-    return (
-        f"In the document, the {treated} has {ours:g} % and the {control} {theirs:g} %, "
-        f"a difference of {ours - theirs:.2f} points{claim}."
-    )
+    both = f"the {treated} has {ours:g} % and the {control} {theirs:g} %"
+    return f"In the document, {both}, a difference of {ours - theirs:.2f} points{claim}."
 
 
 def metrics_table(arms: Arms) -> pd.DataFrame:
