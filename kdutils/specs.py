@@ -6,27 +6,31 @@ A student's spec contains its teachers' specs, so the graph of what depends on w
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Iterable
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from kdutils.data.datasets import DATASETS
 from kdutils.data.views import VIEWS
 from kdutils.distillation.methods import KD
-from kdutils.networks.registry import IMAGENET_NETWORKS, check_options
+from kdutils.networks.registry import IMAGENET_NETWORKS, default_options, normal_options
 from kdutils.values import Value
+
+Count = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's legacy generator takes
 
 
 class DataSpec(Value):
     """Which images are trained on, chosen and tested with, and how they are shown."""
 
     name: Literal["cifar10", "cifar100", "synthetic", "synthetic-other"]
-    train_size: Annotated[int, Field(gt=0)] | None = None  # None: all that validation leaves
+    train_size: Count | None = None  # None: all that validation leaves
     val_size: Annotated[int, Field(ge=0)] = 0
-    test_size: Annotated[int, Field(gt=0)] | None = None  # None: the whole test set
-    split_seed: Annotated[int, Field(ge=0)] = 0
+    test_size: Count | None = None  # None: the whole test set
+    split_seed: Seed = 0
     normalisation: Literal["imagenet", "cifar10", "cifar100", "half"] = "imagenet"
     views: Annotated[int, Field(ge=1, le=VIEWS)] = VIEWS  # 1: the image itself, no augmentation
 
@@ -42,15 +46,19 @@ class DataSpec(Value):
 
 
 class ModelSpec(Value):
-    """A network of the registry in `kdutils.models`, with that factory's own options."""
+    """A network of `kdutils.networks.registry`, with that factory's own options; defaults among them are left out."""
 
     name: str
-    options: dict[str, str | int | float | bool] = {}
+    options: dict[str, str | int | float | bool] = Field({}, validate_default=True)
 
-    @model_validator(mode="after")
-    def _known(self) -> ModelSpec:
-        check_options(self.name, self.options)
-        return self
+    @field_validator("options")
+    @classmethod
+    def _normal(cls, options: dict, info: ValidationInfo) -> dict:
+        return normal_options(info.data["name"], options) if "name" in info.data else options
+
+    def option(self, name: str) -> str | int | float | bool | None:
+        """The value of an option, given or default; None where the network has no such option."""
+        return (default_options(self.name) | self.options).get(name)
 
 
 class OptimiserSpec(Value):
@@ -66,40 +74,37 @@ class OptimiserSpec(Value):
 
 
 class Distillation(Value):
-    """The teachers of a run and how their knowledge enters its loss (`kdutils.losses.kd_loss`)."""
+    """The teachers of a run, and the method by which their knowledge enters its loss."""
 
     teachers: Annotated[tuple[RunSpec, ...], Field(min_length=1)]
-    method: KD = KD()
+    method: KD
 
 
 class Bayesian(Value):
-    """The Bayesian losses of a network with "bonn" layers (`kdutils.binary`), with BONN's values for CIFAR."""
+    """The losses of a network with "bonn" layers (`kdutils.distillation.bayesian`), with BONN's values for CIFAR."""
 
     kernel_weight: Annotated[float, Field(ge=0)] = 1e-4  # lambda
     nu: Annotated[float, Field(gt=0)] = 1e-4
     feature_weight: Annotated[float, Field(ge=0)] = 0.0  # theta; 1e-2 in BONN, in fine-tuning only
 
 
-WeightsFile = Annotated[str, Field(pattern=r"^file:.+")]
-
-
 class RunSpec(Value):
     """One training run, complete: the same spec on the same data is the same run, known by `key`.
 
     `init` may be another run: then this one goes on from that one's trained weights, without its classifier where that
-    one learnt another data set. Or "file:PATH", a state dict (`kdutils.models.load_weights_file`); then `epochs` may be
-    0, which only evaluates it. `test_curve` also evaluates the test set after every epoch, for documents whose figures
-    show that; nothing is ever chosen by it.
+    one learnt another data set. Or "file:PATH", a state dict (`kdutils.networks.weights.load_weights_file`); then
+    `epochs` may be 0, which only evaluates it. `test_curve` also evaluates the test set after every epoch, for
+    documents whose figures show that; nothing is ever chosen by it.
     """
 
     data: DataSpec
     model: ModelSpec
-    init: Literal["random", "imagenet"] | WeightsFile | RunSpec = "random"
+    init: Literal["random", "imagenet"] | Annotated[str, Field(pattern=r"^file:.+")] | RunSpec = "random"
     trainable: Literal["head", "last_block", "layer3_up", "all"] = "all"
     optimiser: OptimiserSpec = OptimiserSpec()
     epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)] = 32
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     distillation: Distillation | None = None
     bayesian: Bayesian | None = None
     test_curve: bool = False
@@ -115,23 +120,25 @@ class RunSpec(Value):
                 )
         if self.model.name not in IMAGENET_NETWORKS and (self.init == "imagenet" or self.trainable != "all"):
             raise ValueError(
-                f"{self.model.name} has no ImageNet weights and no frozen parts: init 'random', a file or a run, trainable 'all'"
+                f"{self.model.name} has no ImageNet weights and no frozen parts: "
+                "init 'random', a file or a run, trainable 'all'"
             )
         if isinstance(self.init, RunSpec):
-            ours, other = (f"{run.model.name} {run.model.options} on {run.data.name}" for run in (self, self.init))
-            if self.init.model != self.model or (
-                self.init.data.name != self.data.name and not self.model.name.startswith("resnet")
-            ):
+            same_data = self.init.data.name == self.data.name or self.model.name.startswith("resnet")
+            if self.init.model != self.model or not same_data:
+                ours, other = (f"{run.model.name} {run.model.options} on {run.data.name}" for run in (self, self.init))
                 raise ValueError(
-                    f"a run of {ours} goes on from a run of the same network (and, but for a ResNet, on the same data set), not of {other}"
+                    f"a run of {ours} goes on from a run of the same network (and, but for a ResNet, on the same "
+                    f"data set), not of {other}"
                 )
         if not self.epochs and (self.weights_file is None or self.distillation):
             raise ValueError(
                 "epochs must be at least 1; only a run that evaluates weights from a file (init 'file:PATH') may have 0"
             )
-        if self.bayesian and self.model.options.get("precision") != "bonn":
+        if self.bayesian and self.model.option("precision") != "bonn":
             raise ValueError(
-                f"the Bayesian losses need a network with precision 'bonn', {self.model.name} has {self.model.options.get('precision', 'none')!r}"
+                f"the Bayesian losses need a network with precision 'bonn', "
+                f"{self.model.name} has {self.model.option('precision') or 'none'!r}"
             )
         return self
 
@@ -143,11 +150,8 @@ class RunSpec(Value):
     @property
     def weights_file(self) -> Path | None:
         """The file that the weights start from, if `init` names one."""
-        return (
-            Path(self.init.removeprefix("file:")).expanduser()
-            if isinstance(self.init, str) and self.init.startswith("file:")
-            else None
-        )
+        is_file = isinstance(self.init, str) and self.init.startswith("file:")
+        return Path(self.init.removeprefix("file:")).expanduser() if is_file else None
 
     @property
     def needs(self) -> tuple[RunSpec, ...]:
@@ -161,20 +165,16 @@ class RunSpec(Value):
         Fields that keep their defaults do not enter the hash, so a field added later, whose default means what was
         done before, leaves every recorded run valid. Never change the meaning of a default.
         """
-        content = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
-        return f"{self.model.name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+        return f"{self.model.name}-{hashlib.sha256(self.canonical().encode()).hexdigest()[:16]}"
 
 
-def unique(specs) -> list[RunSpec]:
+def unique(specs: Iterable[RunSpec]) -> list[RunSpec]:
     """`specs` without duplicates, and with the runs they need, each before those that need it."""
-    found: dict[str, RunSpec] = {}
-
-    def visit(spec: RunSpec) -> None:
-        if spec.key not in found:
-            for needed in spec.needs:
-                visit(needed)
-            found[spec.key] = spec
-
-    for spec in specs:
-        visit(spec)
-    return list(found.values())
+    graph: dict[RunSpec, tuple[RunSpec, ...]] = {}
+    todo = list(specs)
+    while todo:
+        spec = todo.pop()
+        if spec not in graph:
+            graph[spec] = spec.needs
+            todo += spec.needs
+    return list(TopologicalSorter(graph).static_order())

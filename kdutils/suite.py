@@ -33,8 +33,8 @@ from kdutils.report.chapter import open_study
 from kdutils.report.export import Cover, export_notebook, export_report, read_chapter, write_index
 from kdutils.runs import cluster
 from kdutils.runs.jobs import workers
-from kdutils.runs.records import environment as current_environment, read_record, runs_dir
-from kdutils.settings import write_atomic
+from kdutils.runs.records import Store, environment as current_environment, read_record
+from kdutils.settings import settings, write_atomic
 from kdutils.values import explain
 
 ROOT = Path(__file__).parents[1]
@@ -189,7 +189,7 @@ def _fingerprint(notebook: Path, given: dict) -> str:
 
 def _is_current(published: Path, fingerprint: str) -> bool:
     made = _made(published)
-    return made.get("fingerprint") == fingerprint and all((runs_dir() / key).is_dir() for key in made["runs"])
+    return made.get("fingerprint") == fingerprint and all((settings().runs_dir / key).is_dir() for key in made["runs"])
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
         raise InputError(
             f"no notebook that is run has a parameter {useless[0]!r}: allowed are {', '.join(sorted(offered))}"
         )
-    workers(), runs_dir(), cluster.scheduler()  # they complain before anything is run
+    workers(), Store.default()  # they complain before anything is run
     wanted, values["init"] = values.get("dataset", "auto"), resolve_init(values.get("init", "auto"))
     sets = {path.stem: _OWN_DATA.get(path.stem[:2], "cifar10") for path in notebooks}
     found = {own: resolve_dataset(wanted, own) for own in dict.fromkeys(sets.values())}
@@ -326,7 +326,7 @@ def _keep_summaries(executed: list[Path], folder: Path) -> None:
             old.unlink()
     for key in sorted(keys):
         try:
-            record = read_record(runs_dir() / key)
+            record = read_record(settings().runs_dir / key)
         except (OSError, ValueError, KeyError):  # of an earlier command with another store: what was kept of it stays
             continue
         content = {"spec": record.spec.model_dump(mode="json", exclude_defaults=True)} | record.summary

@@ -29,17 +29,18 @@ class Value(BaseModel):
         return type(self)(**dict(self) | changes)
 
     def canonical(self) -> str:
-        """The fields that differ from their defaults, as JSON: the same text for equal values."""
-        return json.dumps(_plain(self.model_dump(mode="json", exclude_defaults=True)), sort_keys=True)
+        """The value as JSON, without what has its default (but for names): the same text for equal values."""
+        return json.dumps(_plain(self), sort_keys=True)
 
     def __hash__(self) -> int:
         return hash(self.canonical())
 
 
 def _plain(content: Any) -> Any:
-    """The same content without negative zeros, which equal 0.0 and print otherwise."""
-    if isinstance(content, dict):
-        return {name: _plain(value) for name, value in content.items()}
-    if isinstance(content, list):
+    if isinstance(content, Value):
+        fields = type(content).model_fields
+        kept = {name: value for name, value in content if name == "name" or value != fields[name].default}
+        return {name: _plain(value) for name, value in kept.items()}
+    if isinstance(content, (tuple, list)):
         return [_plain(value) for value in content]
-    return content + 0.0 if isinstance(content, float) else content
+    return content + 0.0 if isinstance(content, float) else content  # -0.0 equals 0.0, and prints otherwise

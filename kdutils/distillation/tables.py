@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Callable
 from uuid import uuid4
 
 import numpy as np
@@ -21,14 +22,15 @@ from kdutils.data.views import VIEWS, render
 from kdutils.errors import InputError
 from kdutils.machine import Runtime
 
+SHARD = 4096  # entries that are computed between two flushes, and the size of a worker's job
 FILL_BATCH = 128  # always full: kernels are chosen by batch size, and an entry must not depend on its neighbours
 
 
 class ViewTable:
     """float16 values [images, 162, columns] in `folder`, memory-mapped and shared by all processes.
 
-    Both files are sparse: only filled entries take room on disk. Values reach the file before their mark does, so a
-    process killed in between leaves entries to be computed again, never wrong ones.
+    Both files are sparse: only filled entries take room on disk. Values are on the disk before their mark is made, so
+    a process killed in between, or a lost machine, leaves entries to be computed again, never wrong ones.
 
     Processes fill entries side by side, of one page of the file too. Several machines may do so only on a file system
     that keeps maps coherent between them (Lustre, GPFS, CephFS); NFS writes whole pages back, and would lose entries.
@@ -65,17 +67,18 @@ class ViewTable:
         self._check_space(len(missing))
         model = model.to(runtime.device, memory_format=torch.channels_last).eval()
         images = dataset.train_images.to(runtime.device)
-        for start in range(0, len(missing), FILL_BATCH):
-            batch = missing[start : start + FILL_BATCH]
-            padded = torch.from_numpy(np.resize(batch, FILL_BATCH)).to(runtime.device)
-            with runtime.autocast():
-                outputs = model(render(images, padded // VIEWS, padded % VIEWS, normalisation))
-            rows, views = np.divmod(batch, VIEWS)
-            self.values[rows, views] = outputs[: len(batch)].float().cpu().numpy()
-            self.filled[rows, views] = True
-            report(min(1.0, (start + FILL_BATCH) / len(missing)))
-        self.values.flush()
-        self.filled.flush()
+        for first in range(0, len(missing), SHARD):
+            shard = missing[first : first + SHARD]
+            for start in range(0, len(shard), FILL_BATCH):
+                batch = shard[start : start + FILL_BATCH]
+                padded = torch.from_numpy(np.resize(batch, FILL_BATCH)).to(runtime.device)
+                with runtime.autocast():
+                    outputs = model(render(images, padded // VIEWS, padded % VIEWS, normalisation))
+                self.values[np.divmod(batch, VIEWS)] = outputs[: len(batch)].float().cpu().numpy()
+                report(min(1.0, (first + start + FILL_BATCH) / len(missing)))
+            self.values.flush()  # values are on the disk before their marks are made
+            self.filled[np.divmod(shard, VIEWS)] = True
+            self.filled.flush()
         return len(missing)
 
     def _check_space(self, entries: int) -> None:
@@ -99,10 +102,7 @@ def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     if not path.exists():
         draft = path.with_name(f".{path.name}-{uuid4().hex}")  # machines that share the store may share process ids
         np.lib.format.open_memmap(draft, mode="w+", dtype=dtype, shape=shape)
-        try:
+        with suppress(FileExistsError):
             os.link(draft, path)  # unlike a rename, never replaces a table that another process has begun to fill
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
+        draft.unlink()
     return np.lib.format.open_memmap(path, mode="r+")

@@ -52,6 +52,19 @@ def check_options(name: str, options: dict) -> None:
             raise InputError(f"{name}, {option}: {explain(error)} (got {value!r})") from None
 
 
+def default_options(name: str) -> dict:
+    """The options of the factory `name` with their defaults."""
+    parameters = list(inspect.signature(MODELS[name]).parameters.values())[1:]
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
+def normal_options(name: str, options: dict) -> dict:
+    """`options` without those at their defaults, in the factory's own types; raises `InputError` as `check_options`."""
+    check_options(name, options)
+    defaults = default_options(name)
+    return {option: value for option, value in sorted(options.items()) if value != defaults[option]}
+
+
 def build_model(name: str, num_classes: int, **options) -> nn.Module:
     """A new, randomly initialised network: float32 [B, 3, 32, 32] -> logits [B, num_classes].
 

@@ -31,6 +31,12 @@ def imagenet_file(name: str) -> Path:
     return settings().data_dir / "imagenet" / f"{name}.safetensors"
 
 
+def imagenet_digest(name: str) -> str | None:
+    """The first 16 digits of the SHA-256 of this machine's own ImageNet weights of `name`; None without any."""
+    path = imagenet_file(name)
+    return file_digest(path) if path.is_file() else None
+
+
 def load_imagenet(model: nn.Module, name: str) -> str:
     """Put ImageNet weights into `model`, all but the head; returns their source and SHA-256 as one phrase.
 

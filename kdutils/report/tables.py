@@ -271,7 +271,7 @@ def policies_table(records: list[Record]) -> pd.DataFrame:
         accuracies = [f"{record.metric(split):.2f}" for split in ("train", "val", "test")]
         rows.append(
             (
-                spec.model.options["stem"],
+                spec.model.option("stem"),
                 spec.trainable,
                 f"{trained:,}",
                 *accuracies,

@@ -8,7 +8,6 @@ the store must lie on a file system that keeps maps coherent between machines (L
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
 import socket
@@ -26,7 +25,7 @@ from kdutils.data.datasets import is_cached, load_dataset
 from kdutils.errors import InputError
 from kdutils.runs import records
 from kdutils.runs.jobs import Job, Slots, attend
-from kdutils.runs.records import runs_dir
+from kdutils.runs.records import Store
 from kdutils.settings import settings
 
 _CONNECT_SECONDS = 10
@@ -50,24 +49,8 @@ _INCOHERENT = (
 _START = "start some with `dask worker {} --nthreads 1 --nworkers N`"
 
 
-def scheduler() -> str | None:
-    """The scheduler's address that `KD_SCHEDULER` holds; None where it is empty or not set."""
-    given = os.environ.get("KD_SCHEDULER")
-    return check_address(given) if given else None
-
-
-def check_address(given: str) -> str:
-    """`given`, if it can be a scheduler's address; raises `InputError`."""
-    found = re.fullmatch(r"(tcp|tls)://([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", given)
-    if not found or not 0 < int(found[3]) < 2**16:
-        raise InputError(
-            f"{given!r} is no scheduler's address: KD_SCHEDULER or --scheduler takes one such as tcp://host:8786 (`dask scheduler` prints its own)"
-        )
-    return given
-
-
 @contextmanager
-def connect(address: str | None, names: Collection[str]) -> Iterator[Cluster | None]:
+def connect(address: str | None, names: Collection[str], store: Store) -> Iterator[Cluster | None]:
     """The cluster whose scheduler listens at `address`, for runs on the data sets `names`; None without an address.
 
     Raises `InputError` where the scheduler cannot be reached, no worker is there, or one of them cannot do these runs.
@@ -75,8 +58,8 @@ def connect(address: str | None, names: Collection[str]) -> Iterator[Cluster | N
     if not address:
         yield None
         return
-    with _client(address) as client, tempfile.NamedTemporaryFile(prefix=".cluster-", dir=runs_dir()) as token:
-        cluster = Cluster(client, address, sorted(names), Path(token.name).name)
+    with _client(address) as client, tempfile.NamedTemporaryFile(prefix=".cluster-", dir=store.folder) as token:
+        cluster = Cluster(client, address, sorted(names), Path(token.name))
         cluster.check()
         yield cluster
 
@@ -111,7 +94,7 @@ def _knock(address: str) -> None:
 class Cluster(Slots):
     """A slot for each worker there is at the moment; a worker that joins is checked, and gets no job if it is unfit."""
 
-    def __init__(self, client, address: str, names: list[str], token: str):
+    def __init__(self, client, address: str, names: list[str], token: Path):
         from distributed import KilledWorker
 
         self.losses = (BrokenExecutor, KilledWorker)
@@ -213,15 +196,15 @@ class _Call:
         return self.function, self.arguments
 
 
-def _facts(names: list[str], token: str) -> dict:
+def _facts(names: list[str], token: Path) -> dict:
     """What must be the same in a worker and in the process that gives it runs."""
     return {
-        "code": f"kdutils {kdutils.__version__} ({records._CODE.partition(',')[0]})",
+        "code": f"kdutils {kdutils.__version__} ({records.CODE.partition(',')[0]})",
         "data_dir": str(settings().data_dir),
         "data": {name: load_dataset(name).digest if is_cached(name) else None for name in names},
-        "runs_dir": str(runs_dir()),
-        "has_token": (runs_dir() / token).is_file(),
-        "file_system": _file_system(runs_dir()),
+        "runs_dir": str(settings().runs_dir),
+        "has_token": token.is_file(),
+        "file_system": _file_system(token.parent),
         "host": socket.gethostname(),
     }
 
@@ -252,38 +235,3 @@ def _file_system(folder: Path) -> str:
     return max(
         ((len(where), kind) for _, where, kind, *_ in fields if folder.resolve().is_relative_to(where)), default=(0, "")
     )[1]
-
-
-def demo() -> None:
-    """A small grid on a scheduler and two workers of this machine, in a store of its own; prints its table and who ran what."""
-    from distributed import LocalCluster
-
-    from kdutils.report.tables import grid_table
-    from kdutils.runs.run import run_all
-    from kdutils.studies import study
-
-    load_dataset("synthetic")
-    grid = study("cifar100", "smoke", dataset="synthetic").grid()
-    before = os.environ.get("KD_RUNS_DIR")
-    with tempfile.TemporaryDirectory(prefix="kdutils-") as store:
-        try:
-            os.environ["KD_RUNS_DIR"] = store
-            with LocalCluster(
-                n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-            ) as machines:
-                print(f"2 workers on this machine, scheduler {machines.scheduler_address}", flush=True)
-                with connect(machines.scheduler_address, {"synthetic"}) as cluster:
-                    grid = grid_table(run_all(grid, cluster))
-        finally:
-            os.environ.pop("KD_RUNS_DIR") if before is None else os.environ.update(KD_RUNS_DIR=before)
-    print(
-        f"\nvalidation accuracy (%) of the four-layer CNN, alone (kd_weight 0) and taught by a ResNet8x4:\n{grid.to_string(float_format='{:.1f}'.format)}"
-    )
-    for worker in sorted({worker for worker, _ in cluster.begun}):
-        print(f"\n{worker} ran:", *(_label(job) for place, job in cluster.begun if place == worker), sep="\n  ")
-
-
-def _label(job: Job) -> str:
-    taught = getattr(job.arguments[0], "distillation", None) if job.is_run else None
-    taught = taught and taught.method
-    return job.title + (f", temperature {taught.temperature:g}, kd_weight {taught.kd_weight:g}" if taught else "")

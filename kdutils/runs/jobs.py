@@ -9,7 +9,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from kdutils.errors import InputError
 from kdutils.machine import cores, detect_runtime
-from kdutils.runs.records import runs_dir
+from kdutils.runs.records import Store
+from kdutils.settings import settings
 
 _TRIES = 3  # how often a job begins, each time but the first after its worker died
 
@@ -86,20 +87,14 @@ class Progress:
 
 def workers() -> int:
     """Number of worker processes: `KD_WORKERS`, else one for each core, or one where there is a GPU."""
-    given = os.environ.get("KD_WORKERS", "")
-    if given and not (given.isdecimal() and int(given)):
-        raise InputError(f"KD_WORKERS must be a positive whole number, got {given!r}")
-    return int(given) if given else (cores() if detect_runtime().device.type == "cpu" else 1)
+    return settings().workers or (cores() if detect_runtime().device.type == "cpu" else 1)
 
 
 class Slots:
-    """Where jobs go: each slot does one at a time. Of an executor, which queues jobs itself, there are as many as jobs."""
+    """Where jobs go: each slot does one at a time."""
 
     losses: tuple[type[BaseException], ...] = (BrokenExecutor,)
     """What a job's future raises when not the job failed, but its worker died."""
-
-    def __init__(self, executor: Executor, count: int):
-        self._executor, self._count = executor, count
 
     def __enter__(self) -> Slots:
         return self
@@ -109,11 +104,11 @@ class Slots:
 
     def present(self) -> Collection[Hashable]:
         """The slots there are now; a job whose slot is no longer among them has lost its worker."""
-        return range(self._count)
+        raise NotImplementedError
 
-    def begin(self, slot: Hashable, job: Job, note: str) -> Future:
-        """Have `job` done in a free slot, its progress noted in file `note` of the store."""
-        return self._executor.submit(attend, job, note)
+    def begin(self, slot: Hashable, job: Job, note: Path) -> Future:
+        """Have `job` done in a free slot, its progress noted in the file `note`."""
+        raise NotImplementedError
 
 
 class _Processes(Slots):
@@ -126,7 +121,10 @@ class _Processes(Slots):
         for pool in self._pools.values():
             pool.shutdown()
 
-    def begin(self, slot: Hashable, job: Job, note: str) -> Future:
+    def present(self) -> Collection[Hashable]:
+        return range(self._count)
+
+    def begin(self, slot: Hashable, job: Job, note: Path) -> Future:
         try:
             return self._pools[slot].submit(attend, job, note)
         except (KeyError, BrokenProcessPool):  # the slot's first job, or its process has died
@@ -134,20 +132,20 @@ class _Processes(Slots):
             return self._pools[slot].submit(attend, job, note)
 
 
-def execute(jobs: list[Job], progress: Progress, executor: Executor | Slots | None = None) -> None:
+def execute(jobs: list[Job], progress: Progress, store: Store, slots: Slots | None = None) -> None:
     """Do the jobs, the most expensive first; raises what the first failing one raised, at the end.
 
     Without `executor`, `workers()` processes share the machine, each with its share of the threads. A job whose worker
     died begins again, so jobs must be repeatable at no cost once done.
     """
     jobs = sorted(jobs, key=lambda job: -job.work)
-    if jobs and executor is None and workers() == 1:
+    if jobs and slots:
+        _dispatch(slots, jobs, progress, store)
+    elif jobs and workers() == 1:
         _in_this_process(jobs, progress)
-    elif jobs and isinstance(executor, Slots):
-        _dispatch(executor, jobs, progress)
     elif jobs:
-        with Slots(executor, len(jobs)) if executor else _Processes(min(workers(), len(jobs))) as slots:
-            _dispatch(slots, jobs, progress)
+        with _Processes(min(workers(), len(jobs))) as slots:
+            _dispatch(slots, jobs, progress, store)
     progress.finish(jobs)
 
 
@@ -170,11 +168,11 @@ def _in_this_process(jobs: list[Job], progress: Progress) -> None:
         raise failures[0]
 
 
-def _dispatch(slots: Slots, jobs: list[Job], progress: Progress) -> None:
+def _dispatch(slots: Slots, jobs: list[Job], progress: Progress, store: Store) -> None:
     """Keep every slot at work until all jobs have ended; only what can begin at once is given away."""
     waiting, running, deaths, outcomes = list(range(len(jobs))), {}, Counter(), {}
-    with tempfile.TemporaryDirectory(prefix=".progress-", dir=runs_dir(), ignore_cleanup_errors=True) as folder:
-        notes = [f"{Path(folder).name}/{number}" for number in range(len(jobs))]
+    with tempfile.TemporaryDirectory(prefix=".progress-", dir=store.folder, ignore_cleanup_errors=True) as folder:
+        notes = [Path(folder) / str(number) for number in range(len(jobs))]
         while waiting or running:
             present = slots.present()
             for slot in [slot for slot in present if slot not in running][: len(waiting)]:
@@ -213,20 +211,20 @@ def _error(future: Future) -> BaseException | None:
     return BrokenExecutor() if future.cancelled() else future.exception()
 
 
-def attend(job: Job, note: str) -> None:
+def attend(job: Job, note: Path) -> None:
     """In a worker: do the job, noting its progress in a file of the store, which all machines share."""
 
     def report(fraction: float) -> None:
         with suppress(OSError):  # the one who asked may have gone
-            (runs_dir() / note).write_text(str(fraction))
+            note.write_text(str(fraction))
 
     report(0.0)
     job.function(*job.arguments, report)
 
 
-def _fraction(note: str) -> float | None:
+def _fraction(note: Path) -> float | None:
     try:
-        return float((runs_dir() / note).read_text())
+        return float(note.read_text())
     except (OSError, ValueError):  # not begun, or just being written
         return None
 

@@ -1,7 +1,7 @@
 """The run store: a finished run as a folder of plain files, with its provenance.
 
-A record is the folder `KD_RUNS_DIR/<key>/` of spec.json, summary.json, history.csv, predictions.npz and
-model.safetensors, written beside its place and renamed into it: whole or absent. Nothing in it is pickled.
+A record is the folder `<store>/<key>/` of spec.json, summary.json, history.csv, predictions.npz and model.safetensors,
+written beside its place and renamed into it: whole or absent. Nothing in it is pickled.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import subprocess
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,24 +33,12 @@ from kdutils.errors import InputError
 from kdutils.machine import Runtime, hardware
 from kdutils.networks.counting import parameter_count
 from kdutils.networks.registry import build_model
-from kdutils.networks.weights import file_digest
-from kdutils.settings import settings
+from kdutils.networks.weights import file_digest, imagenet_digest
+from kdutils.settings import ROOT, settings
 from kdutils.specs import RunSpec
 from kdutils.training.loop import Outcome
 
 _FILES = ("spec.json", "history.csv", "predictions.npz", "model.safetensors")
-
-
-def runs_dir() -> Path:
-    """The folder of records and teacher tables, made where it is not there."""
-    folder = settings().runs_dir
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the run store {folder} cannot be written ({error.strerror}): set KD_RUNS_DIR to a folder that can"
-        ) from None
-    return folder
 
 
 @dataclass(frozen=True)
@@ -76,17 +65,22 @@ class Record:
         """SHA-256 of the trained weights' file."""
         return self.summary["files"]["model.safetensors"]
 
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss was not finite: then it ended with that epoch, and its metrics are NaN."""
+        return bool(self.summary.get("diverged"))
+
     def metric(self, split: str, name: str = "accuracy") -> float:
         """The last epoch's accuracy (%) or loss (nats) on split train, val or test."""
-        return self.summary["metrics"][split][name]
+        value = self.summary["metrics"][split][name]
+        return float("nan") if value is None else value
 
     @property
     def network(self) -> dict:
         """What builds the network again, and how its images are normalised (`kdutils.networks.packed.pack`)."""
         data, model = self.spec.data, self.spec.model
-        return dict(
-            name=model.name, options=model.options, num_classes=data.num_classes, normalisation=data.normalisation
-        )
+        named = {"name": model.name, "options": model.options}
+        return named | {"num_classes": data.num_classes, "normalisation": data.normalisation}
 
     def load_model(self) -> nn.Module:
         """The trained network, on the CPU, in evaluation mode."""
@@ -96,102 +90,128 @@ class Record:
 
 
 def read_record(path: Path) -> Record:
-    """The record in folder `path`, every file checked; raises `OSError`, `ValueError` or `KeyError` if it is not whole."""
-    summary = json.loads((path / "summary.json").read_text())
-    if not isinstance(summary, dict) or summary.get("digest", _digest(summary)) != _digest(summary):
-        raise ValueError("summary.json is damaged")
-    for name in _FILES:
-        if _sha256(path / name) != summary["files"][name]:
-            raise ValueError(f"{name} is damaged")
-    spec = RunSpec.model_validate_json((path / "spec.json").read_text())
+    """The record in folder `path`, every file checked.
+
+    Raises `ValueError` or `KeyError` if it is not whole, `OSError` where it cannot be read.
+    """
+    try:
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        if not isinstance(summary, dict) or summary.get("digest") != _digest(summary):
+            raise ValueError("summary.json is damaged")
+        for name in _FILES:
+            if _sha256(path / name) != summary["files"][name]:
+                raise ValueError(f"{name} is damaged")
+        spec = RunSpec.model_validate_json((path / "spec.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{Path(error.filename).name} is missing") from None
     if spec.key != path.name:
         raise ValueError(f"its spec is that of {spec.key}")
     return Record(path, spec, summary)
 
 
-def recorded(name: str) -> Record:
-    """The record whose key or folder is `name`; raises `InputError` where there is none, or it does not read back."""
-    path = Path(name) if Path(name).is_dir() else runs_dir() / name
-    try:
-        return read_record(path.absolute())
-    except (OSError, ValueError, KeyError) as error:
-        keys = sorted(summary.parent.name for summary in runs_dir().glob("*/summary.json"))
-        known = f"{keys[0]} and {len(keys) - 1} others" if keys else "none yet"
-        raise InputError(
-            f"no run {name!r} in {runs_dir()} ({error}): recorded are {known}; a report's records/ folder names its runs"
-        ) from None
+@dataclass(frozen=True)
+class Store:
+    """The folder of records, checkpoints and teacher tables; made where it is not there."""
 
+    folder: Path
 
-def find(spec: RunSpec) -> Record | None:
-    """The spec's record, or None; one that does not read back, or rests on other data, is set aside with a warning."""
-    path = runs_dir() / spec.key
-    if not path.is_dir():
-        return None
-    data = load_dataset(spec.data.name).digest if is_cached(spec.data.name) else None
-    try:
-        record = read_record(path)
-        _check_sources(record, data)
-        return record
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
-        os.replace(path, aside)
-        warnings.warn(
-            f"the record {path} does not read back ({error}): set aside as {aside.name} and run again", stacklevel=2
-        )
-        return None
+    def __post_init__(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"the run store {self.folder} cannot be written ({error.strerror}): set KD_RUNS_DIR to a folder that can"
+            ) from None
 
+    @classmethod
+    def default(cls) -> Store:
+        """The store that `KD_RUNS_DIR` names, by default runs/ of the project."""
+        return cls(settings().runs_dir)
 
-def _check_sources(record: Record, data: str | None) -> None:
-    """Raise `ValueError` where the record was made from other data or from other runs than are here now."""
-    made_from = record.summary["data"]["digest"]
-    if data and data != made_from:
-        raise ValueError(f"it was made from {record.spec.data.name} with digest {made_from}, here it has {data}")
-    weights = record.spec.weights_file
-    if weights and weights.is_file() and file_digest(weights) not in record.summary["weights"]:
-        raise ValueError(f"the weights in {weights} have changed since")
-    for role, runs in (
-        ("its teacher", record.summary["teachers"]),
-        ("the run it goes on from,", record.summary.get("start", {})),
-    ):
-        for key, digest in runs.items():
-            summary = runs_dir() / key / "summary.json"
+    def read(self, name: str) -> Record:
+        """The record whose key or folder is `name`; raises `InputError` where there is none, or it is not whole."""
+        path = Path(name) if Path(name).is_dir() else self.folder / name
+        try:
+            return read_record(path.absolute())
+        except (OSError, ValueError, KeyError) as error:
+            keys = sorted(summary.parent.name for summary in self.folder.glob("*/summary.json"))
+            known = f"{keys[0]} and {len(keys) - 1} others" if keys else "none yet"
+            raise InputError(
+                f"no run {name!r} in {self.folder} ({error}): recorded are {known}; a report's records/ names its runs"
+            ) from None
+
+    def find(self, spec: RunSpec) -> Record | None:
+        """The spec's record, or None; one that is damaged or rests on other inputs is set aside with a warning.
+
+        Raises `InputError` where it cannot be read: then nothing is known of it.
+        """
+        path = self.folder / spec.key
+        if not path.is_dir():
+            return None
+        try:
+            record = read_record(path)
+            self._check_sources(record)
+            return record
+        except OSError as error:
+            raise InputError(f"the record {path} cannot be read ({error}): mend that and try again") from None
+        except (ValueError, KeyError, TypeError) as error:
+            aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+            with suppress(FileNotFoundError):  # another process was quicker
+                os.replace(path, aside)
+            warnings.warn(f"{path} is not used ({error}): set aside as {aside.name} and run again", stacklevel=2)
+            return None
+
+    def _check_sources(self, record: Record) -> None:
+        """Raise `ValueError` where the record was made from other data, weights or runs than are here now."""
+        spec, made_from = record.spec, record.summary["data"]["digest"]
+        here = load_dataset(spec.data.name).digest if is_cached(spec.data.name) else made_from
+        if here != made_from:
+            raise ValueError(f"it was made from {spec.data.name} with digest {made_from}, here it has {here}")
+        weights = imagenet_digest(spec.model.name) if spec.init == "imagenet" else None
+        if spec.weights_file and spec.weights_file.is_file():
+            weights = file_digest(spec.weights_file)
+        if weights and weights not in record.summary["weights"]:
+            raise ValueError(
+                f"the weights that it started from have changed: {record.summary['weights']}, now {weights}"
+            )
+        for key, digest in (record.summary["teachers"] | record.summary.get("start", {})).items():
+            summary = self.folder / key / "summary.json"
             if summary.is_file() and json.loads(summary.read_text())["files"]["model.safetensors"] != digest:
-                raise ValueError(f"{role} {key} has been trained anew")
+                raise ValueError(f"{key}, which it rests on, has been trained anew")
 
+    def save(self, spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime, facts: dict) -> Record:
+        """Write the record of a finished run; `facts` (digests of all it rests on) join its summary.
 
-def save(spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime, facts: dict) -> Record:
-    """Write the record of a finished run; `facts` (data, weights, the runs it needed) join its summary.
-
-    Raises `InputError` that names the folder where the disk is full or the folder cannot be written; the store then
-    holds what it held before.
-    """
-    draft = None
-    try:
-        draft = Path(tempfile.mkdtemp(prefix=f".{spec.key}-", dir=runs_dir()))
-        (draft / "spec.json").write_text(spec.model_dump_json(indent=1))
-        pd.DataFrame(outcome.history).to_csv(draft / "history.csv", index=False)
-        np.savez_compressed(draft / "predictions.npz", logits=outcome.logits, labels=outcome.labels)
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()},
-            draft / "model.safetensors",
-        )
-        summary = (
-            _summary(spec, model, outcome, runtime)
-            | facts
-            | {"files": {name: _sha256(draft / name) for name in _FILES}}
-        )
-        (draft / "summary.json").write_text(json.dumps(summary | {"digest": _digest(summary)}, indent=1))
-        os.chmod(draft, 0o755)
-        if find(spec) is None:  # else another process was quicker: its record is as good
-            os.replace(draft, runs_dir() / spec.key)
-    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-        raise InputError(
-            f"the record of {spec.key} cannot be written to {runs_dir()} ({getattr(error, 'strerror', None) or error}): free space there or set KD_RUNS_DIR"
-        ) from None
-    finally:
-        if draft:
-            shutil.rmtree(draft, ignore_errors=True)
-    return read_record(runs_dir() / spec.key)
+        Raises `InputError` that names the folder where the disk is full or the folder cannot be written; the store then
+        holds what it held before.
+        """
+        draft, path = None, self.folder / spec.key
+        try:
+            draft = Path(tempfile.mkdtemp(prefix=f".{spec.key}-", dir=self.folder))
+            (draft / "spec.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
+            pd.DataFrame(outcome.history).to_csv(draft / "history.csv", index=False)
+            np.savez_compressed(draft / "predictions.npz", logits=outcome.logits, labels=outcome.labels)
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+            save_file(tensors, draft / "model.safetensors")
+            files = {"files": {name: _sha256(draft / name) for name in _FILES}}
+            summary = _summary(spec, model, outcome, runtime) | facts | files
+            summary["digest"] = _digest(summary)
+            (draft / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+            draft.chmod(0o755)
+            try:
+                os.replace(draft, path)
+            except OSError:
+                if not path.is_dir():
+                    raise  # else another process was quicker: its record is as good
+        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"the record {path} cannot be written ({reason}): free space there or set KD_RUNS_DIR"
+            ) from None
+        finally:
+            if draft:
+                shutil.rmtree(draft, ignore_errors=True)
+        return read_record(path)
 
 
 def _summary(spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime) -> dict:
@@ -202,9 +222,11 @@ def _summary(spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime
         "seconds": outcome.seconds,
         "images_per_second": outcome.images_per_second,
         "peak_memory_mb": outcome.peak_memory_mb,
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(runtime),
     }
+    if outcome.diverged:
+        return summary | {"diverged": outcome.diverged}
     validated = [row for row in outcome.history if "val_accuracy" in row]
     if validated:  # what the documents call their best; never our headline
         best = max(validated, key=lambda row: row["val_accuracy"])
@@ -214,37 +236,41 @@ def _summary(spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime
 
 def environment(runtime: Runtime) -> dict[str, str]:
     """Device, precision, threads, versions and the code's digest, as they are now."""
-    packages = {name: version(name) for name in ("torch", "torchvision", "numpy")}
     return {
         "hardware": hardware(),
         "runtime": runtime.name,
         "threads": str(torch.get_num_threads()),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        **packages,
-        "code": _CODE,
+        **{name: version(name) for name in ("torch", "torchvision", "numpy")},
+        "code": CODE,
     }
 
 
 def _code_version() -> str:
-    """A digest of the package's sources, and the git commit where there is one."""
-    root = Path(__file__).parent
-    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(root.rglob("*.py")))).hexdigest()[:12]
+    """A digest of the package's sources; with the commit where they lie in a repository of their own, clean or changed."""
+    package = ROOT / "kdutils"
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))).hexdigest()[:12]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if not done.returncode else ""
+
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-        )
+        own = git("rev-parse", "--show-toplevel")
+        if not own or Path(own).resolve() != ROOT.resolve() or not git("ls-files", "kdutils"):
+            return f"sources {sources}"
+        changed = ", changed since" if git("status", "--porcelain", "--", "kdutils") else ""
+        return f"sources {sources}, commit {git('rev-parse', '--short=12', 'HEAD')}{changed}"
     except OSError:  # no git on this machine
         return f"sources {sources}"
-    commit = done.stdout.strip()
-    return f"sources {sources}" + (f", commit {commit}" if commit else "")
 
 
-_CODE = _code_version()  # of the code that was loaded, whatever happens to the files during a long run
+CODE = _code_version()  # of the code that was loaded, whatever happens to the files during a long run
 
 
 def _digest(summary: dict) -> str:
-    """SHA-256 of a summary's content, but for this digest itself (records made before it was kept have none)."""
+    """SHA-256 of a summary's content, but for this digest itself."""
     content = {name: value for name, value in summary.items() if name != "digest"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -1,67 +1,68 @@
-"""Checkpoints: a killed run goes on where it was."""
+"""Checkpoints: a killed run goes on where it was, from the same inputs alone."""
 
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
-from kdutils.errors import InputError
+from kdutils.settings import write_atomic
 
 
 @dataclass
 class Progress:
-    """Where a run stands; kept between epochs so that a killed run goes on where it was."""
+    """Where a run stands; `diverged` is the epoch whose loss was not finite, or None."""
 
     epoch: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+    diverged: int | None = None
 
 
-def _save_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
-    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {
-            f"optimiser.{index}.{name}": value.contiguous() for name, value in state.items() if torch.is_tensor(value)
-        }
-    draft = path.with_suffix(f".draft-{uuid4().hex}")
-    try:
-        path.parent.mkdir(exist_ok=True)  # another process that ran the same spec may have finished, and tidied up
-        save_file(tensors, draft, metadata={"progress": json.dumps(vars(progress))})
-        os.replace(draft, path)
-    except (OSError, SafetensorError) as error:
-        draft.unlink(missing_ok=True)
-        raise InputError(
-            f"the checkpoint {path} cannot be written ({error}): free space there or set KD_RUNS_DIR"
-        ) from None
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of a run's state; `facts` are the digests of all that the run rests on, `seconds` the time between two."""
 
+    path: Path
+    facts: dict
+    seconds: float = 60.0
 
-def _resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
-    """Load what `_save_checkpoint` wrote; an unreadable checkpoint costs the epochs it held, nothing else."""
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            progress = Progress(**json.loads(file.metadata()["progress"]))
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
-        path.unlink()
-        return Progress()
-    model.load_state_dict(
-        {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    )
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimiser."):
-            _, index, entry = name.split(".", 2)
+    def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+        """Write the file, whole or not at all; raises `InputError` where it cannot be written."""
+        tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+        for index, state in optimiser.state_dict()["state"].items():
+            values = {name: value for name, value in state.items() if torch.is_tensor(value)}
+            tensors |= {f"optimiser.{index}.{name}": value.contiguous() for name, value in values.items()}
+        header = {"progress": json.dumps(asdict(progress)), "facts": json.dumps(self.facts, sort_keys=True)}
+        write_atomic(self.path, save(tensors, header))
+
+    def resume(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
+        """Load what `save` wrote; where there is none, or it is damaged or rests on other inputs, the start."""
+        try:
+            with safe_open(self.path, "pt") as file:
+                header = file.metadata()
+                if json.loads(header["facts"]) != json.loads(json.dumps(self.facts)):
+                    return Progress()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                progress = Progress(**json.loads(header["progress"]))
+        except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+            return Progress()
+        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimiser": {}}
+        for name, tensor in tensors.items():
+            part, _, entry = name.partition(".")
+            parts[part][entry] = tensor
+        model.load_state_dict(parts["model"])
+        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in parts["optimiser"].items():
+            index, _, entry = name.partition(".")
             if tensor.dim():  # in its weight's memory layout: fused optimisers step through both without looking
                 tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
             state.setdefault(int(index), {})[entry] = tensor
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-    return progress
+        optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+        return progress

@@ -1,21 +1,58 @@
-"""What a run looks up."""
+"""What a run rests on, looked up once and handed down."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from kdutils.data.datasets import Dataset
 from kdutils.data.views import IDENTITY_VIEW, VIEWS, epoch_stream, split_indices
+from kdutils.distillation.tables import ViewTable
+from kdutils.errors import InputError
+from kdutils.machine import Runtime
 from kdutils.specs import RunSpec
 
 
-def training_codes(spec: RunSpec, dataset: Dataset) -> np.ndarray:
-    """Every entry code (image * 162 + view), int64, that the run's epochs will look up."""
-    train, _ = split_indices(dataset.train_labels, *spec.data.split)
+@dataclass(frozen=True)
+class Inputs:
+    """A run's data set and split (int64 indices of training images), its machine, and what it reads instead of computing.
+
+    tables: the teachers' logits, filled where the run looks; features: a frozen backbone's outputs. facts: the digests
+    of all of it and of the start weights, which its record and its checkpoints keep.
+    """
+
+    dataset: Dataset
+    runtime: Runtime
+    train: np.ndarray
+    val: np.ndarray
+    tables: tuple[ViewTable, ...] = ()
+    features: ViewTable | None = None
+    facts: dict = field(default_factory=dict)
+
+
+def training_codes(spec: RunSpec, train: np.ndarray) -> np.ndarray:
+    """Every entry code (image * 162 + view), int64, that the run's epochs look up; the same for all its seeds."""
     epochs = (epoch_stream(train, spec.data.views, spec.seed, epoch) for epoch in range(spec.epochs))
     return np.unique(np.concatenate([(indices * VIEWS + views).numpy() for indices, views in epochs]))
 
 
-def validation_codes(spec: RunSpec, dataset: Dataset) -> np.ndarray:
-    """The entry codes, int64, of the run's validation images as they are."""
-    return split_indices(dataset.train_labels, *spec.data.split)[1] * VIEWS + IDENTITY_VIEW
+def validation_codes(val: np.ndarray) -> np.ndarray:
+    """The entry codes, int64, of validation images as they are."""
+    return val * VIEWS + IDENTITY_VIEW
+
+
+def check_teachers(spec: RunSpec, dataset: Dataset) -> None:
+    """Raise `InputError` where a teacher was trained on images that the student is validated with."""
+    val = split_indices(dataset.train_labels, *spec.data.split)[1]
+    for teacher in spec.teachers if len(val) else ():
+        seen: RunSpec | None = teacher
+        while isinstance(seen, RunSpec) and seen.data.name == spec.data.name:
+            if seen.epochs and (
+                known := len(np.intersect1d(val, split_indices(dataset.train_labels, *seen.data.split)[0]))
+            ):
+                raise InputError(
+                    f"the teacher {teacher.model.name} was trained on {known:,} of the {len(val):,} images that validate "
+                    f"its student {spec.model.name}: give both the same train_size, val_size and split_seed"
+                )
+            seen = seen.init if isinstance(seen.init, RunSpec) else None

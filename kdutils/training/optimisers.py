@@ -26,7 +26,8 @@ def make_optimiser(spec: OptimiserSpec, model: nn.Module, fused: bool | None = T
     return torch.optim.SGD(groups, momentum=spec.momentum, **settings)
 
 
-def _set_learning_rate(optimiser: torch.optim.Optimizer, spec: RunSpec, epoch: float) -> None:
+def set_learning_rate(optimiser: torch.optim.Optimizer, spec: RunSpec, epoch: float) -> None:
+    """Give `optimiser` the run's learning rate after `epoch` epochs, a fraction."""
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(spec.optimiser, epoch, spec.epochs)
 

@@ -8,6 +8,7 @@ import torch
 
 from kdutils.data.datasets import Dataset
 from kdutils.data.views import IDENTITY_VIEW, epoch_stream, render, split_indices
+from kdutils.distillation.methods import KD
 from kdutils.distillation.tables import ViewTable
 from kdutils.machine import Runtime
 from kdutils.networks.registry import build_model
@@ -129,8 +130,6 @@ def test_all_handles_share_one_file(tmp_path, dataset, teacher):
 
 def test_opening_a_table_late_does_not_empty_it(tmp_path, dataset, teacher, monkeypatch):
     """Two processes may find no file at once; the slower one must not replace what the other began to fill."""
-    from kdutils import teachers
-
     codes = some_codes(30)
     make, done = np.lib.format.open_memmap, []
 
@@ -141,13 +140,13 @@ def test_opening_a_table_late_does_not_empty_it(tmp_path, dataset, teacher, monk
             ViewTable(tmp_path, 60, 10).fill(teacher, dataset, codes, "half", FLOAT32)
         return array
 
-    monkeypatch.setattr(teachers.os, "getpid", iter(range(10, 99)).__next__)
     monkeypatch.setattr(np.lib.format, "open_memmap", make_and_lose_the_race)
     slow = ViewTable(tmp_path, 60, 10)
     assert done and slow.missing(codes).size == 0 and np.abs(read(slow, codes)).min() > 0
 
 
-def test_what_was_filled_before_a_kill_stays_and_the_rest_is_computed(tmp_path, dataset, teacher):
+def test_what_was_filled_before_a_kill_stays_and_the_rest_is_computed(tmp_path, dataset, teacher, monkeypatch):
+    monkeypatch.setattr("kdutils.distillation.tables.SHARD", 128)
     codes = some_codes(300)
     with pytest.raises(KeyboardInterrupt):
         ViewTable(tmp_path, 60, 10).fill(Counting(teacher, lifetime=1), dataset, codes, "half", FLOAT32)
@@ -164,7 +163,8 @@ def test_values_without_their_mark_are_computed_again(tmp_path, dataset, teacher
     np.testing.assert_allclose(read(table, codes), direct(teacher, dataset, codes), rtol=1e-3, atol=1e-5)
 
 
-def test_marks_are_written_after_values(tmp_path, dataset, teacher):
+def test_values_are_on_the_disk_before_their_marks_are_made(tmp_path, dataset, teacher, monkeypatch):
+    monkeypatch.setattr("kdutils.distillation.tables.SHARD", 128)
     table, order = ViewTable(tmp_path, 60, 10), []
 
     class Noting:
@@ -175,38 +175,40 @@ def test_marks_are_written_after_values(tmp_path, dataset, teacher):
             order.append(self.name)
             self.array[where] = value
 
+        def flush(self):
+            order.append(f"{self.name} on disk")
+            self.array.flush()
+
         def __getattr__(self, name):
             return getattr(self.array, name)
 
     table.values, table.filled = Noting(table.values, "values"), Noting(table.filled, "marks")
     table.fill(teacher, dataset, some_codes(200), "half", FLOAT32)
-    assert order == ["values", "marks"] * 2
+    assert order == ["values", "values on disk", "marks", "marks on disk"] * 2
 
 
 def test_a_runs_codes_are_what_its_epochs_show(dataset):
     data = DataSpec(name="synthetic", train_size=30, val_size=20, views=3)
     spec = RunSpec(data=data, model=ModelSpec(name="small_cnn"), epochs=3, seed=2)
-    train, val = split_indices(dataset.train_labels, data)
+    train, val = split_indices(dataset.train_labels, *data.split)
     expected = set()
     for epoch in range(3):
         order, views = epoch_stream(train, 3, 2, epoch)
         expected |= {(image, view) for image, view in zip(order.tolist(), views.tolist())}
-    assert {divmod(code, 162) for code in training_codes(spec, dataset).tolist()} == expected
-    assert [divmod(code, 162) for code in validation_codes(spec, dataset).tolist()] == [
-        (image, IDENTITY_VIEW) for image in val
-    ]
+    assert {divmod(code, 162) for code in training_codes(spec, train).tolist()} == expected
+    assert [divmod(code, 162) for code in validation_codes(val).tolist()] == [(image, IDENTITY_VIEW) for image in val]
 
 
 def test_students_of_any_seed_temperature_and_weight_look_at_the_same_entries(dataset):
     alone = RunSpec(
         data=DataSpec(name="synthetic", train_size=30, views=8), model=ModelSpec(name="small_cnn"), epochs=2
     )
-    kd = Distillation(teachers=(alone,), temperature=2.0, kd_weight=0.5)
+    kd = Distillation(teachers=(alone,), method=KD(temperature=2.0, kd_weight=0.5))
     variants = [
         alone,
         *(
-            RunSpec(**dict(alone) | change)
+            alone.with_(**change)
             for change in ({"seed": 1}, {"distillation": kd}, {"model": ModelSpec(name="resnet18")})
         ),
     ]
-    assert len({training_codes(spec, dataset).tobytes() for spec in variants}) == 1
+    assert len({training_codes(spec, np.arange(30)).tobytes() for spec in variants}) == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import resource
+import os
 import shutil
+import subprocess
 from importlib.metadata import version
 
 import numpy as np
@@ -13,12 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdutils import records
 from kdutils.errors import InputError
 from kdutils.machine import Runtime
 from kdutils.networks.registry import build_model
-from kdutils.runs.records import find, read_record, save
-from kdutils.settings import runs_dir
+from kdutils.runs import records
+from kdutils.runs.records import Store, read_record
 from kdutils.specs import DataSpec, ModelSpec, RunSpec
 from kdutils.training.loop import Outcome
 
@@ -50,14 +51,19 @@ def network() -> torch.nn.Module:
     return build_model("small_cnn", 10)
 
 
-def saved(spec: RunSpec = SPEC, facts: dict | None = None):
-    return save(
-        spec,
-        network(),
-        outcome(),
-        RUNTIME,
-        facts or {"data": {"title": "a part of CIFAR-10", "digest": "abc"}, "weights": None, "teachers": {}},
-    )
+FACTS = {"data": {"title": "a part of CIFAR-10", "digest": "abc"}, "weights": None, "teachers": {}}
+
+
+def saved(spec: RunSpec = SPEC, facts: dict = FACTS):
+    return Store.default().save(spec, network(), outcome(), RUNTIME, facts)
+
+
+def find(spec: RunSpec):
+    return Store.default().find(spec)
+
+
+def runs_dir():
+    return Store.default().folder
 
 
 def test_what_is_saved_reads_back():
@@ -138,7 +144,7 @@ def truncate(path):
 def test_a_damaged_record_is_set_aside_and_named(name, damage):
     path = saved().path
     damage(path / name)
-    with pytest.warns(UserWarning, match=f"{path.name}.*does not read back.*set aside"):
+    with pytest.warns(UserWarning, match=f"{path.name}.*set aside"):
         assert find(SPEC) is None
     aside = list(runs_dir().iterdir())
     assert len(aside) == 1 and aside[0].name.startswith(f"{SPEC.key}.damaged-") and len(list(aside[0].iterdir())) >= 4
@@ -160,7 +166,7 @@ def test_a_summary_of_another_form_is_damage_too(text):
 
 
 def test_a_record_under_another_runs_name_is_damaged():
-    other = RunSpec(**dict(SPEC) | {"seed": 5})
+    other = SPEC.with_(seed=5)
     shutil.copytree(saved().path, runs_dir() / other.key)
     with pytest.raises(ValueError, match=SPEC.key):
         read_record(runs_dir() / other.key)
@@ -171,20 +177,20 @@ def test_a_record_under_another_runs_name_is_damaged():
 
 def test_the_first_of_two_equal_runs_stays():
     first = saved()
-    second = save(SPEC, build_model("small_cnn", 10), outcome(), RUNTIME, {})
+    second = Store.default().save(SPEC, build_model("small_cnn", 10), outcome(), RUNTIME, {})
     assert second.digest == first.digest and [folder.name for folder in runs_dir().iterdir()] == [SPEC.key]
 
 
 @pytest.mark.parametrize("function", ["np.savez_compressed", "save_file", "os.replace"])
 def test_a_full_disk_names_the_folder_and_leaves_the_store_as_it_was(monkeypatch, function):
-    other = RunSpec(**dict(SPEC) | {"seed": 5})
+    other = SPEC.with_(seed=5)
     saved(other)
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(InputError) as error:
-        patch.setattr(f"kdutils.records.{function}", full)
+        patch.setattr(f"kdutils.runs.records.{function}", full)
         saved()
     assert all(words in str(error.value) for words in (str(runs_dir()), "No space left on device", "KD_RUNS_DIR"))
     assert find(other) and [folder.name for folder in runs_dir().iterdir()] == [other.key]
@@ -192,6 +198,7 @@ def test_a_full_disk_names_the_folder_and_leaves_the_store_as_it_was(monkeypatch
 
 
 def test_a_disk_that_really_takes_no_more_is_reported_in_the_same_way():
+    resource = pytest.importorskip("resource")  # POSIX alone
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))  # the weights take 1.07 MB
     try:
@@ -200,6 +207,44 @@ def test_a_disk_that_really_takes_no_more_is_reported_in_the_same_way():
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(runs_dir().iterdir()) == []
+
+
+def test_what_cannot_be_read_is_an_error_and_stays_where_it_is(monkeypatch):
+    """Nothing is known of a record that the disk does not give: only wrong content is damage."""
+    path = saved().path
+
+    def unreadable(*_):
+        raise PermissionError(13, "Permission denied", str(path / "history.csv"))
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="cannot be read.*Permission denied"):
+        patch.setattr("kdutils.runs.records._sha256", unreadable)
+        find(SPEC)
+    assert [folder.name for folder in runs_dir().iterdir()] == [SPEC.key] and find(SPEC).metric("test") == 50.0
+
+
+def test_two_processes_that_finish_the_same_run_at_once_both_go_on(monkeypatch):
+    """The quicker one's record comes into its place while the slower one is about to rename its own."""
+    rename, first = records.os.replace, []
+
+    def lose(draft, path):
+        if not first and str(path).endswith(SPEC.key):
+            first.append(True)
+            saved()
+        return rename(draft, path)
+
+    monkeypatch.setattr("kdutils.runs.records.os.replace", lose)
+    assert saved().metric("test") == 50.0 and first
+    assert [folder.name for folder in runs_dir().iterdir()] == [SPEC.key]
+
+
+def test_a_run_that_diverged_is_recorded_as_such():
+    none = {"loss": None, "accuracy": None}
+    rows = [{"epoch": 1, "train_loss": 2.0, "val_accuracy": 30.0}, {"epoch": 2, "train_loss": float("nan")}]
+    lost = dataclasses.replace(outcome(), history=rows, metrics={"val": none, "test": none}, diverged=2)
+    record = Store.default().save(SPEC, network(), lost, RUNTIME, FACTS)
+    assert record.diverged and np.isnan(record.metric("test")) and np.isnan(record.metric("val", "loss"))
+    assert record.summary["diverged"] == 2 and "best_val" not in record.summary and len(record.history) == 2
+    assert not saved(SPEC.with_(seed=5)).diverged and find(SPEC).diverged
 
 
 def test_a_store_that_cannot_be_made_is_named(tmp_path, monkeypatch):
@@ -212,3 +257,26 @@ def test_a_store_that_cannot_be_made_is_named(tmp_path, monkeypatch):
 def test_without_git_the_code_is_known_by_its_sources(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert records._code_version().startswith("sources ")
+
+
+def git(folder, *words):
+    identity = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, env=os.environ | identity)
+
+
+def test_the_commit_is_named_only_where_the_repository_is_the_packages_own(tmp_path, monkeypatch):
+    package = tmp_path / "site" / "kdutils"
+    package.mkdir(parents=True)
+    (package / "a.py").write_text("a = 1\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-qm", "the user's own")
+    monkeypatch.setattr(records, "ROOT", package.parent)  # installed somewhere inside another repository
+    assert "commit" not in records._code_version()
+    git(package.parent, "init", "-q")
+    git(package.parent, "add", "-A")
+    git(package.parent, "commit", "-qm", "the package")
+    clean = records._code_version()
+    assert ", commit " in clean and "changed" not in clean
+    (package / "a.py").write_text("a = 2\n")
+    assert records._code_version().endswith(", changed since")

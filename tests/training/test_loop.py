@@ -16,13 +16,16 @@ from safetensors.torch import load_file, save_file
 from kdutils.data.datasets import Dataset
 from kdutils.data.views import IDENTITY_VIEW, epoch_stream, render, split_indices
 from kdutils.distillation.bayesian import CENTRE_RATE, kernel_losses
+from kdutils.distillation.methods import KD
 from kdutils.distillation.tables import ViewTable
 from kdutils.machine import Runtime, keep_freed_memory
 from kdutils.networks.binary import SIGMA_FLOOR, UNDECAYED
 from kdutils.networks.registry import build_model
 from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
-from kdutils.training.inputs import training_codes, validation_codes
-from kdutils.training.loop import train
+from kdutils.training.checkpoints import Checkpoint
+from kdutils.training.inputs import Inputs, training_codes, validation_codes
+from kdutils.training.loop import train as train_on
+from kdutils.training.objective import objective
 from kdutils.training.optimisers import learning_rate
 
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
@@ -68,6 +71,13 @@ def network(spec: RunSpec, seed: int = 0) -> torch.nn.Module:
     return build_model(spec.model.name, 10, **spec.model.options)
 
 
+def train(model, spec, dataset, runtime, tables=(), features=None, report=lambda epoch: None, checkpoint=None):
+    """`kdutils.training.loop.train` on inputs looked up here; a checkpoint file is written after every epoch."""
+    split = split_indices(dataset.train_labels, *spec.data.split)
+    inputs = Inputs(dataset, runtime, *split, tuple(tables), features)
+    return train_on(model, spec, inputs, report, checkpoint and Checkpoint(checkpoint, {}, seconds=0))
+
+
 def plain_loop(model, spec, dataset, loss):
     """What train() promises, without its chunks, tables, autocast and fused optimisers; loss(outputs, pixels, labels)."""
     o = spec.optimiser
@@ -76,7 +86,7 @@ def plain_loop(model, spec, dataset, loss):
     )
     if o.name == "adam":
         optimiser = torch.optim.Adam(model.parameters(), o.learning_rate, weight_decay=o.weight_decay, foreach=False)
-    train_indices, _ = split_indices(dataset.train_labels, spec.data)
+    train_indices, _ = split_indices(dataset.train_labels, *spec.data.split)
     for epoch in range(spec.epochs):
         order, views = epoch_stream(train_indices, spec.data.views, spec.seed, epoch)
         model.train()
@@ -112,13 +122,17 @@ def test_training_equals_a_plain_loop(dataset, optimiser):
 
 
 def test_an_epoch_longer_than_a_chunk_equals_a_plain_loop(dataset, monkeypatch):
-    monkeypatch.setattr("kdutils.training._CHUNK", 20)
+    monkeypatch.setattr("kdutils.training.loop._CHUNK", 20)
     spec, model = spec_of(batch_size=8), network(spec_of())
     expected = plain_loop(
         copy.deepcopy(model), spec, dataset, lambda outputs, pixels, labels: F.cross_entropy(outputs, labels)
     )
     train(model, spec, dataset, FLOAT32)
     assert_same_weights(model, expected, 2e-5)
+
+
+def train_indices(spec, dataset):
+    return split_indices(dataset.train_labels, *spec.data.split)[0]
 
 
 def filled(folder, model, spec, dataset, codes, columns=10) -> ViewTable:
@@ -130,7 +144,9 @@ def filled(folder, model, spec, dataset, codes, columns=10) -> ViewTable:
 @pytest.mark.parametrize("teachers", [1, 2])
 def test_distilling_from_tables_equals_asking_the_teachers_in_every_step(tmp_path, dataset, teachers):
     alone = spec_of()
-    kd = Distillation(teachers=tuple(spec_of(seed=seed) for seed in range(teachers)), temperature=3.0, kd_weight=0.7)
+    kd = Distillation(
+        teachers=tuple(spec_of(seed=seed) for seed in range(teachers)), method=KD(temperature=3.0, kd_weight=0.7)
+    )
     spec, models = spec_of(distillation=kd), [network(alone, seed=10 + number) for number in range(teachers)]
     for model in models:  # louder than fresh ones, so that the teacher matters
         model.fc2.weight.data *= 20
@@ -147,16 +163,14 @@ def test_distilling_from_tables_equals_asking_the_teachers_in_every_step(tmp_pat
         copy.deepcopy(model), spec, dataset, lambda outputs, pixels, labels: F.cross_entropy(outputs, labels)
     )
     tables = [
-        filled(tmp_path / str(n), teacher, spec, dataset, training_codes(spec, dataset))
+        filled(tmp_path / str(n), teacher, spec, dataset, training_codes(spec, train_indices(spec, dataset)))
         for n, teacher in enumerate(models)
     ]
     outcome = train(model, spec, dataset, FLOAT32, tables)
     assert_same_weights(model, expected, 2e-4)
     assert (model.fc2.weight - without.fc2.weight).abs().max() > 5e-3
     for row in outcome.history:
-        assert row["train_loss"] == pytest.approx(
-            0.3 * row["train_cross_entropy"] + 0.7 * row["train_distillation"], rel=1e-5
-        )
+        assert row["train_loss"] == pytest.approx(0.3 * row["train_ce"] + 0.7 * row["train_kd"], rel=1e-5)
 
 
 def test_training_on_cached_features_equals_training_under_a_frozen_backbone(tmp_path, dataset):
@@ -165,7 +179,12 @@ def test_training_on_cached_features_equals_training_under_a_frozen_backbone(tmp
     slow = network(spec)
     quick, backbone, start = copy.deepcopy(slow), copy.deepcopy(slow), copy.deepcopy(slow)
     backbone.fc = torch.nn.Identity()
-    codes = np.concatenate([training_codes(spec, dataset), validation_codes(spec, dataset)])
+    codes = np.concatenate(
+        [
+            training_codes(spec, train_indices(spec, dataset)),
+            validation_codes(split_indices(dataset.train_labels, *spec.data.split)[1]),
+        ]
+    )
     features = filled(tmp_path, backbone, spec, dataset, codes, columns=512)
     outcomes = train(slow, spec, dataset, FLOAT32), train(quick, spec, dataset, FLOAT32, features=features)
     assert_same_weights(quick, slow, 2e-3)
@@ -209,8 +228,8 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, dataset, spec):
 
     checkpoint, epochs, model = tmp_path / "checkpoint.safetensors", [], network(spec, seed=99)
     with pytest.raises(KeyboardInterrupt):
-        train(network(spec), spec, dataset, FLOAT32, report=interrupt, checkpoint=checkpoint, checkpoint_seconds=0)
-    resumed = train(model, spec, dataset, FLOAT32, report=epochs.append, checkpoint=checkpoint, checkpoint_seconds=0)
+        train(network(spec), spec, dataset, FLOAT32, report=interrupt, checkpoint=checkpoint)
+    resumed = train(model, spec, dataset, FLOAT32, report=epochs.append, checkpoint=checkpoint)
     assert epochs == [2, 3]
     assert same(resumed, expected)
     assert_same_weights(model, undisturbed)
@@ -231,7 +250,7 @@ def without_facts(path):
 )
 def test_a_damaged_checkpoint_costs_its_epochs_and_nothing_else(tmp_path, dataset, damage):
     checkpoint, spec = tmp_path / "checkpoint.safetensors", spec_of()
-    train(network(spec), spec, dataset, FLOAT32, checkpoint=checkpoint, checkpoint_seconds=0)
+    train(network(spec), spec, dataset, FLOAT32, checkpoint=checkpoint)
     damage(checkpoint)
     epochs, expected = [], train(network(spec), spec, dataset, FLOAT32)
     assert same(train(network(spec), spec, dataset, FLOAT32, report=epochs.append, checkpoint=checkpoint), expected)
@@ -239,11 +258,23 @@ def test_a_damaged_checkpoint_costs_its_epochs_and_nothing_else(tmp_path, datase
 
 
 def test_checkpoints_are_no_more_frequent_than_asked(tmp_path, dataset):
-    checkpoint = tmp_path / "checkpoint.safetensors"
-    train(network(spec_of()), spec_of(), dataset, FLOAT32, checkpoint=checkpoint, checkpoint_seconds=1000)
-    assert not checkpoint.exists()
-    train(network(spec_of()), spec_of(), dataset, FLOAT32, checkpoint=checkpoint, checkpoint_seconds=0)
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
+    path, spec = tmp_path / "checkpoint.safetensors", spec_of()
+    inputs = Inputs(dataset, FLOAT32, *split_indices(dataset.train_labels, *spec.data.split))
+    train_on(network(spec), spec, inputs, checkpoint=Checkpoint(path, {}, seconds=1000))
+    assert not path.exists()
+    train_on(network(spec), spec, inputs, checkpoint=Checkpoint(path, {}, seconds=0))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_was_begun_from_other_inputs_is_not_continued(tmp_path, dataset):
+    path, spec = tmp_path / "checkpoint.safetensors", spec_of()
+    inputs = Inputs(dataset, FLOAT32, *split_indices(dataset.train_labels, *spec.data.split))
+    begun = {"data": {"digest": "a"}, "weights": "w (SHA-256 1)", "teachers": {"resnet18-0": "t"}}
+    train_on(network(spec), spec, inputs, checkpoint=Checkpoint(path, begun, seconds=0))
+    for other in ({"data": {"digest": "b"}}, {"weights": "w (SHA-256 2)"}, {"teachers": {"resnet18-0": "u"}}, {}):
+        epochs = []
+        train_on(network(spec), spec, inputs, epochs.append, Checkpoint(path, begun | other, seconds=1000))
+        assert epochs == ([3] if not other else [1, 2, 3])
 
 
 def test_the_test_set_is_read_once_after_the_last_epoch(dataset):
@@ -262,7 +293,7 @@ def test_the_test_set_is_read_once_after_the_last_epoch(dataset):
 def test_metrics_are_those_of_the_trained_network(dataset):
     model, spec = network(spec_of()), spec_of(data=DataSpec(name="synthetic", train_size=50, val_size=20, test_size=12))
     outcome = train(model, spec, dataset, FLOAT32)
-    _, val = split_indices(dataset.train_labels, spec.data)
+    _, val = split_indices(dataset.train_labels, *spec.data.split)
     shown = {
         "val": (dataset.train_images, dataset.train_labels, torch.from_numpy(val)),
         "test": (dataset.test_images, dataset.test_labels, torch.arange(12)),
@@ -288,7 +319,7 @@ def test_training_metrics_are_means_over_the_views_shown(dataset):
     spec = spec_of(optimiser=OptimiserSpec(name="sgd", learning_rate=1e-30), epochs=2)  # nothing moves
     model = network(spec)
     outcome = train(model, spec, dataset, FLOAT32)
-    train_indices, _ = split_indices(dataset.train_labels, spec.data)
+    train_indices, _ = split_indices(dataset.train_labels, *spec.data.split)
     for epoch, row in enumerate(outcome.history):
         order, views = epoch_stream(train_indices, 5, 0, epoch)
         with torch.no_grad():
@@ -315,10 +346,18 @@ def test_a_single_left_over_image_joins_the_last_batch(dataset, images, sizes):
     assert seen == sizes
 
 
-def test_a_diverging_run_is_an_error_that_names_it(dataset):
-    spec = spec_of(optimiser=OptimiserSpec(name="sgd", learning_rate=1e30))
-    with pytest.raises(FloatingPointError, match=spec.key):
-        train(network(spec), spec, dataset, FLOAT32)
+@pytest.mark.parametrize("test_curve", [False, True])
+def test_a_diverging_run_ends_with_that_epoch_and_says_so(dataset, test_curve):
+    spec = spec_of(optimiser=OptimiserSpec(name="sgd", learning_rate=1e30), test_curve=test_curve)
+    outcome = train(network(spec), spec, dataset, FLOAT32)
+    assert outcome.diverged == 1 and len(outcome.history) == 1 and not np.isfinite(outcome.history[0]["train_loss"])
+    assert outcome.metrics == dict.fromkeys(("train", "val", "test"), {"loss": None, "accuracy": None})
+
+
+def test_a_run_whose_last_step_diverges_has_diverged(dataset):
+    spec = spec_of(optimiser=OptimiserSpec(name="sgd", learning_rate=1e38), epochs=1, batch_size=50)
+    outcome = train(network(spec), spec, dataset, FLOAT32)
+    assert np.isfinite(outcome.history[0]["train_loss"]) and outcome.diverged == 1
 
 
 def torch_rates(scheduler_of, learning_rate, steps) -> list[float]:
@@ -376,20 +415,20 @@ def test_the_bayesian_losses_join_the_cross_entropy_and_stand_in_the_history(dat
     start, centres = copy.deepcopy(model), torch.zeros(10, 64)
     sigma = F.softplus(torch.tensor(0.5413)) + SIGMA_FLOOR
     outcome = train(model, spec, dataset, FLOAT32)
-    train_indices, _ = split_indices(dataset.train_labels, spec.data)
+    train_indices, _ = split_indices(dataset.train_labels, *spec.data.split)
     start.train().fc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
     for epoch, row in enumerate(outcome.history):
         order, views = epoch_stream(train_indices, 5, 0, epoch)
         labels, seen = dataset.train_labels[order].long(), []
         logits = start(render(dataset.train_images, order, views))
-        assert row["train_cross_entropy"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
+        assert row["train_ce"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
         assert row["train_kernel"] == pytest.approx(kernel_losses(start, 1e-2, 1e-2).item(), rel=1e-5)
         distances = (seen[0] - centres[labels]).square()
         assert row["train_feature"] == pytest.approx(
             (theta / 2 * (distances * (1 + sigma**-2) + (sigma**2).log()).sum(1).mean()).item(), rel=1e-3
         )
         assert row["train_loss"] == pytest.approx(
-            row["train_cross_entropy"] + row["train_kernel"] + row["train_feature"], rel=1e-5
+            row["train_ce"] + row["train_kernel"] + row["train_feature"], rel=1e-5
         )
         for j in range(10):
             members = seen[0][labels == j]
@@ -399,19 +438,14 @@ def test_the_bayesian_losses_join_the_cross_entropy_and_stand_in_the_history(dat
 
 def test_distillation_and_the_bayesian_losses_add_up(tmp_path, dataset):
     teacher = spec_of(data=bonn().data)
-    spec = bonn(distillation=Distillation(teachers=(teacher,), temperature=3.0, kd_weight=0.7), epochs=2)
-    table = filled(tmp_path, network(teacher, seed=10), spec, dataset, training_codes(spec, dataset))
+    spec = bonn(distillation=Distillation(teachers=(teacher,), method=KD(temperature=3.0, kd_weight=0.7)), epochs=2)
+    table = filled(
+        tmp_path, network(teacher, seed=10), spec, dataset, training_codes(spec, train_indices(spec, dataset))
+    )
     for row in train(network(spec), spec, dataset, FLOAT32, [table]).history:
-        parts = (
-            0.3 * row["train_cross_entropy"]
-            + 0.7 * row["train_distillation"]
-            + row["train_kernel"]
-            + row["train_feature"]
-        )
+        parts = 0.3 * row["train_ce"] + 0.7 * row["train_kd"] + row["train_kernel"] + row["train_feature"]
         assert (
-            row["train_loss"] == pytest.approx(parts, rel=1e-5)
-            and row["train_kernel"] > 0.01
-            and row["train_distillation"] > 0
+            row["train_loss"] == pytest.approx(parts, rel=1e-5) and row["train_kernel"] > 0.01 and row["train_kd"] > 0
         )
 
 
@@ -421,7 +455,7 @@ def test_without_bayesian_losses_the_history_has_no_such_columns(dataset):
         for s in (bonn(epochs=1, bayesian=None), bonn(epochs=1, bayesian=Bayesian()))
     )
     names = {"epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"}
-    assert set(plain) == names and set(kernel_only) == names | {"train_cross_entropy", "train_kernel"}
+    assert set(plain) == names and set(kernel_only) == names | {"train_ce", "train_kernel"}
 
 
 def test_the_bayesian_losses_move_what_they_describe(dataset):
@@ -487,7 +521,12 @@ def test_a_head_on_cached_features_has_a_test_curve_too(tmp_path, dataset):
     model = network(spec)
     backbone = copy.deepcopy(model)
     backbone.fc = torch.nn.Identity()
-    codes = np.concatenate([training_codes(spec, dataset), validation_codes(spec, dataset)])
+    codes = np.concatenate(
+        [
+            training_codes(spec, train_indices(spec, dataset)),
+            validation_codes(split_indices(dataset.train_labels, *spec.data.split)[1]),
+        ]
+    )
     outcome = train(
         model, spec, dataset, FLOAT32, features=filled(tmp_path, backbone, spec, dataset, codes, columns=512)
     )
@@ -518,3 +557,19 @@ def test_glibc_takes_the_settings_that_keep_freed_memory(monkeypatch):
 def test_without_glibc_freed_memory_is_nobodys_concern(monkeypatch, library):
     monkeypatch.setattr("ctypes.CDLL", library)
     keep_freed_memory()
+
+
+def test_the_objective_of_one_batch_is_the_loss_that_the_loop_notes(tmp_path, dataset):
+    kd = Distillation(teachers=(spec_of(),), method=KD(temperature=3.0, kd_weight=0.7))
+    spec = spec_of(distillation=kd, epochs=1, batch_size=50, optimiser=STILL)
+    model, teacher = network(spec), network(spec, seed=10)
+    table = filled(tmp_path, teacher, spec, dataset, training_codes(spec, train_indices(spec, dataset)))
+    row = train(copy.deepcopy(model), spec, dataset, FLOAT32, [table]).history[0]
+    order, views = epoch_stream(train_indices(spec, dataset), 5, 0, 0)
+    with torch.no_grad():
+        pixels, labels = render(dataset.train_images, order, views), dataset.train_labels[order].long()
+        loss, terms = objective(spec, model, model(pixels), labels, teacher.eval()(pixels)[None])
+    assert row["train_loss"] == pytest.approx(loss.item(), rel=1e-3)
+    assert {name: row[f"train_{name}"] for name in terms} == {
+        k: pytest.approx(v.item(), rel=1e-2) for k, v in terms.items()
+    }
