@@ -77,8 +77,8 @@ def plot_overlay(arms: Arms, column: str = "val_accuracy", label: str = "validat
 def _histories(records: list[Record]) -> pd.DataFrame:
     """The histories of an arm, one under the other, with the training loss that all runs share."""
     histories = pd.concat([record.history for record in records])
-    if "train_cross_entropy" in histories:  # the objective of a distilled run holds T^2 KL too: not comparable
-        histories["train_loss"] = histories["train_cross_entropy"]
+    if "train_ce" in histories:  # the objective of a distilled run holds T^2 KL too: not comparable
+        histories["train_loss"] = histories["train_ce"]
     return histories
 
 

@@ -105,10 +105,10 @@ def confusion(record: Record) -> np.ndarray:
     return 100 * counts / counts.sum(1, keepdims=True).clip(1)
 
 
-def standard_error(record: Record) -> float:
-    """Binomial standard error (percentage points) of a record's validation accuracy."""
-    share = record.metric("val") / 100
-    return 100 * float(np.sqrt(share * (1 - share) / record.spec.data.val_size))
+def standard_error(records: list[Record]) -> float:
+    """Binomial standard error (percentage points) of one run's validation accuracy, at the mean of these runs."""
+    share = np.mean([record.metric("val") for record in records]) / 100
+    return 100 * float(np.sqrt(share * (1 - share) / records[0].spec.data.val_size))
 
 
 def telling_images(record: Record, count: int = 4) -> np.ndarray:

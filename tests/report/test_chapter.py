@@ -1,4 +1,4 @@
-"""A chapter opens its study on the data and weights that can be had here, and says so; nothing is run before it fits."""
+"""A chapter opens its study on the data and weights that can be had here, says so, and complains before it runs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_networks_start_from_imagenet_where_all_weights_can_be_had(name, present
 
 @pytest.mark.parametrize("name", ["assignment", "binary", "teacher-init"])
 def test_weights_that_were_asked_for_are_not_replaced(name):
-    with pytest.raises(Unavailable, match="ResNet18.*KD_DATA_DIR"):
+    with pytest.raises(Unavailable, match="resnet18.*KD_DATA_DIR"):
         open_study(name, "smoke", "synthetic", init="imagenet")
 
 
@@ -106,8 +106,9 @@ def test_what_cannot_be_had_for_study_c_is_replaced_and_named(present, expected,
     assert ("stand in for ResNet101" in setting) == (expected[0] != "resnet101")
     assert ("other synthetic images" in setting) == (expected[1] != "imagenet")
     if present:
-        assert open_study("teacher-init", "paper", "synthetic", init="imagenet", network="resnet101").network == (
-            expected[0]
+        assert (
+            open_study("teacher-init", "paper", "synthetic", init="imagenet", network="resnet101").network
+            == (expected[0])
         )
 
 

@@ -1,4 +1,4 @@
-"""Study D against its document: ResNet32x4 for 240 epochs, the four-layer CNN for 100, a grid of 4 x 4 with weight 0."""
+"""Study D against its document: ResNet32x4 for 240 epochs, the four-layer CNN for 100, a 4 x 4 grid with weight 0."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ def test_the_grid_holds_the_student_alone_once_and_every_cell_with_a_teacher(pro
 
 def test_a_given_cell_takes_the_place_of_the_grid_and_the_student_alone_stays():
     alone, taught = study("cifar100", "quick", temperature=3, kd_weight=0.9).grid()
-    assert (
-        alone.distillation is None
-        and KD(temperature=3.0, kd_weight=0.9, ce_weight=None) == (taught.distillation.method)
+    assert alone.distillation is None and KD(temperature=3.0, kd_weight=0.9, ce_weight=None) == (
+        taught.distillation.method
     )
 
 
