@@ -39,10 +39,8 @@ class Assignment(Study):
 
     def policies(self) -> list[RunSpec]:
         """What may train in a ResNet18, side by side, under ImageNet's stem and under the 3x3 stem."""
-        seed, stems = (
-            self.teacher_seeds[0],
-            {"imagenet": ("head", "all"), "cifar_pool": ("last_block", "layer3_up", "all")},
-        )
+        seed = self.teacher_seeds[0]
+        stems = {"imagenet": ("head", "all"), "cifar_pool": ("last_block", "layer3_up", "all")}
         return [self.resnet("resnet18", seed, stem, what) for stem, parts in stems.items() for what in parts]
 
     def student(self, teachers: tuple[str, ...], method: KD, seed: int = 0) -> RunSpec:

@@ -44,7 +44,6 @@ class Study(Value):
         return [KD(temperature=t, kd_weight=w) for t in self.temperatures for w in self.kd_weights]
 
     def _run(self, model: ModelSpec, optimiser: OptimiserSpec, **fields) -> RunSpec:
-        """A run on the study's data; fields: the spec's others."""
         return RunSpec(data=self.data, model=model, optimiser=optimiser, **fields)
 
 
