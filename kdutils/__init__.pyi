@@ -8,12 +8,8 @@ from .data.views import (
     render as render,
     split_indices as split_indices,
 )
-from .distillation.losses import (
-    kd_loss as kd_loss,
-    soft_loss as soft_loss,
-    teacher_log_probabilities as teacher_log_probabilities,
-)
-from .distillation.methods import KD as KD
+from .distillation.losses import soft_loss as soft_loss, teacher_log_probabilities as teacher_log_probabilities
+from .distillation.methods import KD as KD, method_loss as method_loss
 from .errors import InputError as InputError
 from .networks.counting import (
     accounting as accounting,

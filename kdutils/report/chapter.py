@@ -10,15 +10,14 @@ from kdutils.networks.registry import build_model
 from kdutils.report.page import Page
 from kdutils.studies import Binary, Cifar100, Study, TeacherInit, study
 
-_TITLES = {"resnet18": "ResNet18", "resnet50": "ResNet50", "resnet101": "ResNet101", "wrn_16_1": "WRN-16-1"}
-_TITLES |= {"wrn_16_7": "WRN-16-7", "wrn_22": "WRN-22 (16-16-32-64)"}
+_TITLES = {"wrn_16_1": "WRN-16-1", "wrn_16_7": "WRN-16-7", "wrn_22": "WRN-22 (16-16-32-64)"}
 
 
 def open_study(name: str, profile: str = "quick", dataset: str = "auto", init: str | None = None, **given) -> Study:
     """The study `name` (`kdutils.studies.study`) on what can be had here; prints what stands in for what cannot.
 
-    dataset: "cifar" or its name for the study's own set, "synthetic", or "auto": its own where it can be had. init: as
-    the study has it, or "auto": ImageNet's weights where they can be had, "random" without; None looks for nothing.
+    dataset: "cifar" or its name for the study's own set, "synthetic", or "auto": its own where it can be had. init:
+    "imagenet", "random", "pretrain:cifar100", or "auto": the first that can be had; None: the study's, not looked for.
     Raises `InputError` before anything is run: for what cannot be had, too few images, a file that does not fit.
     """
     if given.get("teacher_file"):
@@ -46,21 +45,19 @@ def open_chapter(name: str, profile: str = "quick", dataset: str = "auto", **giv
 
 def _start(plan: Study, init: str) -> dict[str, str]:
     """The fields of `plan` that say where its networks start."""
-    networks, other = plan.IMAGENET, "random"
-    if isinstance(plan, TeacherInit):
-        networks, other = (plan.network,), "pretrain:cifar100"
+    pretrains = isinstance(plan, TeacherInit)
+    networks, other = ((plan.network,), "pretrain:cifar100") if pretrains else (plan.IMAGENET, "random")
     if init not in ("auto", "imagenet") or not networks:
         return {"init": other if init in ("auto", "random") else init}
-    missing = [network for network in networks if not weights.available(network)]
-    if not missing:
+    if not (missing := [network for network in networks if not weights.available(network)]):
         return {"init": "imagenet"}
-    sentence = f"ImageNet's weights of {_TITLES[missing[0]]} are not here and cannot be downloaded"
+    sentence = f"ImageNet's weights of {missing[0]} are not here and cannot be downloaded"
     if missing == ["resnet101"] and weights.available("resnet50"):
-        print(f"{sentence}: ResNet50 stands in.")
+        print(f"{sentence}: resnet50 stands in.")
         return {"init": "imagenet", "network": "resnet50"}
     if init == "imagenet":
         raise Unavailable(f"{sentence}: put them into KD_DATA_DIR/imagenet, or give init=auto")
-    print(f"{sentence}: {'random weights' if other == 'random' else 'weights from another data set'} stand in.")
+    print(f"{sentence}: {'weights from another data set' if pretrains else 'random weights'} stand in.")
     return {"init": other}
 
 
@@ -69,12 +66,9 @@ def _setting(plan: Study) -> str:
     images, data = datasets.load_dataset(plan.data.name), plan.data
     train = data.train_size or len(images.train_labels) - data.val_size
     test = min(data.test_size or len(images.test_labels), len(images.test_labels))
-    validation = f", {data.val_size:,} validation" if data.val_size else ""
-    seeds = f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
-    return (
-        f"{images.title[0].upper()}{images.title[1:]}: {train:,} training{validation} and {test:,} test images, "
-        f"{data.views} of {VIEWS} views, {seeds}; profile {plan.profile}.{_remark(plan)}"
-    )
+    sizes = f"{train:,} training{f', {data.val_size:,} validation' if data.val_size else ''} and {test:,} test images"
+    seeds = f"{data.views} of {VIEWS} views, {len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
+    return f"{images.title[0].upper()}{images.title[1:]}: {sizes}, {seeds}; profile {plan.profile}.{_remark(plan)}"
 
 
 def _remark(plan: Study) -> str:
@@ -83,7 +77,7 @@ def _remark(plan: Study) -> str:
         stand_in = "" if plan.network == "resnet101" else ", which stand in for ResNet101"
         others = "other synthetic images" if plan.data.name == "synthetic" else "CIFAR-100"
         start = "ImageNet's weights" if plan.init == "imagenet" else f"weights trained on {others}"
-        teachers = f"{_TITLES[plan.network]}s{stand_in}, trained in all {VIEWS} views"
+        teachers = f"{plan.network.replace('resnet', 'ResNet')}s{stand_in}, trained in all {VIEWS} views"
         return f" Teachers are {teachers}; the pretrained one starts from {start}."
     if isinstance(plan, Cifar100):
         if plan.teacher_file:
@@ -93,8 +87,9 @@ def _remark(plan: Study) -> str:
         students = (
             f"; students train {plan.epochs} epochs with batches of {plan.batch_size}, 100 with 128 in the document"
         )
-        students = students if plan.epochs != 100 else ""
-        return f" The teacher is {plan.network}{stand_in}, {epochs} in all {VIEWS} views{students}."
+        return (
+            f" The teacher is {plan.network}{stand_in}, {epochs} in all {VIEWS} views{students * (plan.epochs != 100)}."
+        )
     remark = " The ResNets start from random weights." * (plan.init == "random")
     if isinstance(plan, Binary):
         wide, rate = _TITLES[plan.network.name], f"{plan.learning_rate:g}"

@@ -14,7 +14,6 @@ __all__ = ["LABELS", "PROFILES", "STUDIES", "Binary", "Cifar100", "Study", "Teac
 
 PROFILES = ("smoke", "quick", "overnight", "paper")
 STUDIES = {"assignment": Assignment, "binary": Binary, "teacher-init": TeacherInit, "cifar100": Cifar100}
-"""Every study by the name that its published values have."""
 
 
 def study(name: str, profile: str = "quick", **given) -> Study:

@@ -29,19 +29,19 @@ class Assignment(Study):
     def small_cnn(self, seed: int = 0) -> RunSpec:
         """Task 1: the small CNN alone. Adam and 1e-3 are our choice, the document names no optimiser."""
         adam = OptimiserSpec(name="adam", learning_rate=1e-3)
-        return self._run(ModelSpec(name="small_cnn"), adam, self.epochs, batch_size=32, seed=seed)
+        return self._run(ModelSpec(name="small_cnn"), adam, epochs=self.epochs, batch_size=32, seed=seed)
 
     def resnet(self, name: str, seed: int = 0, stem: str = "cifar_pool", trainable: str = "all") -> RunSpec:
         """Task 2: an ImageNet ResNet (resnet18 or resnet50), fine-tuned."""
         model, adam = ModelSpec(name=name, options={"stem": stem}), OptimiserSpec(name="adam", learning_rate=1e-4)
-        scratch = self._run(model, adam, self.resnet_epochs, batch_size=32, seed=seed)
-        return scratch.with_(init=self.init, trainable=trainable)
+        sizes = dict(epochs=self.resnet_epochs, batch_size=32, seed=seed)
+        return self._run(model, adam, **sizes, init=self.init, trainable=trainable)
 
     def policies(self) -> list[RunSpec]:
         """What may train in a ResNet18, side by side, under ImageNet's stem and under the 3x3 stem."""
-        choices = [("imagenet", what) for what in ("head", "all")]
-        choices += [("cifar_pool", what) for what in ("last_block", "layer3_up", "all")]
-        return [self.resnet("resnet18", self.teacher_seeds[0], stem, trainable) for stem, trainable in choices]
+        seed = self.teacher_seeds[0]
+        stems = {"imagenet": ("head", "all"), "cifar_pool": ("last_block", "layer3_up", "all")}
+        return [self.resnet("resnet18", seed, stem, what) for stem, parts in stems.items() for what in parts]
 
     def student(self, teachers: tuple[str, ...], method: KD, seed: int = 0) -> RunSpec:
         """Tasks 3 and 4: the small CNN of Task 1, taught by the fine-tuned ResNets `teachers`."""
@@ -53,12 +53,11 @@ class Assignment(Study):
 
     def arms(self, one: KD, both: KD) -> dict[str, list[RunSpec]]:
         """All classifiers by their published names; `one` is the method of a single teacher, `both` that of two."""
-        networks = ("resnet18", "resnet50")
         students = {
             "distilled from ResNet50": (("resnet50",), one),
             "distilled from ResNet18": (("resnet18",), one),
-            "distilled from both, logits averaged": (networks, both),
-            "distilled from both, probabilities averaged": (networks, both.with_(average="probabilities")),
+            "distilled from both, logits averaged": (self.IMAGENET, both),
+            "distilled from both, probabilities averaged": (self.IMAGENET, both.with_(average="probabilities")),
         }
         return {
             "small CNN": [self.small_cnn(seed) for seed in self.seeds],

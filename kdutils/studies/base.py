@@ -17,7 +17,7 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)]
 Temperatures = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
-Weights = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
+Weights = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
 
 
 class Study(Value):
@@ -43,10 +43,8 @@ class Study(Value):
         """Every temperature with every kd_weight, the cells of a grid; the first is the only one if none is chosen."""
         return [KD(temperature=t, kd_weight=w) for t in self.temperatures for w in self.kd_weights]
 
-    def _run(self, model: ModelSpec, optimiser: OptimiserSpec, epochs: int, batch_size: int, seed: int) -> RunSpec:
-        """A run on the study's data, from random weights."""
-        sizes = dict(epochs=epochs, batch_size=batch_size, seed=seed)
-        return RunSpec(data=self.data, model=model, optimiser=optimiser, **sizes)
+    def _run(self, model: ModelSpec, optimiser: OptimiserSpec, **fields) -> RunSpec:
+        return RunSpec(data=self.data, model=model, optimiser=optimiser, **fields)
 
 
 def taught(student: RunSpec, method: KD, *teachers: RunSpec) -> RunSpec:

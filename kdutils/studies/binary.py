@@ -5,17 +5,15 @@ from typing import ClassVar, Literal
 from kdutils.specs import Bayesian, DataSpec, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.studies.base import Study, Temperatures, Weights, taught
 
-LABELS = {"full": "full precision", "stem": "stem binary", "xnor": "XNOR", "bonn": "BONN"}
-"""The precisions, as arms and captions name them."""
+LABELS = {"full": "full precision", "stem": "stem binary", "xnor": "XNOR", "bonn": "BONN"}  # as arms name them
 _SHORT = dict(seeds=(0, 1), teacher_seeds=(0,), network=ModelSpec(name="wrn_16_1"), learning_rate=0.1, widths=())
 
 
 class Binary(Study):
     """Study B: WideResNets with 1-bit weights (phase 1), and what a ResNet18 teaches them and a reduced CNN (phase 2).
 
-    SGD, weight decay, batch, temperature and kd_weight are the document's. It is silent about momentum and schedule:
-    0.9, and one cycle that ends at zero, are ours. Its dropout stands before the classifier. Nothing is selected, so
-    there are no validation images; as its figures show test losses, the test set is evaluated after every epoch.
+    Momentum, and one cycle that ends at zero, are ours where the document is silent. Its dropout stands before the
+    classifier. Nothing is selected, so there are no validation images; test losses are shown, the last epoch counts.
     """
 
     IMAGENET: ClassVar = ("resnet18",)
@@ -45,7 +43,7 @@ class Binary(Study):
     def _from_scratch(self, name: str, options: dict, epochs: int, seed: int) -> RunSpec:
         sgd = OptimiserSpec(name="sgd", learning_rate=self.learning_rate, momentum=0.9, weight_decay=5e-4)
         model, bayesian = ModelSpec(name=name, options=options), options.get("precision") == "bonn"
-        spec = self._run(model, sgd.with_(schedule="one_cycle"), epochs, batch_size=64, seed=seed)
+        spec = self._run(model, sgd.with_(schedule="one_cycle"), epochs=epochs, batch_size=64, seed=seed)
         return spec.with_(bayesian=Bayesian() if bayesian else None, test_curve=True)
 
     def wide_resnet(self, precision: str, seed: int = 0) -> RunSpec:
@@ -57,8 +55,7 @@ class Binary(Study):
         spec = self._from_scratch("resnet18", {"stem": "cifar_pool"}, self.teacher_epochs, seed)
         return spec.with_(init=self.init, optimiser=spec.optimiser.with_(learning_rate=0.01))
 
-    def taught(self, students: list[RunSpec]) -> list[RunSpec]:
-        """The same students with the teacher."""
+    def _taught(self, students: list[RunSpec]) -> list[RunSpec]:
         return [taught(student, self.methods[0], self.teacher(self.teacher_seeds[0])) for student in students]
 
     def phase_one(self) -> dict[str, list[RunSpec]]:
@@ -82,7 +79,7 @@ class Binary(Study):
         students = {"reduced CNN": [self._from_scratch("reduced_cnn", {}, self.epochs, seed) for seed in self.seeds]}
         students |= {name: specs for name, specs in self.phase_one().items() if name.endswith(("XNOR", "BONN"))}
         for name, specs in students.items():
-            arms |= {name: specs, f"{name}, distilled": self.taught(specs)}
+            arms |= {name: specs, f"{name}, distilled": self._taught(specs)}
         return arms
 
     def beyond(self) -> dict[str, list[RunSpec]]:
@@ -94,5 +91,5 @@ class Binary(Study):
                 specs = [self._from_scratch("wrn_22", options, self.wrn_22_epochs, seed) for seed in self.seeds]
                 arms[f"WRN-22 ({width}-{width}-{2 * width}-{4 * width}), {LABELS[precision]}"] = specs
         if widest := arms.get("WRN-22 (64-64-128-256), BONN"):
-            arms["WRN-22 (64-64-128-256), BONN, distilled"] = self.taught(widest)
+            arms["WRN-22 (64-64-128-256), BONN, distilled"] = self._taught(widest)
         return arms

@@ -1,27 +1,21 @@
 """Study D: ResNet32x4 into a four-layer CNN, CIFAR-100, with a grid."""
 
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import ClassVar, Literal
 
 from kdutils.data.views import VIEWS
 from kdutils.distillation.methods import KD
 from kdutils.specs import DataSpec, ModelSpec, OptimiserSpec, RunSpec
-from kdutils.studies.base import Seeds, Study, Temperatures, taught
+from kdutils.studies.base import Seeds, Study, Temperatures, Weights, taught
 
-_DOCUMENT = OptimiserSpec(
-    name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-4, schedule="step", milestones=(150, 180, 210)
-)
 _CYCLE = OptimiserSpec(name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, schedule="one_cycle")
+_STEPS = _CYCLE.with_(learning_rate=0.05, schedule="step", milestones=(150, 180, 210))
 _SHORT = dict(network="resnet8x4", teacher_optimiser=_CYCLE, teacher_batch=128, beyond_epochs=0)
 
 
 class Cifar100(Study):
     """Study D: a ResNet32x4 teaches a four-layer CNN; temperature and kd_weight come from a grid.
 
-    The student's optimiser and the grid are the document's. Its teacher was downloaded; ours is trained on all 162
-    views, or read from `teacher_file`. The document has no validation images; here every run, the teacher's too,
-    leaves 5,000 of the 50,000 out, and the grid is judged by them.
+    Our teacher is trained, or read from `teacher_file`. All runs leave out the validation images that judge the grid.
     """
 
     PROFILES: ClassVar = {
@@ -40,13 +34,13 @@ class Cifar100(Study):
     teacher_seeds: Seeds = (0,)
     network: str = "resnet32x4"  # of the teacher
     teacher_epochs: int = 240
-    teacher_optimiser: OptimiserSpec = _DOCUMENT
+    teacher_optimiser: OptimiserSpec = _STEPS
     teacher_batch: int = 64
     teacher_file: str | None = None  # the state dict of a public ResNet32x4, which then teaches as it is
     epochs: int = 100
     batch_size: int = 128  # of the student
     temperatures: Temperatures = (1.0, 2.0, 4.0, 8.0)
-    kd_weights: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.25, 0.5, 0.75)  # 0 is the student alone
+    kd_weights: Weights = (0.25, 0.5, 0.75)  # beside 0, the student alone
     beyond_epochs: int = 240  # of ResNet8x4 as the literature's student; 0: not run
     init: Literal["random"] = "random"
 
@@ -54,14 +48,14 @@ class Cifar100(Study):
         """The four-layer CNN alone: SGD at 0.1, no momentum, times 0.2 after 30, 60 and 90 hundredths of the epochs."""
         sgd = OptimiserSpec(name="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="step", factor=0.2)
         sgd = sgd.with_(milestones=tuple(round(share * self.epochs) for share in (0.3, 0.6, 0.9)))
-        return self._run(ModelSpec(name="cnn4"), sgd, self.epochs, self.batch_size, seed)
+        return self._run(ModelSpec(name="cnn4"), sgd, epochs=self.epochs, batch_size=self.batch_size, seed=seed)
 
     def teacher(self, seed: int = 0) -> RunSpec:
         """The teacher, trained by the profile's schedule on all views; or from a file, as it is there."""
-        model = ModelSpec(name="resnet32x4" if self.teacher_file else self.network)
-        spec = self._run(model, self.teacher_optimiser, self.teacher_epochs, self.teacher_batch, seed)
-        file = {"init": f"file:{self.teacher_file}", "epochs": 0} if self.teacher_file else {}
-        return spec.with_(data=self.data.with_(views=VIEWS), **file)
+        file = dict(model=ModelSpec(name="resnet32x4"), init=f"file:{self.teacher_file}", epochs=0)
+        sizes = dict(epochs=self.teacher_epochs, batch_size=self.teacher_batch, seed=seed)
+        spec = self._run(ModelSpec(name=self.network), self.teacher_optimiser, **sizes)
+        return spec.with_(data=self.data.with_(views=VIEWS), **file if self.teacher_file else {})
 
     def taught(self, method: KD, seed: int = 0) -> RunSpec:
         """The four-layer CNN with the teacher."""
@@ -84,7 +78,7 @@ class Cifar100(Study):
         """ResNet8x4 alone and with the same teacher, by the literature's schedule, at T = 4 and kd_weight 0.9."""
         if not self.beyond_epochs:
             return {}
-        how = (ModelSpec(name="resnet8x4"), self.teacher_optimiser, self.beyond_epochs, self.teacher_batch)
-        alone, teacher = [self._run(*how, seed) for seed in self.seeds], self.teacher(self.teacher_seeds[0])
-        method = KD(temperature=4.0, kd_weight=0.9)
+        model, sizes = ModelSpec(name="resnet8x4"), dict(epochs=self.beyond_epochs, batch_size=self.teacher_batch)
+        alone = [self._run(model, self.teacher_optimiser, seed=seed, **sizes) for seed in self.seeds]
+        teacher, method = self.teacher(self.teacher_seeds[0]), KD(temperature=4.0, kd_weight=0.9)
         return {"ResNet8x4 alone": alone, "ResNet8x4, KD": [taught(spec, method, teacher) for spec in alone]}

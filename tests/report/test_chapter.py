@@ -1,4 +1,4 @@
-"""A chapter opens its study on the data and weights that can be had here, and says so; nothing is run before it fits."""
+"""A chapter opens its study on the data and weights that can be had here, says so, and complains before it runs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_networks_start_from_imagenet_where_all_weights_can_be_had(name, present
 
 @pytest.mark.parametrize("name", ["assignment", "binary", "teacher-init"])
 def test_weights_that_were_asked_for_are_not_replaced(name):
-    with pytest.raises(Unavailable, match="ResNet18.*KD_DATA_DIR"):
+    with pytest.raises(Unavailable, match="resnet18.*KD_DATA_DIR"):
         open_study(name, "smoke", "synthetic", init="imagenet")
 
 

@@ -21,8 +21,8 @@ def test_as_published():
     assert (cnn.model.name, cnn.epochs, cnn.batch_size, cnn.optimiser) == (
         ("small_cnn", 30, 32, OptimiserSpec(name="adam", learning_rate=1e-3))
     )
-    assert (resnet.init, resnet.epochs, resnet.batch_size, resnet.trainable, resnet.model.options) == (
-        ("imagenet", 20, 32, "all", {"stem": "cifar_pool"})
+    assert (resnet.init, resnet.epochs, resnet.batch_size, resnet.trainable, resnet.model.option("stem")) == (
+        ("imagenet", 20, 32, "all", "cifar_pool")
     )
     assert resnet.optimiser == OptimiserSpec(name="adam", learning_rate=1e-4)
     assert len(plan.seeds) == len(plan.teacher_seeds) == 5
@@ -45,7 +45,7 @@ def test_it_searches_every_temperature_with_every_weight_and_trains_every_policy
         (t, w) for t in (2, 4, 8) for w in (0.3, 0.5, 0.7, 0.9)
     }
     assert len({spec.key for spec in grid}) == 12 and all(spec.teachers == (plan.resnet("resnet50"),) for spec in grid)
-    assert {(spec.model.options["stem"], spec.trainable) for spec in plan.policies()} == {
+    assert {(spec.model.option("stem"), spec.trainable) for spec in plan.policies()} == {
         ("imagenet", "head"),
         ("imagenet", "all"),
         ("cifar_pool", "last_block"),

@@ -1,4 +1,4 @@
-"""Study D against its document: ResNet32x4 for 240 epochs, the four-layer CNN for 100, a grid of 4 x 4 with weight 0."""
+"""Study D against its document: ResNet32x4 for 240 epochs, the four-layer CNN for 100, a 4 x 4 grid with weight 0."""
 
 from __future__ import annotations
 
