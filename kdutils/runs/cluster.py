@@ -252,37 +252,3 @@ def _file_system(folder: Path) -> str:
     return max(
         ((len(where), kind) for _, where, kind, *_ in fields if folder.resolve().is_relative_to(where)), default=(0, "")
     )[1]
-
-
-def demo() -> None:
-    """A small grid on a scheduler and two workers of this machine, in a store of its own; prints its table and who ran what."""
-    from distributed import LocalCluster
-
-    from kdutils.analysis import grid_table
-    from kdutils.runs import run_all
-    from kdutils.studies import cifar100
-
-    load_dataset("synthetic")
-    study = cifar100("smoke", "synthetic")
-    before = os.environ.get("KD_RUNS_DIR")
-    with tempfile.TemporaryDirectory(prefix="kdutils-") as store:
-        try:
-            os.environ["KD_RUNS_DIR"] = store
-            with LocalCluster(
-                n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-            ) as machines:
-                print(f"2 workers on this machine, scheduler {machines.scheduler_address}", flush=True)
-                with connect(machines.scheduler_address, {"synthetic"}) as cluster:
-                    grid = grid_table(run_all(study.grid(), cluster))
-        finally:
-            os.environ.pop("KD_RUNS_DIR") if before is None else os.environ.update(KD_RUNS_DIR=before)
-    print(
-        f"\nvalidation accuracy (%) of the four-layer CNN, alone (kd_weight 0) and taught by a ResNet8x4:\n{grid.to_string(float_format='{:.1f}'.format)}"
-    )
-    for worker in sorted({worker for worker, _ in cluster.begun}):
-        print(f"\n{worker} ran:", *(_label(job) for place, job in cluster.begun if place == worker), sep="\n  ")
-
-
-def _label(job: Job) -> str:
-    taught = getattr(job.arguments[0], "distillation", None) if job.is_run else None
-    return job.title + (f", temperature {taught.temperature:g}, kd_weight {taught.kd_weight:g}" if taught else "")
