@@ -21,7 +21,6 @@ import nbformat
 from pydantic import Field, ValidationError, field_validator
 
 from kdutils.data.datasets import DATASETS, load_dataset
-from kdutils.data.views import split_indices
 from kdutils.errors import InputError
 from kdutils.kernel import Kernel
 from kdutils.machine import detect_runtime
@@ -170,7 +169,6 @@ def _resolve(notebook: Path, offered: dict, values: dict) -> dict:
         given["teacher_file"] = str(absolute(given["teacher_file"]))
     if name := _read(notebook).metadata.get("kdutils", {}).get("study"):
         study = open_study(name, **offered | given)
-        split_indices(load_dataset(study.data.name).train_labels, *study.data.split)  # a part of a set may be too small
         found = {"dataset": study.data.name, "init": study.init}
         given |= {name: value for name, value in found.items() if name in offered}
     return given

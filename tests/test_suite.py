@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -440,7 +441,7 @@ def test_a_kernel_that_does_not_start_or_loses_output_is_told_in_one_line(projec
 
 
 def test_a_command_that_no_kernel_can_start_for_is_told(project, monkeypatch):
-    monkeypatch.setattr(kernel_module, "get_kernel_dict", lambda: {"argv": [str(project / "no-python")]})
+    monkeypatch.setattr(kernel_module._Manager, "kernel_spec", KernelSpec(argv=[str(project / "no-python")]))
     result = suite.execute(write("01_a", "1"), VALUES, project / "reports", Kernel())
     assert "did not start" in result.error and "no-python" in result.error
 

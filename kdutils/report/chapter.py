@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 
+from kdutils.data.datasets import load_dataset
+from kdutils.data.views import split_indices
 from kdutils.errors import InputError
 from kdutils.studies import assignment, binarised, cifar100, teacher_init
 from kdutils.studies.base import Study
@@ -12,9 +14,11 @@ _FACTORIES = {"assignment": assignment, "binary": binarised, "teacher-init": tea
 
 
 def open_study(name: str, profile: str = "quick", dataset: str = "auto", **parameters) -> Study:
-    """The study `name` in a profile's sizes, its data set and weights resolved; None: the profile's. Raises `InputError`."""
+    """The study `name` in a profile's sizes, data and weights resolved (None: the profile's); raises `InputError`."""
     if name not in _FACTORIES:
         raise InputError(f"unknown study {name!r}: allowed are {', '.join(_FACTORIES)}")
     known = inspect.signature(_FACTORIES[name]).parameters
     given = {key: value for key, value in parameters.items() if key in known and value is not None}
-    return _FACTORIES[name](profile, dataset, **given)
+    study = _FACTORIES[name](profile, dataset, **given)
+    split_indices(load_dataset(study.data.name).train_labels, *study.data.split)  # a part of a set may be too small
+    return study
