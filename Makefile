@@ -1,26 +1,35 @@
-# make report   set up, run the suite on the quick profile, say where the report is
-# make test     set up, run the tests
-# make lab      set up, open the notebooks in JupyterLab
+# make report        set up, run the suite on the quick profile, say where the report is
+# make test          set up, check the format, run the tests on all cores
+# make check         set up, check format and lint alone; `ruff format` and `ruff check --fix` mend most
+# make lab           set up, open the notebooks in JupyterLab
+# make benchmark     set up, measure training speed against the usual loop
 # make cluster-demo  set up, run a small grid on a Dask cluster of this machine
-# make clean    remove the environment and the made reports; recorded runs and data stay
+# make clean         remove the environment and the made reports; recorded runs and data stay
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: report test lab cluster-demo clean
+.PHONY: report test check lab benchmark cluster-demo clean
 
 report: $(READY)
 	$(BIN)/python -m kdutils report $(ARGS)
 
-test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+test: check
+	$(BIN)/python -m pytest --numprocesses logical --dist loadgroup $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
 
 lab: $(READY)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m kdutils lab
+
+benchmark: $(READY)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 cluster-demo: $(READY)
-	$(BIN)/python -m kdutils cluster-demo
+	$(BIN)/python -m tests.benchmarks.cluster_demo
 
 # uv installs the same wheels as pip, with several downloads at once
 $(READY): requirements.txt pyproject.toml

@@ -1,8 +1,7 @@
 """The suite: notebooks run headlessly with checked parameters, and the report that they make.
 
-papermill passes over three mistakes in silence; here they are errors: a notebook without exactly one cell tagged
-`parameters` (its defaults would overwrite what is given), a name that this cell does not hold, and a cell that is only
-looked at with regular expressions (here it is parsed).
+papermill passes over mistakes in silence that are errors here: a notebook without exactly one cell tagged `parameters`
+(its defaults would overwrite what is given), and a name that this cell does not hold (it is parsed, not searched).
 """
 
 from __future__ import annotations
@@ -10,8 +9,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -21,18 +18,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import nbformat
-import papermill
-from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_core.utils import run_sync
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from papermill.exceptions import PapermillExecutionError
 from pydantic import Field, ValidationError, field_validator
 
 from kdutils.data.datasets import DATASETS, load_dataset
-from kdutils.data.views import split_indices
 from kdutils.errors import InputError
+from kdutils.kernel import Kernel
 from kdutils.machine import detect_runtime
 from kdutils.networks.registry import IMAGENET_NETWORKS
 from kdutils.networks.weights import file_digest, imagenet_digest
@@ -51,9 +41,6 @@ _PROFILES = {
     "overnight": "what two CPU cores do in a night, on all images the documents use",
     "paper": "the documents' full protocols",
 }
-_LIMITS = {"start_timeout": 120, "execution_timeout": 24 * 3600, "iopub_timeout": 120}
-"""Seconds for a kernel to start, for a cell (it may train for a night, never for ever) and for its output to arrive."""
-
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]  # NumPy takes no larger ones
 
 
@@ -118,7 +105,7 @@ def notebook_parameters(path: Path) -> dict:
 def _read(path: Path) -> nbformat.NotebookNode:
     try:
         return nbformat.read(path, as_version=4)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError):
         raise InputError(f"{path} is not a readable notebook") from None
 
 
@@ -152,10 +139,12 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
             raise InputError(f"{name!r} is no parameter of what is run, {stems}: allowed are {names}")
         for path in meant:
             chapters[path][name] = value
-    store = Store.default()  # it complains
+    for path in notebooks:
+        check_parameters(offered[path] | chapters[path])
     profile, *others = dict.fromkeys(values["profile"] for values in chapters.values())
     if others:
         raise InputError(f"a report has one profile, got {profile!r} and {others[0]!r}: give it by --profile")
+    store = Store.default()  # it complains
     plan = Plan(profile, {path: _resolve(path, offered[path], chapters[path]) for path in notebooks})
     sets = {values.get("dataset") for values in plan.chapters.values()} & DATASETS.keys()
     with cluster.connect(settings().scheduler, sets, store):  # it complains
@@ -175,13 +164,11 @@ def _parse(setting: str) -> tuple[str, str, object]:
 
 def _resolve(notebook: Path, offered: dict, values: dict) -> dict:
     """Those of `values` that the notebook has, with the data and the weights that its study uses here."""
-    check_parameters(offered | values)
     given = {name: value for name, value in values.items() if name in offered}
     if given.get("teacher_file"):  # a chapter runs in another folder than the command
         given["teacher_file"] = str(absolute(given["teacher_file"]))
     if name := _read(notebook).metadata.get("kdutils", {}).get("study"):
         study = open_study(name, **offered | given)
-        split_indices(load_dataset(study.data.name).train_labels, *study.data.split)  # a part of a set may be too small
         found = {"dataset": study.data.name, "init": study.init}
         given |= {name: value for name, value in found.items() if name in offered}
     return given
@@ -197,44 +184,6 @@ class Result:
     error: str | None = None
 
 
-class Kernel:
-    """A kernel of the running interpreter, whatever a user has installed as python3, in which chapters run in turn.
-
-    It is one for all of them because it imports PyTorch and the rest for longer than a short chapter runs. Each chapter
-    finds its names, folder and environment as new; after one that failed, the next gets a new kernel.
-    """
-
-    def __init__(self) -> None:
-        self._manager: AsyncKernelManager | None = None
-
-    async def renew(self, folder: Path, environment: dict[str, str]) -> AsyncKernelManager:
-        """The kernel, cleared, in `folder` and with `environment`; raises `RuntimeError` if it does not answer."""
-        if self._manager is None:
-            named = {"kernel_spec": KernelSpec(**get_kernel_dict())}
-            self._manager = type("Manager", (AsyncKernelManager,), named)()
-            quiet = ["--log-level=ERROR", "--HistoryManager.enabled=False"]
-            await self._manager.start_kernel(env=environment, extra_arguments=quiet)
-        client = self._manager.client()
-        client.start_channels()
-        try:
-            await client.wait_for_ready(_LIMITS["start_timeout"])
-            cleared = f"""
-                import os
-                os.environ.clear(), os.environ.update({environment!r}), os.chdir({str(folder)!r})
-                get_ipython().reset(new_session=True)
-            """
-            await client.execute(cleared, silent=True, reply=True, timeout=_LIMITS["start_timeout"])
-        finally:
-            client.stop_channels()
-        return self._manager
-
-    def close(self) -> None:
-        """End the process, whatever it does."""
-        if self._manager is not None:
-            run_sync(self._manager.shutdown_kernel)(now=True)
-        self._manager = None
-
-
 def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result:
     """Run a notebook with the values `given` into `folder`/<name>.ipynb, its figures and tables into folders beside it.
 
@@ -248,14 +197,13 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
     with tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as scratch:
         draft, made, used = (Path(scratch).absolute() / name for name in (notebook.name, "report", "runs"))
         places = {"KD_REPORT_DIR": str(made), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)}
-        error = _papermill(notebook, draft, given, kernel, places)
+        error = kernel.execute(notebook, draft, given, places)
         executed = _read(draft if draft.is_file() else notebook)
         runs = sorted(set(used.read_text().split())) if used.exists() else []
         files = {path.relative_to(made): path.read_bytes() for path in made.rglob("*.*")}
     executed.metadata["kdutils"] = {"fingerprint": fingerprint, "runs": runs, "dataset": given.get("dataset")}
     content = nbformat.writes(executed).encode()
     if error:
-        kernel.close()
         write_atomic(folder / "failed" / notebook.name, content)
         return Result(notebook, time.monotonic() - began, "failed", error)
     for path, shown in files.items():
@@ -265,28 +213,6 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
             old.unlink()
     write_atomic(folder / notebook.name, content)
     return Result(notebook, time.monotonic() - began, "done")
-
-
-def _papermill(notebook: Path, draft: Path, given: dict, kernel: Kernel, places: dict[str, str]) -> str | None:
-    """Execute into `draft`; None, or what went wrong in one line."""
-    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, draft)]  # they are no templates
-    python = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # this package, from any folder
-    shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
-    try:
-        running = run_sync(kernel.renew)(notebook.parent, os.environ | {"PYTHONPATH": python} | places)
-        names = {"kernel_name": "python3", "language": "python"}
-        papermill.execute_notebook(*paths, given, km=running, **names, **shown, **_LIMITS)
-    except PapermillExecutionError as error:
-        return f"cell {error.exec_count}: {error.ename}: {error.evalue}".splitlines()[0]
-    except CellTimeoutError as error:
-        if "IOPub" in str(error):
-            return f"the output of a cell did not arrive within {_LIMITS['iopub_timeout']} s of its end"
-        return f"a cell took longer than {_LIMITS['execution_timeout']} s"
-    except DeadKernelError:
-        return "the kernel died (killed, or out of memory)"
-    except (RuntimeError, OSError) as error:  # RuntimeError is jupyter_client's word for a kernel that does not answer
-        return f"the kernel did not start: {error}".splitlines()[0]
-    return None
 
 
 def _fingerprint(notebook: Path, given: dict) -> str:

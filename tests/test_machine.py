@@ -72,9 +72,9 @@ def guarded(name, globals=None, *rest, **more):
     return imported(name, globals, *rest, **more)
 
 builtins.__import__ = guarded
-for module, names in ((os, ("sched_getaffinity", "fork", "getuid", "geteuid", "getpgid", "killpg")), (signal, ("SIGKILL",))):
-    for name in names:
-        delattr(module, name)
+for name in ("sched_getaffinity", "fork", "getuid", "geteuid", "getpgid", "killpg"):
+    delattr(os, name)
+del signal.SIGKILL
 import kdutils
 for found in pkgutil.walk_packages(kdutils.__path__, "kdutils."):
     importlib.import_module(found.name) if not found.name.endswith("__main__") else None

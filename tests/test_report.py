@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import os
 import re
 import subprocess
 import time
@@ -23,6 +22,7 @@ from pypdf import PdfReader
 import kdutils as kd
 
 pytest_plugins = ["smoke_report"]
+pytestmark = pytest.mark.xdist_group("smoke")  # in one process, so that the report is made once
 
 CHAPTERS = (
     "00_data",

@@ -16,15 +16,18 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from kdutils import kernel as kernel_module
 from kdutils import suite
 from kdutils.__main__ import main
 from kdutils.errors import InputError
+from kdutils.kernel import Kernel
 from kdutils.networks.registry import build_model
 from kdutils.specs import DataSpec
-from kdutils.suite import Kernel, check_parameters, find_notebook, make_plan, notebook_parameters
+from kdutils.suite import check_parameters, find_notebook, make_plan, notebook_parameters
 
 VALUES = {"profile": "smoke", "dataset": "synthetic"}
 OFFERED = 'profile = "quick"\ndataset = "auto"'
@@ -38,6 +41,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "kdutils" / "losses.py").write_text("one")
     monkeypatch.setattr(suite, "ROOT", tmp_path)
     monkeypatch.setattr(suite, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(kernel_module, "ROOT", tmp_path)
     return tmp_path
 
 
@@ -328,12 +332,17 @@ print(os.getcwd(), os.environ["KD_RUNS_DIR"], os.environ["KD_CHAPTER"], sys.exec
 
 def test_a_chapter_sees_nothing_of_the_one_before(project, kernel):
     first = write("01_a", "import os\nleft = 1\nos.environ['KD_LEFT'] = 'x'\nos.chdir('/')")
-    second = write("02_b", "import os\nprint('left' in globals(), 'KD_LEFT' in os.environ, os.getcwd())")
+    second = write(
+        "02_b",
+        "import os\nprint('left' in globals(), os.environ.get('KD_LEFT'))",
+        "print(os.environ['MPLBACKEND'], os.getcwd())",
+    )
     for path in (first, second):
         assert suite.execute(path, VALUES, project / "reports", kernel).error is None
-    assert printed(project / "reports" / "02_b.ipynb") == [f"False False {suite.NOTEBOOKS}"]
+    left, backend_and_folder = printed(project / "reports" / "02_b.ipynb")
+    assert left == "False None" and "inline" in backend_and_folder and backend_and_folder.endswith(str(suite.NOTEBOOKS))
     counts = [cell.get("execution_count") for cell in nbformat.read(project / "reports" / "02_b.ipynb", 4).cells[1:]]
-    assert counts == [1, 2, 3]
+    assert counts == [1, 2, 3, 4]
 
 
 def test_a_users_own_python3_kernel_does_not_win(project, monkeypatch):
@@ -406,7 +415,7 @@ def kernels() -> list[psutil.Process]:
     ],
 )
 def test_what_ends_a_chapter_is_told_in_one_line(project, monkeypatch, limit, source, told):
-    monkeypatch.setattr(suite, "_LIMITS", suite._LIMITS | ({limit: 1} if limit else {}))
+    monkeypatch.setattr(kernel_module, "_LIMITS", kernel_module._LIMITS | ({limit: 1} if limit else {}))
     before, kernel = kernels(), Kernel()
     result = suite.execute(write("01_a", source), VALUES, project / "reports", kernel)
     assert (result.outcome, result.error) == ("failed", told if limit or "died" in told else "cell 3: ValueError: one")
@@ -425,14 +434,14 @@ def test_a_kernel_that_does_not_start_or_loses_output_is_told_in_one_line(projec
     def execute_notebook(*_, **__):
         raise error
 
-    monkeypatch.setattr(suite.papermill, "execute_notebook", execute_notebook)
+    monkeypatch.setattr(kernel_module.papermill, "execute_notebook", execute_notebook)
     result = run(write("01_a", "1"), project / "reports")
     assert re.search(told, result.error) and "\n" not in result.error
     assert files(project / "reports") == {"failed/01_a.ipynb"}
 
 
 def test_a_command_that_no_kernel_can_start_for_is_told(project, monkeypatch):
-    monkeypatch.setattr(suite, "get_kernel_dict", lambda: {"argv": [str(project / "no-python")]})
+    monkeypatch.setattr(kernel_module._Manager, "kernel_spec", KernelSpec(argv=[str(project / "no-python")]))
     result = suite.execute(write("01_a", "1"), VALUES, project / "reports", Kernel())
     assert "did not start" in result.error and "no-python" in result.error
 
@@ -457,8 +466,8 @@ def executed(monkeypatch, project):
     def export(path, folder, **_):
         return [path.with_suffix(suffix).write_text("page") for suffix in (".html", ".pdf")]
 
-    monkeypatch.setattr(Kernel, "renew", renew)
-    monkeypatch.setattr(suite.papermill, "execute_notebook", execute_notebook)
+    monkeypatch.setattr(Kernel, "_renew", renew)
+    monkeypatch.setattr(kernel_module.papermill, "execute_notebook", execute_notebook)
     monkeypatch.setattr(suite, "export_notebook", export)
     return names
 
@@ -599,7 +608,7 @@ def test_a_chapter_that_failed_keeps_its_last_version_in_the_report(project, exe
     suite.report(make_plan(VALUES))
     path = write("01_a", "2")
     with monkeypatch.context() as patch:
-        patch.setattr(suite, "_papermill", lambda *_: "cell 1: ValueError: no")
+        patch.setattr(Kernel, "execute", lambda *_: "cell 1: ValueError: no")
         suite.report(make_plan(VALUES))
     whole = {"01_a.ipynb", "01_a.html", "01_a.pdf", "index.html", "report.pdf"}
     assert files(folder) == whole | {"failed/01_a.ipynb"} and published == [["01_a"], ["01_a"]]
@@ -610,7 +619,7 @@ def test_a_chapter_that_failed_keeps_its_last_version_in_the_report(project, exe
 
 def test_no_report_is_made_of_chapters_that_all_failed(project, executed, published, monkeypatch):
     write("01_a", "1")
-    monkeypatch.setattr(suite, "_papermill", lambda *_: "cell 1: ValueError: no")
+    monkeypatch.setattr(Kernel, "execute", lambda *_: "cell 1: ValueError: no")
     suite.report(make_plan(VALUES))
     assert files(project / "reports" / "smoke") == {"failed/01_a.ipynb", "index.html"}
 

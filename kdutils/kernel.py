@@ -1,0 +1,97 @@
+"""How a notebook is executed: by papermill, in a kernel of the running interpreter that chapters use in turn."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelClient, AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_core.utils import run_sync
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from kdutils.settings import ROOT
+
+_LIMITS = {"start_timeout": 120, "execution_timeout": 24 * 3600, "iopub_timeout": 120}
+"""Seconds for a kernel to start, for a cell (it may train for a night, never for ever) and for its output to arrive."""
+
+
+class _Manager(AsyncKernelManager):
+    """Starts kernels of the running interpreter, whatever a user has installed as python3."""
+
+    kernel_spec = KernelSpec(**get_kernel_dict())
+
+    def client(self, **options) -> AsyncKernelClient:
+        """A new client; the one before is not needed any more."""
+        self.stop_client()
+        self._client = super().client(**options)
+        return self._client
+
+    def stop_client(self) -> None:
+        """Close the connections of the last client, which papermill leaves open."""
+        if client := getattr(self, "_client", None):
+            client.stop_channels()
+
+
+class Kernel:
+    """One kernel for all chapters, because importing PyTorch and the rest takes longer than a short chapter.
+
+    Each chapter finds its names, folder and environment as new; after one that failed, the next gets a new kernel.
+    """
+
+    def __init__(self) -> None:
+        self._manager: _Manager | None = None
+
+    def execute(self, notebook: Path, draft: Path, given: dict, environment: dict[str, str]) -> str | None:
+        """Execute `notebook` with the values `given` into `draft`; None, or what went wrong in one line."""
+        paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, draft)]  # they are no templates
+        named = {"kernel_name": "python3", "language": "python"}  # some notebooks name neither
+        shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
+        error = None
+        try:
+            manager = run_sync(self._renew)(notebook.parent, os.environ | environment)
+            papermill.execute_notebook(*paths, given, km=manager, **named, **shown, **_LIMITS)
+        except PapermillExecutionError as failure:
+            error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
+        except CellTimeoutError as failure:
+            error = f"a cell took longer than {_LIMITS['execution_timeout']} s"
+            if "IOPub" in str(failure):
+                error = f"the output of a cell did not arrive within {_LIMITS['iopub_timeout']} s of its end"
+        except DeadKernelError:
+            error = "the kernel died (killed, or out of memory)"
+        except (RuntimeError, OSError) as failure:  # RuntimeError: it does not answer
+            error = f"the kernel did not start: {failure}"
+        if error:
+            self.close()
+        return error.splitlines()[0] if error else None
+
+    async def _renew(self, folder: Path, environment: dict[str, str]) -> _Manager:
+        """The running kernel, cleared, in `folder` and with `environment`; raises `RuntimeError` if none answers."""
+        if self._manager is None:
+            paths = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))  # this very package
+            quiet = ["--log-level=ERROR", "--HistoryManager.enabled=False"]
+            self._manager = _Manager()
+            await self._manager.start_kernel(env=environment | {"PYTHONPATH": paths}, extra_arguments=quiet)
+        client = self._manager.client()
+        client.start_channels()
+        await client.wait_for_ready(_LIMITS["start_timeout"])
+        cleared = f"""
+            import os
+            shell = get_ipython()
+            shell.begun_with = getattr(shell, "begun_with", dict(os.environ))
+            os.environ.clear(), os.environ.update(shell.begun_with | {environment!r}), os.chdir({str(folder)!r})
+            shell.reset(new_session=True)
+        """
+        await client.execute(cleared, silent=True, reply=True, timeout=_LIMITS["start_timeout"])
+        return self._manager
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        if self._manager is not None:
+            self._manager.stop_client()
+            run_sync(self._manager.shutdown_kernel)(now=True)
+        self._manager = None
