@@ -271,6 +271,17 @@ def test_telling_images_have_a_clear_top_and_one_clear_runner_up(tmp_path):
     assert telling(tmp_path, (0, FLAT), (0, STEEP), (0, CLEAR), (0, TIED), (0, WRONG)) == [2]
 
 
+@pytest.mark.parametrize(
+    "vague, clear",
+    [
+        ((0.50, 0.28, 0.16, 0.06), (0.80, 0.11, 0.03, 0.03)),  # a third beside the runner-up
+        ((0.48, 0.42, 0.05, 0.05), (0.90, 0.07, 0.02, 0.01)),  # hardly a top
+    ],
+)
+def test_clear_steps_come_before_large_ones(tmp_path, vague, clear):
+    assert telling(tmp_path, (0, vague), (0, clear), (1, vague)) == [1]
+
+
 def test_telling_images_are_of_different_classes_the_clearest_first(tmp_path):
     better = (0.65, 0.33, 0.01, 0.01)
     assert telling(tmp_path, (0, CLEAR), (1, CLEAR), (1, better), (2, STEEP), (3, FLAT)) == [2, 0, 3]
