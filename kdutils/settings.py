@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import uuid4
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -29,6 +29,11 @@ class Settings(BaseSettings):
     runs_dir: Folder = ROOT / "runs"  # finished runs and teacher tables
     workers: Annotated[int, Field(gt=0)] | None = None  # None: one for each core, or one where there is a GPU
     scheduler: Annotated[str, Field(pattern=r"^(tcp|tls)://([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}$")] | None = None
+    tls_ca_file: Folder | None = None  # for a tls:// scheduler: files as Dask's own options of these names take
+    tls_cert: Folder | None = None
+    tls_key: Folder | None = None
+    dashboard: bool = False  # Dask's own, of the workers of this machine
+    progress: Literal["bar", "lines"] | None = None  # None: a bar where somebody looks, else a line a minute
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     report_dir: Folder | None = None  # the suite's, for the kernel of a chapter: its report's folder,
     chapter: str = ""  # the chapter's name,
@@ -46,7 +51,7 @@ def settings() -> Settings:
 def pin_settings() -> None:
     """Make relative folders absolute in the environment, for kernels and workers, which run in other folders."""
     found = settings()
-    for name in ("data_dir", "runs_dir"):
+    for name in ("data_dir", "runs_dir", "tls_ca_file", "tls_cert", "tls_key"):
         if os.environ.get(f"KD_{name.upper()}"):
             os.environ[f"KD_{name.upper()}"] = str(getattr(found, name))
 
