@@ -20,8 +20,9 @@ from kdutils.machine import Runtime, detect_runtime
 from kdutils.networks.counting import forward_macs
 from kdutils.networks.registry import build_model
 from kdutils.networks.weights import load_imagenet, load_weights_file
+from kdutils.runs.cluster import connect
 from kdutils.runs.records import Record, Store
-from kdutils.runs.schedule import Job, Progress, connect, execute
+from kdutils.runs.schedule import Job, Progress, execute
 from kdutils.settings import settings
 from kdutils.specs import RunSpec
 from kdutils.training.checkpoints import Checkpoint
@@ -179,67 +180,58 @@ def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Stor
     datasets = {name: load_dataset(name) for name in {spec.data.name for spec in todo.values()}}
     graph, tables = _plan(todo, datasets)
     work = {key: _run_work(spec, datasets[spec.data.name]) for key, spec in todo.items()}
-    work |= {node: _fill_work(teacher, _union(looked_up).sum()) for node, (teacher, looked_up) in tables.items()}
+    work |= {node: int(np.bitwise_count(bits).sum()) * _image_work(teacher) for node, (teacher, bits) in tables.items()}
 
     def jobs_of(node: str) -> list[Job]:
         if node in todo:
             title = f"{todo[node].model.name}, seed {todo[node].seed}"
             return [Job(node, _run_job, (todo[node], store), work[node], title, is_run=True)]
-        teacher, looked_up = tables[node]
-        missing, record = np.array([], dtype=np.int64), found[teacher.key]
-        if not record.diverged:  # else its students say so
-            table = _logit_table(record, datasets[teacher.data.name], detect_runtime(), store)
-            missing = np.flatnonzero(_union(looked_up) & ~table.filled)
-        progress.correct(_fill_work(teacher, len(missing)) - work[node])
+        teacher, bits = tables[node]
+        missing, cost = np.array([], dtype=np.int64), _image_work(teacher)
+        if not found[teacher.key].diverged:  # else its students say so
+            filled = _logit_table(found[teacher.key], datasets[teacher.data.name], detect_runtime(), store).filled
+            missing = np.flatnonzero(np.unpackbits(bits, count=filled.size) & ~filled.reshape(-1))
+        progress.correct(len(missing) * cost - work[node])
         shards = [missing[first : first + SHARD] for first in range(0, len(missing), SHARD)]
-        title = f"table of {teacher.model.name}"
-        return [
-            Job(node, _fill_job, (record, codes, store), _fill_work(teacher, len(codes)), title) for codes in shards
-        ]
+        given = ((found[teacher.key], shard, store) for shard in shards)
+        return [Job(node, _fill_job, each, len(each[1]) * cost, f"table of {teacher.model.name}") for each in given]
 
     def finish(job: Job, summary: dict | None) -> None:
         if job.is_run:
             found[job.node] = Record(store.folder / job.node, todo[job.node], summary)
 
+    networks = {spec.model.name for spec in todo.values() if spec.init == "imagenet"}
+    files = {spec.weights_file for spec in todo.values()} - {None}
     with (
         closing(Progress(float(sum(work.values())), len(todo))) as progress,
-        connect(todo.values(), store, progress) as pool,
+        connect(store, datasets, networks, files, progress) as pool,
     ):
-        execute(graph, jobs_of, finish, pool)
+        execute(graph, jobs_of, finish, pool, progress)
 
 
-Tables = dict[str, tuple[RunSpec, dict[tuple, np.ndarray]]]
+def _plan(todo: dict[str, RunSpec], datasets: dict[str, Dataset]) -> tuple[dict[str, set[str]], dict[str, tuple]]:
+    """What each run and table needs of the others; and by table its teacher, and a bit for each entry that is looked up.
 
-
-def _plan(todo: dict[str, RunSpec], datasets: dict[str, Dataset]) -> tuple[dict[str, set[str]], Tables]:
-    """What each run and each table needs of the other runs and tables; and by table its teacher, and where students look.
-
-    That is a mask, bool [images, 162], for each way to look: the same one for all seeds, methods and teachers.
+    Raises `InputError` where a teacher was trained on images that validate its student.
     """
-    graph, tables, masks = {}, {}, {}
+    graph, tables, students = {}, {}, {}
     for key, spec in todo.items():
         teachers = {f"table of {teacher.key}": teacher for teacher in spec.teachers}
         graph[key] = {needed.key for needed in spec.needs} & todo.keys() | teachers.keys()
-        way = spec.data.name, spec.data.split, spec.data.views, spec.epochs
         for node, teacher in teachers.items():
             graph[node] = {teacher.key} & todo.keys()
-            looked_up = tables.setdefault(node, (teacher, {}))[1]
-            if way not in looked_up:
-                check_teachers(spec, datasets[spec.data.name])
-                masks[way] = masks[way] if way in masks else _mask(spec, datasets[spec.data.name])
-                looked_up[way] = masks[way]
+            looked_up = spec.data.name, spec.data.split, spec.data.views, spec.epochs  # the same for all seeds
+            students.setdefault(looked_up, {})[node] = spec, teacher
+    for those in students.values():
+        for spec, _ in those.values():
+            check_teachers(spec, datasets[spec.data.name])
+        labels = datasets[spec.data.name].train_labels
+        entries = np.zeros(len(labels) * VIEWS, dtype=bool)
+        entries[training_codes(spec, split_indices(labels, *spec.data.split)[0])] = True
+        bits = np.packbits(entries)
+        for node, (_, teacher) in those.items():
+            tables[node] = teacher, bits | tables[node][1] if node in tables else bits
     return graph, tables
-
-
-def _mask(spec: RunSpec, dataset: Dataset) -> np.ndarray:
-    """Where the run looks up its teachers, bool [images, 162]."""
-    mask = np.zeros((len(dataset.train_labels), VIEWS), dtype=bool)
-    mask.reshape(-1)[training_codes(spec, split_indices(dataset.train_labels, *spec.data.split)[0])] = True
-    return mask
-
-
-def _union(looked_up: dict[tuple, np.ndarray]) -> np.ndarray:
-    return np.logical_or.reduce(list(looked_up.values()))
 
 
 def _run_job(spec: RunSpec, store: Store, report: Report) -> dict:
@@ -254,10 +246,6 @@ def run_arms(arms: dict[str, list[RunSpec]], store: Store | None = None) -> dict
     """The records of named lists of specs, under the same names, through one `run_all`."""
     records = iter(run_all([spec for specs in arms.values() for spec in specs], store))
     return {name: [next(records) for _ in specs] for name, specs in arms.items()}
-
-
-def _fill_work(teacher: RunSpec, entries: int) -> float:
-    return entries * _image_work(teacher)
 
 
 def _run_work(spec: RunSpec, dataset: Dataset) -> float:
