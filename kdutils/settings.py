@@ -7,7 +7,7 @@ import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -35,23 +35,27 @@ def _address(given: str) -> str:
     return given
 
 
+Place = Annotated[Path, AfterValidator(absolute)]
+
+
 class Settings(BaseSettings):
     """The variables `KD_*` of the environment; empty means not set."""
 
     model_config = SettingsConfigDict(env_prefix="KD_", env_ignore_empty=True, frozen=True)
 
-    data_dir: Annotated[Path, AfterValidator(absolute)] = ROOT / "data"  # data sets and pretrained weights
-    runs_dir: Annotated[Path, AfterValidator(absolute)] = ROOT / "runs"  # finished runs and teacher tables
+    data_dir: Place = ROOT / "data"  # data sets and pretrained weights
+    runs_dir: Place = ROOT / "runs"  # finished runs and teacher tables
     workers: Annotated[int, Field(gt=0)] | None = None  # None: one for each core, or one where there is a GPU
     scheduler: Annotated[str, AfterValidator(_address)] | None = None  # of a Dask cluster that does the runs
+    tls_ca_file: Place | None = None  # for a tls:// scheduler: files as Dask's own options of these names take
+    tls_cert: Place | None = None
+    tls_key: Place | None = None
+    dashboard: bool = False  # Dask's own, of the workers of this machine
+    progress: Literal["bar", "lines"] | None = None  # None: a bar where somebody looks, else a line a minute
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
-    report_dir: Annotated[Path, AfterValidator(absolute)] | None = (
-        None  # the suite's, for a chapter: its report's folder,
-    )
+    report_dir: Place | None = None  # of the suite, for a chapter: its report's folder,
     chapter: str = ""  # the chapter's name,
-    used_runs: Annotated[Path, AfterValidator(absolute)] | None = (
-        None  # and a file for the keys of the runs it rests on
-    )
+    used_runs: Place | None = None  # and a file for the keys of the runs that it rests on
 
 
 def settings(**given: Any) -> Settings:

@@ -28,9 +28,8 @@ from kdutils.networks.registry import IMAGENET_NETWORKS
 from kdutils.networks.weights import file_digest, imagenet_digest
 from kdutils.report.chapter import open_study
 from kdutils.report.export import Cover, export_notebook, export_report, read_chapter, write_index
-from kdutils.runs import cluster
-from kdutils.runs.records import environment as current_environment
-from kdutils.runs.records import Store, read_record
+from kdutils.runs.cluster import connect, scheduler
+from kdutils.runs.records import Store, environment as current_environment, read_record
 from kdutils.settings import ROOT, absolute, settings, write_atomic
 from kdutils.values import Value, explain
 
@@ -147,8 +146,10 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
     store = Store.default()  # it complains
     plan = Plan(profile, {path: _resolve(path, offered[path], chapters[path]) for path in notebooks})
     sets = {values.get("dataset") for values in plan.chapters.values()} & DATASETS.keys()
-    with cluster.connect(settings().scheduler, sets, store):  # it complains
-        return plan
+    if settings().scheduler:
+        with connect(store, sets):  # it complains
+            pass
+    return plan
 
 
 def _parse(setting: str) -> tuple[str, str, object]:
@@ -197,6 +198,7 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
     with tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as scratch:
         draft, made, used = (Path(scratch).absolute() / name for name in (notebook.name, "report", "runs"))
         places = {"KD_REPORT_DIR": str(made), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)}
+        places["KD_SCHEDULER"] = scheduler() or ""  # one cluster for the whole report
         error = kernel.execute(notebook, draft, given, places)
         executed = _read(draft if draft.is_file() else notebook)
         runs = sorted(set(used.read_text().split())) if used.exists() else []

@@ -1,237 +1,294 @@
-"""The same jobs on many machines: through the single-threaded workers of a Dask cluster, each checked before its first job.
+"""Workers that do jobs through Dask: processes of this machine, or of many.
 
-All machines share one run store. Teacher tables in it are mapped into memory and filled by several machines at once, so
-the store must lie on a file system that keeps maps coherent between machines (Lustre, GPFS, CephFS; not NFS or SMB).
-`distributed` is imported only where there is a scheduler to talk to.
+Every fit worker has one job at a time, so one that dies costs and accuses its own job alone. All machines share the run
+store, which must lie on a file system that keeps mapped files coherent between them (Lustre, GPFS, CephFS).
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import pickle
 import re
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import BrokenExecutor, Future, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+from uuid import uuid4
+
+import psutil
+from tqdm import tqdm
 
 import kdutils
 from kdutils.data.datasets import is_cached, load_dataset
 from kdutils.errors import InputError
+from kdutils.machine import cores, detect_runtime
+from kdutils.networks.weights import file_digest, imagenet_digest
 from kdutils.runs import records
-from kdutils.runs.jobs import Job, Slots, attend
 from kdutils.runs.records import Store
-from kdutils.settings import settings
+from kdutils.runs.schedule import Death, Job, Pool, Progress, first_line
+from kdutils.settings import ROOT, settings
 
 _CONNECT_SECONDS = 10
-
-
 _ANSWER_SECONDS = 300  # before its first answer a worker imports PyTorch and reads the data
+_POLL_SECONDS = 1.0
+_INCOHERENT = ("nfs", "cifs", "smb", "9p", "fuse.sshfs")  # where machines lose each other's mapped writes
 
 
-_POLL_SECONDS = 0.5
+class Cluster(Pool):
+    """A slot for each fit worker of a scheduler; a worker that joins is asked, and gets no job if it is unfit."""
+
+    def __init__(self, client: Any, address: str, progress: Progress | None, question: tuple):
+        super().__init__(progress)
+        self._client, self._address = client, address
+        self._ours, self._question = _facts(*question), pickle.dumps(_Call((_facts, question)))
+        self._asking = ThreadPoolExecutor(32)  # a worker that hangs keeps a thread waiting
+        self._complaints: dict[str, Future] = {}
+        self._found: dict[str, dict] = {}
+        self._told: set[str] = set()
+        self._topic, self._woken, self._looked = f"kdutils-{uuid4()}", SimpleQueue(), 0.0
+        self._patience = time.monotonic() + _ANSWER_SECONDS
+        client.subscribe_topic(self._topic, self._hear)
+
+    def free(self) -> list[str]:
+        """Raises `InputError` while there has been no fit worker, and none is to be expected."""
+        if time.monotonic() - self._looked > _POLL_SECONDS:
+            self._look()
+        answered = [worker for worker in self._found if self._complaints[worker].done()]
+        complaints = {worker: said for worker in answered if (said := self._complaints[worker].result())}
+        told = list(complaints.values())
+        if not self._found:
+            told = [f"the scheduler at {self._address} has no workers: start some there, with --nthreads 1"]
+        elif not answered and time.monotonic() > self._patience:
+            told = [f"none of the {len(self._found)} workers at {self._address} answers: start them again"]
+        if len(answered) > len(complaints):
+            self._patience = float("inf")  # from now on, whatever happens, other workers are waited for
+        elif told and len(complaints) == len(answered) and self._patience < float("inf"):
+            raise InputError(told[0])
+        for sentence in set(told) - self._told:
+            self._told.add(sentence)
+            warnings.warn(f"{sentence}; it gets no run until then", stacklevel=4)
+        fit = [worker for worker in answered if worker not in complaints and worker not in self.running]
+        return [worker for worker in fit if self._found[worker]["status"] == "running"]  # not a paused one
+
+    def begin(self, slot: str, job: Job) -> None:
+        call = pickle.dumps(_Call((_attend, (job.function, job.arguments, self._topic))))
+        future = self._client.submit(pickle.loads, call, workers=[slot], pure=False)
+        self.running[slot] = job, future
+        future.add_done_callback(self._woken.put)
+
+    def ended(self) -> list[tuple[Job, Any]]:
+        with suppress(Empty):
+            self._woken.get(timeout=_POLL_SECONDS)
+        ended = [slot for slot, (_, future) in self.running.items() if future.done() or slot not in self._found]
+        return [(job, _result(future)) for job, future in map(self.running.pop, ended)]
+
+    def _hear(self, event: tuple) -> None:
+        worker, fraction = event[1]
+        if self._progress and worker in self.running:
+            self._progress.fractions[self.running[worker][0]] = fraction
+
+    def _look(self) -> None:
+        """See which workers there are, and ask new ones what they have."""
+        found = None
+        with suppress(OSError):  # not client.scheduler_info(): it may return a later answer without the workers
+            found = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
+        if found is None or self._client.status != "running":
+            raise InputError(
+                f"the connection to the scheduler at {self._address} is lost: finished runs are kept, start it again "
+                "and give the same command"
+            )
+        self._found, self._looked = found, time.monotonic()
+        for worker in found.keys() - self._complaints.keys():
+            self._complaints[worker] = self._asking.submit(self._ask, worker, found[worker]["nthreads"])
+            self._complaints[worker].add_done_callback(self._woken.put)
+
+    def _ask(self, worker: str, threads: int) -> str | None:
+        """Why this worker cannot be used, in one sentence; None if it can."""
+        if threads != 1:
+            return f"the worker {worker} has {threads} threads, but can do one run at a time: give it --nthreads 1"
+        try:
+            theirs, there = self._client.run(pickle.loads, self._question, workers=[worker])[worker]
+        except (ImportError, AttributeError) as error:
+            return f"the worker {worker} has no kdutils, or another ({first_line(error)}): install this one there"
+        except Exception as error:
+            return f"the worker {worker} cannot do these runs: {first_line(error)}"
+        ours, here = self._ours
+        for name, value in ours.items():
+            if theirs.get(name) != value:
+                return (
+                    f"the worker {worker} has {theirs.get(name)} as {name}, here it is {value}: give both the same and "
+                    f"start it again (its KD_DATA_DIR is {there['data']}, its KD_RUNS_DIR {there['runs']})"
+                )
+        if there["host"] != here["host"] and there["disk"].startswith(_INCOHERENT):
+            return (
+                f"the worker {worker} is on another machine and has the run store on {there['disk']}, where machines "
+                "lose each other's entries of teacher tables: use Lustre, GPFS or CephFS, or one machine"
+            )
+        return None
 
 
-_INCOHERENT = (
-    "nfs",
-    "cifs",
-    "smb",
-    "9p",
-    "fuse.sshfs",
-)  # file systems on which machines lose each other's mapped writes
+def _result(future: Any) -> Any:
+    """What a job returned or raised; a `Death` where its worker cannot tell any more."""
+    from distributed import KilledWorker
+
+    try:
+        return future.result(_CONNECT_SECONDS if future.done() else 0)
+    except Exception as error:
+        return error if future.status == "error" and not isinstance(error, KilledWorker) else Death()
+    finally:
+        future.cancel()  # no other worker may do it
 
 
-_START = "start some with `dask worker {} --nthreads 1 --nworkers N`"
+class _Call(tuple):
+    """(function, arguments); its pickle makes the call when it is loaded, so a scheduler without kdutils passes it on."""
+
+    def __reduce__(self) -> tuple:
+        return tuple(self)
+
+
+def _attend(function: Callable, arguments: tuple, topic: str) -> Any:
+    """In a worker: do a job and tell how far it is, at most once a second; ends where nobody waits for it any more."""
+    from distributed import get_worker
+
+    worker, told = get_worker(), 0.0
+    task = worker.state.tasks[worker.get_current_task()]
+
+    def report(fraction: float) -> None:
+        nonlocal told
+        if task.state != "executing":
+            raise InterruptedError("nobody waits for this job any more")
+        if time.monotonic() - told > _POLL_SECONDS:
+            told = time.monotonic()
+            worker.log_event(topic, [worker.address, fraction])
+
+    report(0.0)
+    return function(*arguments, report)
+
+
+def _facts(data: list[str], networks: list[str], files: list[Path], token: Path) -> tuple[dict, dict]:
+    """What must be the same in a worker and in the process that gives it runs, by name; and where they are."""
+    same = {
+        "code": f"kdutils {kdutils.__version__} ({records.CODE.partition(',')[0]})",
+        "run store": str(token.parent) if token.is_file() else f"another one, {settings().runs_dir},",
+        **{f"digest of {name}": load_dataset(name).digest if is_cached(name) else None for name in data},
+        **{f"digest of the ImageNet weights of {name}": imagenet_digest(name) for name in networks},
+        **{f"digest of {path}": file_digest(path) if path.is_file() else None for path in files},
+    }
+    disks = [disk for disk in psutil.disk_partitions(all=True) if token.resolve().is_relative_to(disk.mountpoint)]
+    disk = max(disks, key=lambda disk: len(disk.mountpoint)).fstype if disks else ""
+    where = {"data": str(settings().data_dir), "runs": str(settings().runs_dir)}
+    return same, where | {"host": socket.gethostname(), "disk": disk}
 
 
 @contextmanager
-def connect(address: str | None, names: Collection[str], store: Store) -> Iterator[Cluster | None]:
-    """The cluster whose scheduler listens at `address`, for runs on the data sets `names`; None without an address.
+def connect(
+    store: Store,
+    data: Iterable[str],
+    networks: Iterable[str] = (),
+    files: Iterable[Path] = (),
+    progress: Progress | None = None,
+) -> Iterator[Pool]:
+    """Where jobs on these data sets, ImageNet weights (of `networks`) and files are done: a cluster, or this process.
 
-    Raises `InputError` where the scheduler cannot be reached, no worker is there, or one of them cannot do these runs.
+    Raises `InputError` where the scheduler cannot be reached, or has no fit worker.
     """
-    if not address:
-        yield None
+    if not (address := scheduler()):
+        yield Pool(progress)
         return
-    with _client(address) as client, tempfile.NamedTemporaryFile(prefix=".cluster-", dir=store.folder) as token:
-        cluster = Cluster(client, address, sorted(names), Path(token.name))
-        cluster.check()
-        yield cluster
+    try:
+        with _client(address) as client, tempfile.NamedTemporaryFile(prefix=".cluster-", dir=store.folder) as token:
+            question = sorted(data), sorted(networks), sorted(files), Path(token.name)
+            cluster = Cluster(client, address, progress, question)
+            while not cluster.free():
+                cluster.ended()
+            yield cluster
+    except BaseException:  # what runs in workers of this process would go on
+        _own.close()
+        raise
 
 
 @contextmanager
-def _client(address: str) -> Iterator:
-    from distributed import Client
+def _client(address: str) -> Iterator[Any]:
+    from distributed import Client, Security
 
     for name in ("distributed", "distributed.client"):  # what they would tell is said in one sentence
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    given = settings()
+    files = {"tls_ca_file": given.tls_ca_file, "tls_client_cert": given.tls_cert, "tls_client_key": given.tls_key}
+    security = Security(**{name: str(path) for name, path in files.items() if path})
     try:
         _knock(address)
-        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False, security=security)
     except Exception as error:  # refused, unknown host, silent, not a scheduler, another protocol version
         raise InputError(
-            f"no Dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({_first_line(error)}): check that it runs, and its host, port and firewall"
+            f"no Dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({first_line(error)}): check that it runs, "
+            "and its host, port, firewall and TLS files"
         ) from None
-    try:
+    with client:
+        if given.dashboard:
+            tqdm.write(f"Dask's dashboard: {client.dashboard_link}", sys.stderr)
         yield client
-    finally:
-        client.close()
 
 
 def _knock(address: str) -> None:
-    """Raise `OSError` where nobody speaks first, as a scheduler does: Dask's client would wait for ever for its greeting."""
+    """Raise `OSError` where nobody speaks first, as a scheduler does: Dask's client would wait for ever for that."""
     scheme, host, port = re.fullmatch(r"(\w+)://\[?(.*?)\]?:(\d+)", address).groups()
     with socket.create_connection((host, int(port)), _CONNECT_SECONDS) as connection:
         if scheme == "tcp" and not connection.recv(1):
             raise OSError("what listens there is no scheduler")
 
 
-class Cluster(Slots):
-    """A slot for each worker there is at the moment; a worker that joins is checked, and gets no job if it is unfit."""
-
-    def __init__(self, client, address: str, names: list[str], token: Path):
-        from distributed import KilledWorker
-
-        self.losses = (BrokenExecutor, KilledWorker)
-        self.begun: list[tuple[str, Job]] = []
-        """Every worker with a job that began there, in their order."""
-        self._client, self._address, self._question = client, address, (names, token)
-        self._ours = _facts(*self._question)
-        self._executor = client.get_executor(pure=False)
-        self._answers: dict[str, Future] = {}
-        self._jobs: dict[str, Future] = {}
-        self._told: set[str] = set()
-
-    def check(self) -> None:
-        """Raise `InputError` unless there is a worker that answers, and all that answer are fit."""
-        found, deadline = self._workers(), time.monotonic() + _ANSWER_SECONDS
-        while time.monotonic() < deadline and not all(self._answers[worker].done() for worker in found):
-            wait(self._answers.values(), _POLL_SECONDS)
-            found = self._workers()
-        if not found:
-            raise InputError(f"the scheduler at {self._address} has no workers: {_START.format(self._address)}")
-        answered = [worker for worker in found if self._answers[worker].done()]
-        if not answered:
-            raise InputError(
-                f"none of the {len(found)} workers at {self._address} answers within {_ANSWER_SECONDS} s: they are busy with other work, or hang"
-            )
-        for worker in answered:
-            if complaint := self._complaint(worker, found[worker]):
-                raise InputError(complaint)
-
-    def present(self) -> list[str]:
-        found = self._workers()
-        fit = []
-        for worker, facts in found.items():
-            if not self._answers[worker].done():
-                continue
-            if complaint := self._complaint(worker, facts):
-                self._tell(f"{complaint}; it gets no run until then")
-            elif (
-                facts["status"] == "running" or not self._jobs.get(worker, self._answers[worker]).done()
-            ):  # paused with a job: it goes on
-                fit.append(worker)
-        if not found:
-            self._tell(f"all workers at {self._address} are gone, waiting for new ones: {_START.format(self._address)}")
-        return fit
-
-    def begin(self, slot: str, job: Job, note: str) -> Future:
-        self.begun.append((slot, job))
-        self._jobs[slot] = self._submit(slot, attend, job, note)
-        return self._jobs[slot]
-
-    def _submit(self, worker: str, function: Callable, *arguments) -> Future:
-        """Have this worker and no other do it: left to itself, Dask may queue a job behind a long one."""
-        return self._executor.submit(pickle.loads, pickle.dumps(_Call(function, arguments)), workers=[worker])
-
-    def _workers(self) -> dict[str, dict]:
-        """What the scheduler knows of every worker, by address; those it did not know before are asked for their facts."""
-        try:  # not client.scheduler_info(): what it returns may at times be a later answer without the workers
-            found = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
-        except OSError:
-            found = None
-        if found is None or self._client.status != "running":
-            raise InputError(
-                f"the connection to the scheduler at {self._address} is lost: finished runs are kept, start it again and give the same command"
-            )
-        self._answers = {
-            worker: self._answers.get(worker) or self._submit(worker, _facts, *self._question) for worker in found
-        }
-        return found
-
-    def _complaint(self, worker: str, known: dict) -> str | None:
-        """Why an answer shows that this worker cannot be used, in one sentence; None if it can."""
-        answer = self._answers[worker]
-        if known["nthreads"] != 1:
-            return f"the worker {worker} has {known['nthreads']} threads, but a process can do only one run at a time: start it with --nthreads 1"
-        if answer.cancelled():
-            return f"the worker {worker} left while it was asked what it has: start it again"
-        error = answer.exception()
-        if isinstance(error, (ImportError, AttributeError)):
-            return f"the worker {worker} has no kdutils, or another ({error}): install this one, {self._ours['code']}, there and start the worker again"
-        if error:
-            return f"the worker {worker} cannot do these runs: {_first_line(error)}"
-        unlike = _difference(answer.result(), self._ours)
-        return f"the worker {worker} {unlike}" if unlike else None
-
-    def _tell(self, sentence: str) -> None:
-        if sentence not in self._told:
-            self._told.add(sentence)
-            warnings.warn(sentence, stacklevel=5)
+def workers() -> int:
+    """Number of worker processes: `KD_WORKERS`, else one for each core, or one where there is a GPU."""
+    return settings().workers or (cores() if detect_runtime().device.type == "cpu" else 1)
 
 
-@dataclass(frozen=True)
-class _Call:
-    """Its pickle makes the call when it is loaded: a scheduler passes it on without kdutils, and a worker without it says so."""
+@contextmanager
+def local_cluster(count: int, threads: int) -> Iterator[str]:
+    """The address of a scheduler on this machine's loopback with `count` workers, in each of which PyTorch has `threads`.
 
-    function: Callable
-    arguments: tuple
-
-    def __reduce__(self) -> tuple[Callable, tuple]:
-        return self.function, self.arguments
-
-
-def _facts(names: list[str], token: Path) -> dict:
-    """What must be the same in a worker and in the process that gives it runs."""
-    return {
-        "code": f"kdutils {kdutils.__version__} ({records.CODE.partition(',')[0]})",
-        "data_dir": str(settings().data_dir),
-        "data": {name: load_dataset(name).digest if is_cached(name) else None for name in names},
-        "runs_dir": str(settings().runs_dir),
-        "has_token": token.is_file(),
-        "file_system": _file_system(token.parent),
-        "host": socket.gethostname(),
-    }
+    They end with this process at the latest, however that ends.
+    """
+    paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    environment = dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths), "KD_USED_RUNS": ""}
+    if os.name == "posix" and len(tempfile.gettempdir()) > 60:
+        environment["TMPDIR"] = "/tmp"  # a Unix socket's name has at most 107 characters
+    code = f"from kdutils.runs.serve import serve; serve({count}, {threads}, {settings().dashboard})"
+    with subprocess.Popen(  # another process: it starts no main module again, and no key interrupts it
+        [sys.executable, "-P", "-c", code], stdin=-1, stdout=-1, text=True, env=environment, start_new_session=True
+    ) as process:
+        address = process.stdout.readline().strip()
+        if not address:
+            raise InputError("the worker processes do not start: what they say is above; KD_WORKERS=1 needs none")
+        yield address
 
 
-def _difference(theirs: dict, ours: dict) -> str | None:
-    """What a worker with these facts has that makes it unfit, and what to do; None if it is fit."""
-    if theirs["code"] != ours["code"]:
-        return f"has {theirs['code']}, here it is {ours['code']}: install the same there and start the worker again"
-    for name, digest in ours["data"].items():
-        if theirs["data"][name] != digest:
-            has = f"{name} with digest {theirs['data'][name]}" if theirs["data"][name] else f"no {name}"
-            return f"has {has} in its KD_DATA_DIR, {theirs['data_dir']}, here it has digest {digest}: give both the same folder"
-    if not theirs["has_token"]:
-        return f"has another run store, {theirs['runs_dir']}, than this process, {ours['runs_dir']}: give both the same KD_RUNS_DIR, on a file system they share"
-    if theirs["host"] != ours["host"] and theirs["file_system"].startswith(_INCOHERENT):
-        return f"is on another machine and has the run store on {theirs['file_system']}, where machines lose each other's entries of teacher tables: use Lustre, GPFS or CephFS, or one machine"
-    return None
+_own = ExitStack()
+_own_address: dict[tuple, str] = {}
+atexit.register(_own.close)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def scheduler() -> str | None:
+    """The address of the scheduler that `KD_SCHEDULER` names, else of this process's own; None where one worker is enough.
 
-
-def _file_system(folder: Path) -> str:
-    """The kind of file system that holds `folder`, such as ext4 or nfs4; empty where /proc does not tell."""
-    mounts = Path("/proc/mounts")
-    fields = [line.split() for line in mounts.read_text().splitlines()] if mounts.is_file() else []
-    return max(
-        ((len(where), kind) for _, where, kind, *_ in fields if folder.resolve().is_relative_to(where)), default=(0, "")
-    )[1]
+    Its own has `workers()` processes, is kept warm, and started anew when the settings change.
+    """
+    given, number = settings(), workers()
+    if given.scheduler or number == 1:
+        return given.scheduler
+    wanted = number, given.data_dir, given.checkpoint_seconds, given.dashboard
+    if wanted not in _own_address:
+        _own.close()
+        _own_address[wanted] = _own.enter_context(local_cluster(number, max(1, cores() // number)))
+        _own.callback(_own_address.clear)
+    return _own_address[wanted]

@@ -6,24 +6,25 @@ import copy
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import closing
 
 import numpy as np
 import torch
 from torch import nn
 
 from kdutils.data.datasets import Dataset, load_dataset
-from kdutils.data.views import split_indices
+from kdutils.data.views import VIEWS, split_indices
 from kdutils.distillation.tables import SHARD, ViewTable
 from kdutils.errors import InputError
 from kdutils.machine import Runtime, detect_runtime
 from kdutils.networks.counting import forward_macs
 from kdutils.networks.registry import build_model
 from kdutils.networks.weights import load_imagenet, load_weights_file
-from kdutils.runs import cluster
-from kdutils.runs.jobs import Job, Progress, execute
+from kdutils.runs.cluster import connect
 from kdutils.runs.records import Record, Store
+from kdutils.runs.schedule import Job, Progress, execute
 from kdutils.settings import settings
-from kdutils.specs import RunSpec, unique
+from kdutils.specs import RunSpec
 from kdutils.training.checkpoints import Checkpoint
 from kdutils.training.inputs import Inputs, check_teachers, training_codes, validation_codes
 from kdutils.training.loop import train
@@ -44,7 +45,7 @@ def run(spec: RunSpec, store: Store | None = None, report: Report = _silent) -> 
     goes on from its last checkpoint, at most a minute (or one epoch) old.
     """
     store = store or Store.default()
-    _note_use(spec)
+    _note_use(spec.key)
     if found := store.find(spec):
         return found
     model, inputs = _resolve(spec, store)
@@ -103,11 +104,11 @@ def _start_weights(spec: RunSpec, model: nn.Module, start: Record | None) -> str
     return f"run {start.spec.key} (SHA-256 {start.digest[:16]})"
 
 
-def _note_use(spec: RunSpec) -> None:
+def _note_use(*keys: str) -> None:
     """Tell the suite, if it asks, which records a notebook rests on."""
     if path := settings().used_runs:
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"{spec.key}\n")
+            file.writelines(f"{key}\n" for key in keys)
 
 
 def fill(teacher: Record, codes: np.ndarray, store: Store, report: Report = _silent) -> ViewTable:
@@ -151,34 +152,94 @@ def _hash(*parts: str | bytes) -> str:
 
 
 def run_all(specs: Iterable[RunSpec], store: Store | None = None) -> list[Record]:
-    """The records of `specs`, in their order, equal ones run once, with a progress bar and its ETA.
+    """The records of `specs`, in their order, equal ones run once, with progress and the time left.
 
-    They run on the Dask cluster that `KD_SCHEDULER` names, else in processes of this machine, the longest first: those
-    that wait for none, then the filling of the tables of the next in shards, then these.
+    What is not recorded yet is run, on the cluster of `KD_SCHEDULER` or in `KD_WORKERS` processes of this machine: each
+    run after those that it needs, and after the tables of its teachers, which are filled in shards.
     """
-    specs, store = list(specs), store or Store.default()
-    todo = [spec for spec in unique(specs) if not store.find(spec)]
+    store = store or Store.default()
+    wanted = [(spec.key, spec) for spec in specs]
+    _note_use(*(key for key, _ in wanted))
+    found, todo, stack = {}, {}, list(wanted)
+    while stack:
+        key, spec = stack.pop()
+        if key in found or key in todo:
+            continue
+        if record := store.find(spec):
+            found[key] = record
+        else:
+            todo[key] = spec
+            stack += [(needed.key, needed) for needed in spec.needs]
     if todo:
-        datasets = {name: load_dataset(name) for name in {spec.data.name for spec in todo}}
-        for spec in todo:
+        _run_missing(todo, found, store)
+    return [found[key] for key, _ in wanted]
+
+
+def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Store) -> None:
+    """Run the specs `todo`, by key, into `found`, which holds what else they need."""
+    datasets = {name: load_dataset(name) for name in {spec.data.name for spec in todo.values()}}
+    graph, tables = _plan(todo, datasets)
+    work = {key: _run_work(spec, datasets[spec.data.name]) for key, spec in todo.items()}
+    work |= {node: int(np.bitwise_count(bits).sum()) * _image_work(teacher) for node, (teacher, bits) in tables.items()}
+
+    def jobs_of(node: str) -> list[Job]:
+        if node in todo:
+            title = f"{todo[node].model.name}, seed {todo[node].seed}"
+            return [Job(node, _run_job, (todo[node], store), work[node], title, is_run=True)]
+        teacher, bits = tables[node]
+        missing, cost = np.array([], dtype=np.int64), _image_work(teacher)
+        if not found[teacher.key].diverged:  # else its students say so
+            filled = _logit_table(found[teacher.key], datasets[teacher.data.name], detect_runtime(), store).filled
+            missing = np.flatnonzero(np.unpackbits(bits, count=filled.size) & ~filled.reshape(-1))
+        progress.correct(len(missing) * cost - work[node])
+        shards = [missing[first : first + SHARD] for first in range(0, len(missing), SHARD)]
+        given = ((found[teacher.key], shard, store) for shard in shards)
+        return [Job(node, _fill_job, each, len(each[1]) * cost, f"table of {teacher.model.name}") for each in given]
+
+    def finish(job: Job, summary: dict | None) -> None:
+        if job.is_run:
+            found[job.node] = Record(store.folder / job.node, todo[job.node], summary)
+
+    networks = {spec.model.name for spec in todo.values() if spec.init == "imagenet"}
+    files = {spec.weights_file for spec in todo.values()} - {None}
+    with (
+        closing(Progress(float(sum(work.values())), len(todo))) as progress,
+        connect(store, datasets, networks, files, progress) as pool,
+    ):
+        execute(graph, jobs_of, finish, pool, progress)
+
+
+def _plan(todo: dict[str, RunSpec], datasets: dict[str, Dataset]) -> tuple[dict[str, set[str]], dict[str, tuple]]:
+    """What each run and table needs of the others; and by table its teacher, and a bit for each entry that is looked up.
+
+    Raises `InputError` where a teacher was trained on images that validate its student.
+    """
+    graph, tables, students = {}, {}, {}
+    for key, spec in todo.items():
+        teachers = {f"table of {teacher.key}": teacher for teacher in spec.teachers}
+        graph[key] = {needed.key for needed in spec.needs} & todo.keys() | teachers.keys()
+        for node, teacher in teachers.items():
+            graph[node] = {teacher.key} & todo.keys()
+            looked_up = spec.data.name, spec.data.split, spec.data.views, spec.epochs  # the same for all seeds
+            students.setdefault(looked_up, {})[node] = spec, teacher
+    for those in students.values():
+        for spec, _ in those.values():
             check_teachers(spec, datasets[spec.data.name])
-        missing = {spec.key for spec in todo}
-        depths = [_depth(spec, missing) for spec in todo]
-        levels = [
-            [spec for spec, its in zip(todo, depths, strict=True) if its == depth] for depth in range(1 + max(depths))
-        ]
-        expected = [_fill_work(_wanted_entries(level, datasets)) for level in levels]
-        work = sum(expected) + sum(_run_work(spec, datasets) for spec in todo)
-        with (
-            cluster.connect(settings().scheduler, set(datasets), store) as slots,
-            Progress(work, len(todo)) as progress,
-        ):
-            for level, expectation in zip(levels, expected, strict=True):
-                filling = _fill_jobs(_wanted_entries(level, datasets), datasets, store)
-                progress.correct(sum(job.work for job in filling) - expectation)
-                execute(filling, progress, store, slots)
-                execute([_run_job(spec, datasets, store) for spec in level], progress, store, slots)
-    return [run(spec, store) for spec in specs]
+        labels = datasets[spec.data.name].train_labels
+        entries = np.zeros(len(labels) * VIEWS, dtype=bool)
+        entries[training_codes(spec, split_indices(labels, *spec.data.split)[0])] = True
+        bits = np.packbits(entries)
+        for node, (_, teacher) in those.items():
+            tables[node] = teacher, bits | tables[node][1] if node in tables else bits
+    return graph, tables
+
+
+def _run_job(spec: RunSpec, store: Store, report: Report) -> dict:
+    return run(spec, store, report).summary
+
+
+def _fill_job(teacher: Record, codes: np.ndarray, store: Store, report: Report) -> None:
+    fill(teacher, codes, store, report)
 
 
 def run_arms(arms: dict[str, list[RunSpec]], store: Store | None = None) -> dict[str, list[Record]]:
@@ -187,51 +248,9 @@ def run_arms(arms: dict[str, list[RunSpec]], store: Store | None = None) -> dict
     return {name: [next(records) for _ in specs] for name, specs in arms.items()}
 
 
-def _depth(spec: RunSpec, missing: set[str]) -> int:
-    """How many runs of `missing`, each needing the one before, come before this one."""
-    return max((1 + _depth(needed, missing) for needed in spec.needs if needed.key in missing), default=0)
-
-
-Entries = list[tuple[RunSpec, np.ndarray]]
-
-
-def _wanted_entries(specs: list[RunSpec], datasets: dict[str, Dataset]) -> Entries:
-    """Every teacher of `specs` with the entry codes that its students will look up, each once."""
-    wanted: dict[RunSpec, list[np.ndarray]] = {}
-    for spec in specs:
-        if spec.teachers:
-            train_indices, _ = split_indices(datasets[spec.data.name].train_labels, *spec.data.split)
-            for teacher in spec.teachers:
-                wanted.setdefault(teacher, []).append(training_codes(spec, train_indices))
-    return [(teacher, np.unique(np.concatenate(codes))) for teacher, codes in wanted.items()]
-
-
-def _fill_jobs(wanted: Entries, datasets: dict[str, Dataset], store: Store) -> list[Job]:
-    jobs = []
-    for teacher, codes in wanted:
-        record = run(teacher, store)
-        if record.diverged:  # its students say so
-            continue
-        missing = _logit_table(record, datasets[teacher.data.name], detect_runtime(), store).missing(codes)
-        for shard in np.split(missing, range(SHARD, len(missing), SHARD)) if len(missing) else []:
-            work = _fill_work([(teacher, shard)])
-            jobs.append(Job(fill, (record, shard, store), work, f"table of {teacher.model.name}"))
-    return jobs
-
-
-def _run_job(spec: RunSpec, datasets: dict[str, Dataset], store: Store) -> Job:
-    title = f"{spec.model.name}, seed {spec.seed}"
-    return Job(run, (spec, store), _run_work(spec, datasets), title, is_run=True)
-
-
-def _fill_work(wanted: Entries) -> float:
-    return sum(len(codes) * _image_work(teacher) for teacher, codes in wanted)
-
-
-def _run_work(spec: RunSpec, datasets: dict[str, Dataset]) -> float:
+def _run_work(spec: RunSpec, dataset: Dataset) -> float:
     """The run's cost in forward passes, for the ETA: backward costs twice forward."""
-    images = spec.data.train_size or len(datasets[spec.data.name].train_labels)
-    return 3.0 * images * spec.epochs * _image_work(spec)
+    return 3.0 * (spec.data.train_size or len(dataset.train_labels)) * spec.epochs * _image_work(spec)
 
 
 def _image_work(spec: RunSpec) -> float:

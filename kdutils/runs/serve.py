@@ -1,0 +1,52 @@
+"""A Dask scheduler and workers of this machine, in a process that ends when its standard input does: with its parent.
+
+Light to import: what workers compute with is loaded once, in the server that they are forked from where there are forks.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import sys
+import tempfile
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def serve(workers: int, threads: int, dashboard: bool) -> None:
+    """Print the scheduler's address, on the loopback, and serve until standard input ends.
+
+    workers: processes with one Dask thread each; a dead one is started again; threads: what PyTorch may use in each.
+    """
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what workers print is for people
+    os.environ.update(dict.fromkeys(_THREADS, str(threads)))
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    if method == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver.set_forkserver_preload(["distributed", "kdutils.runs.run"])
+        forkserver.ensure_running()
+    import dask
+    from distributed import LocalCluster
+
+    dask.config.set({"distributed.worker.multiprocessing-method": method})
+    dask.config.set({"distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, threads)})
+    with (
+        tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as folder,
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=0,  # Dask would count the mapped tables, which all workers share, to each of them
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": dashboard},
+            local_directory=folder,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+    ):
+        with answer:
+            answer.write(f"{cluster.scheduler_address}\n")
+        sys.stdin.read()
+    os._exit(0)

@@ -1,0 +1,556 @@
+"""Jobs on workers: the numbers of one process whatever dies, unfit workers refused by name, and nothing left behind.
+
+`KD_DRILLS` says at how many random moments the command is killed (default 1).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from distributed import LocalCluster, Security
+
+import kdutils.runs.cluster as cluster
+import kdutils.runs.run as runs
+import kdutils.runs.schedule as schedule
+from kdutils.data.datasets import load_dataset
+from kdutils.data.views import VIEWS, split_indices
+from kdutils.distillation.methods import KD
+from kdutils.errors import InputError
+from kdutils.runs import records
+from kdutils.runs.cluster import connect, local_cluster
+from kdutils.runs.records import Store
+from kdutils.runs.run import run, run_all
+from kdutils.runs.schedule import Job, Pool, Progress, execute
+from kdutils.settings import ROOT
+from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
+from kdutils.training.inputs import training_codes
+
+HERE = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "processes": False, "protocol": "tcp"}
+
+
+@pytest.fixture(scope="module")
+def two_workers(data_folder):
+    """The address of two workers of this machine, which read the session's data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KD_DATA_DIR", str(data_folder))
+        patch.setenv("KD_CHECKPOINT_SECONDS", "0")
+        patch.setenv("KD_SCHEDULER", "")
+        load_dataset("synthetic")
+        with local_cluster(2, 1) as address:
+            yield address
+
+
+@pytest.fixture
+def address(two_workers, monkeypatch):
+    """The same, as the scheduler of the test."""
+    monkeypatch.setenv("KD_SCHEDULER", two_workers)
+    return two_workers
+
+
+@pytest.fixture(params=["here", "workers"])
+def anywhere(request, monkeypatch):
+    """A test in this process, and again with two workers."""
+    monkeypatch.setenv("KD_WORKERS", "1")
+    if request.param == "workers":
+        request.getfixturevalue("address")
+
+
+def cnn(**changes) -> RunSpec:
+    data = DataSpec(name="synthetic", train_size=48, val_size=20, test_size=30, views=3)
+    return RunSpec(**{"data": data, "model": ModelSpec(name="small_cnn"), "epochs": 2, "batch_size": 16} | changes)
+
+
+def student(kd_weight: float, **changes) -> RunSpec:
+    method = KD(temperature=2.0, kd_weight=kd_weight)
+    return cnn(distillation=Distillation(teachers=(cnn(seed=1),), method=method), **changes)
+
+
+GRID = [cnn(), cnn(seed=2), *map(student, (0.1, 0.5, 0.9))]
+
+
+def numbers(record):
+    """All that a run's arithmetic decides."""
+    history = record.history.drop(columns="seconds").to_dict("records")
+    return history, record.summary["metrics"], record.digest, record.predictions[0].tobytes()
+
+
+def do(jobs: list[Job], graph: dict[str, set[str]] | None = None) -> list:
+    """Do the jobs; what they returned, in the order in which they ended."""
+    results, progress = [], Progress(1.0, 0)
+    with connect(Store.default(), ["synthetic"], progress=progress) as pool:
+        nodes = {job.node: [job] for job in jobs}
+        execute(
+            graph or {node: set() for node in nodes},
+            nodes.get,
+            lambda _, result: results.append(result),
+            pool,
+            progress,
+        )
+    progress.close()
+    return results
+
+
+def job(function, *arguments, work: float = 1.0, node: str | None = None) -> Job:
+    name = node or f"{function.__name__}{arguments}"
+    return Job(name, function, arguments, work, f"the job {name}")
+
+
+# What follows is looked up by name in the workers.
+
+
+def note(text: str, path: Path, report=None, seconds: float = 0.0) -> str:
+    time.sleep(seconds)
+    with path.open("a") as file:
+        file.write(f"{text} {os.getpid()}\n")
+    return text
+
+
+def note_late(text: str, path: Path, report) -> str:
+    return note(text, path, report, 3.0)
+
+
+def fail(report) -> None:
+    raise InputError("this job cannot be done")
+
+
+def exhaust(report) -> None:
+    raise MemoryError
+
+
+def die(report=None) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def wait_for(condition) -> None:
+    """Until the condition holds, or a minute has gone."""
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+def die_beside(other: Path, own: Path, report) -> None:
+    """Begun for the first time: dies once the other job has begun."""
+    note("begun", own)
+    if len(lines(own)) == 1:
+        wait_for(lambda: lines(other))
+        die()
+
+
+def outlive(other: Path, own: Path, report) -> None:
+    """Ends only after the other job has begun again."""
+    note("begun", own)
+    wait_for(lambda: len(lines(other)) == 2)
+
+
+def go_on(path: Path, report) -> None:
+    """Advances until it is told that nobody waits."""
+    note("begun", path)
+    try:
+        wait_for(lambda: report(0.25))
+    except InterruptedError:
+        note("ended", path)
+
+
+def run_and_die_once(spec: RunSpec, store: Store, report) -> dict:
+    """A run, noted; the first of all to come half way dies there."""
+
+    def report_or_die(fraction: float) -> None:
+        report(fraction)
+        flag = store.folder.parent / "died"
+        if fraction == 0.5 and not flag.exists():
+            flag.write_text(spec.key)
+            die()
+
+    note(spec.key, store.folder.parent / "begun")
+    return run(spec, store, report_or_die).summary
+
+
+# The order of jobs, and what becomes of those that fail
+
+
+def test_the_costliest_jobs_begin_first_and_none_before_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setenv("KD_WORKERS", "1")
+    path = tmp_path / "notes"
+    jobs = [
+        job(note, name, path, work=work, node=name) for name, work in [("a", 1.0), ("b", 3.0), ("c", 2.0), ("d", 9.0)]
+    ]
+    assert do(jobs, {"a": set(), "b": set(), "c": set(), "d": {"a"}}) == ["b", "c", "a", "d"]
+    execute(
+        {"empty": set(), "a": {"empty"}}, {"empty": [], "a": jobs[:1]}.get, print, Pool(Progress(1, 0)), Progress(1, 0)
+    )
+    assert [line[0] for line in lines(path)] == ["b", "c", "a", "d", "a"]
+
+
+@pytest.mark.parametrize(
+    "function, said",
+    [(fail, "^this job cannot be done$"), (exhaust, r"the job failing \(failing\) has run out of memory .*KD_WORKERS")],
+)
+def test_a_failing_job_keeps_only_what_needs_it_from_being_done(tmp_path, anywhere, function, said):
+    path = tmp_path / "notes"
+    jobs = [job(function, work=5.0, node="failing"), *(job(note, name, path, node=name) for name in "abc")]
+    with pytest.raises(InputError, match=said):
+        do(jobs, {"failing": set(), "a": set(), "b": set(), "c": {"failing"}})
+    assert sorted(line[0] for line in lines(path)) == ["a", "b"]
+
+
+def test_a_death_costs_no_other_job_its_work(tmp_path, address):
+    dying, living = tmp_path / "dying", tmp_path / "living"
+    with pytest.warns(UserWarning, match="a worker process died.*die_beside"):
+        do([job(die_beside, living, dying), job(outlive, dying, living)])
+    assert len(lines(dying)) == 2 and len(lines(living)) == 1
+
+
+def test_a_job_that_keeps_killing_its_worker_is_named_after_the_others_are_done(tmp_path, address):
+    path = tmp_path / "notes"
+    with (
+        pytest.warns(UserWarning) as warned,
+        pytest.raises(InputError, match=r"the job deadly \(deadly\) has cost 3 .*KD_WORKERS"),
+    ):
+        do([job(die, work=5.0, node="deadly"), *(job(note, name, path) for name in "abc")])
+    assert len(warned) == 2 and sorted(line[0] for line in lines(path)) == list("abc")
+
+
+def test_no_worker_idles_while_a_job_waits(tmp_path, address):
+    path = tmp_path / "notes"
+    do([job(note_late, "late", path, work=9.0), *(job(note, f"soon{n}", path) for n in range(8))])
+    done = [line.split() for line in lines(path)]
+    [late] = [process for text, process in done if text == "late"]
+    assert len(done) == 9 and [text for text, process in done if process == late] == ["late"]
+
+
+def test_a_job_that_nobody_waits_for_ends_and_told_how_far_it_was(tmp_path, address):
+    path, progress = tmp_path / "notes", Progress(1.0, 0)
+    with connect(Store.default(), ["synthetic"], progress=progress) as pool:
+        [slot] = pool.free()[:1]
+        pool.begin(slot, going := job(go_on, path))
+        wait_for(lambda: progress.fractions.get(going) == 0.25)
+    wait_for(lambda: len(lines(path)) == 2)
+
+
+def test_a_grid_has_the_same_numbers_although_a_worker_was_killed(tmp_path, address, monkeypatch):
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="a worker process died"):
+        patch.setattr(runs, "_run_job", run_and_die_once)
+        patch.setattr(runs, "train", None)  # nothing trains in this process
+        found = [numbers(record) for record in run_all(GRID)]
+    begun = [line.split()[0] for line in lines(tmp_path / "begun")]
+    assert sorted(begun) == sorted([*(spec.key for spec in GRID), cnn(seed=1).key, (tmp_path / "died").read_text()])
+    left = [path.name for path in Store.default().folder.iterdir()]
+    assert sorted(left) == sorted([*(spec.key for spec in GRID), cnn(seed=1).key, "tables"])
+    monkeypatch.setenv("KD_SCHEDULER", "")
+    monkeypatch.setenv("KD_WORKERS", "1")
+    monkeypatch.setenv("KD_RUNS_DIR", str(tmp_path / "alone"))
+    assert [numbers(record) for record in run_all(GRID)] == found
+
+
+# What the driver holds
+
+
+def test_a_bit_for_each_entry_that_any_student_looks_up():
+    other = cnn(seed=1).data.with_(train_size=30)
+    specs = [student(0.5), student(0.9, seed=7), student(0.5, epochs=5), student(0.5, data=other), cnn(seed=1)]
+    labels = load_dataset("synthetic").train_labels
+    graph, tables = runs._plan({spec.key: spec for spec in specs}, {"synthetic": load_dataset("synthetic")})
+    [(node, (teacher, bits))] = tables.items()
+    codes = [training_codes(spec, split_indices(labels, *spec.data.split)[0]) for spec in specs[:4]]
+    assert (
+        np.flatnonzero(np.unpackbits(bits, count=len(labels) * VIEWS)).tolist()
+        == np.unique(np.concatenate(codes)).tolist()
+    )
+    assert teacher == cnn(seed=1) and graph[node] == {teacher.key} and graph[specs[0].key] == {node, teacher.key}
+    assert runs._plan({specs[0].key: specs[0]}, {"synthetic": load_dataset("synthetic")})[0][node] == set()  # recorded
+
+
+def test_what_was_recorded_is_read_once_and_what_runs_not_at_all(monkeypatch):
+    monkeypatch.setenv("KD_WORKERS", "1")
+    before = run(cnn()).digest
+    read, reading = [], records.read_record
+    monkeypatch.setattr(records, "read_record", lambda path: read.append(path.name) or reading(path))
+    assert [record.digest for record in run_all([cnn(), cnn()])] == [before] * 2 and read == [cnn().key]
+
+
+# Progress
+
+
+def test_a_log_gets_lines_without_control_characters_and_a_terminal_a_bar(monkeypatch):
+    for shape, seconds in (("lines", 0.3), ("lines", 60), ("bar", 60)):
+        monkeypatch.setenv("KD_PROGRESS", shape)
+        monkeypatch.setattr(schedule, "_LINE_SECONDS", seconds)
+        monkeypatch.setattr(sys, "stderr", told := io.StringIO())
+        progress, began = Progress(10.0, 10), time.monotonic()
+        for _ in range(10):
+            progress.end(Job("", print, (), 1.0, "", is_run=True))
+            progress.show()
+            time.sleep(0.1)
+        progress.close()
+        if shape == "bar":
+            assert "\r" in told.getvalue()
+        else:
+            assert told.getvalue().isprintable() or set(told.getvalue()) - {"\n"} and "\r" not in told.getvalue()
+            assert len(told.getvalue().splitlines()) <= (time.monotonic() - began) / seconds
+            assert seconds == 60 or "% " not in told.getvalue().splitlines()[0] and "/10 runs" in told.getvalue()
+
+
+# Unfit workers, and schedulers that are none
+
+
+def refused(*data: str, **more) -> str:
+    with pytest.raises(InputError) as error, connect(Store.default(), data, **more):
+        pass
+    assert not list(Store.default().folder.glob(".*")) and "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("listening", [False, True], ids=["nobody listens", "no scheduler listens"])
+def test_a_scheduler_that_does_not_answer_is_refused(listening, monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        if not listening:
+            server.close()
+        monkeypatch.setenv("KD_SCHEDULER", address)
+        said = refused()
+        assert address in said and "check that it runs" in said
+
+
+def test_a_scheduler_without_workers_and_a_worker_with_threads_are_refused(monkeypatch):
+    for workers, said in ((0, "has no workers"), (1, "2 threads, but can do one run at a time")):
+        with LocalCluster(n_workers=workers, threads_per_worker=2, **HERE) as machines:
+            monkeypatch.setenv("KD_SCHEDULER", machines.scheduler_address)
+            assert said in refused()
+
+
+def test_workers_with_other_code_data_weights_or_store_are_refused_and_the_others_go_on(
+    address, tmp_path, data_folder, monkeypatch
+):
+    other, weights = tmp_path / "other", tmp_path / "weights.pt"
+    shutil.copytree(ROOT / "kdutils", other / "kdutils", ignore=shutil.ignore_patterns("__pycache__"))
+    (other / "kdutils" / "values.py").open("a").write("\n# another\n")
+    (tmp_path / "empty").mkdir()
+    weights.write_bytes(b"weights")
+    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT), "KD_DATA_DIR": str(data_folder)}
+    given = {
+        "sources .* as code": {"PYTHONPATH": str(other)},
+        "None as digest of synthetic": {"KD_DATA_DIR": str(tmp_path / "empty")},
+    }
+    command = [sys.executable, "-P", "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny"]
+    command += ["--no-dashboard", "--host", "127.0.0.1", "--local-directory", str(tmp_path)]
+    guests = [subprocess.Popen(command, env=environment | each, stderr=subprocess.DEVNULL) for each in given.values()]
+    try:
+        path = tmp_path / "notes"
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            told = lambda: [str(each.message) for each in warned if "the worker tcp://" in str(each.message)]  # noqa: E731
+            progress = Progress(1.0, 0)
+            with connect(Store.default(), ["synthetic"], files=[weights], progress=progress) as pool:
+                wait_for(lambda: pool.free() and len(told()) == len(given))
+                execute({"a": set()}, {"a": [job(note, "a", path)]}.get, lambda *_: None, pool, progress)
+        assert len(lines(path)) == 1 and all("\n" not in sentence for sentence in told())
+        for part in given:
+            [sentence] = [sentence for sentence in told() if __import__("re").search(part, sentence)]
+            assert "give both the same" in sentence and "KD_DATA_DIR is" in sentence
+    finally:
+        for guest in guests:
+            guest.kill()
+            guest.wait()
+
+
+def test_no_worker_is_fit_for_another_code_weights_or_store(address, tmp_path, monkeypatch):
+    facts = cluster._facts
+
+    def ours(*question):
+        same, where = facts(*question)
+        return same | changed, where
+
+    monkeypatch.setattr(cluster.Cluster, "__init__", patched(cluster.Cluster.__init__, lambda: changed))
+    for name, value in {"code": "kdutils 9", "run store": "/another/store", "digest of x": "0123"}.items():
+        changed = {name: value}
+        said = refused("synthetic")
+        assert f" as {name}, here it is {value}: give both the same" in said and "the worker tcp://127.0.0.1:" in said
+
+
+def patched(init, changed):
+    def patched_init(self, *arguments):
+        init(self, *arguments)
+        self._ours = self._ours[0] | changed(), self._ours[1]
+
+    return patched_init
+
+
+def test_a_worker_without_kdutils_is_refused(address, monkeypatch):
+    monkeypatch.setattr(cluster._Call, "__reduce__", lambda call: (eval, ("__import__('no_kdutils')",)))
+    assert "has no kdutils, or another (No module named 'no_kdutils')" in refused()
+
+
+def test_a_worker_on_another_machine_may_not_share_a_store_on_nfs(address, monkeypatch):
+    class Client:
+        def run(self, *_, workers):
+            return {workers[0]: ({}, {"host": "there", "disk": "nfs4"})}
+
+    asked = cluster.Cluster.__new__(cluster.Cluster)
+    asked._client, asked._question = Client(), b""
+    for host, said in (("there", None), ("here", "on nfs4, where machines lose each other's entries")):
+        asked._ours = {}, {"host": host, "disk": "ext4"}
+        found = asked._ask("tcp://there:1", 1)
+        assert found is None if said is None else said in found
+
+
+def test_workers_that_leave_are_missed_by_nobody_and_a_newcomer_is_used(tmp_path, monkeypatch):
+    with LocalCluster(n_workers=1, threads_per_worker=1, **HERE) as machines:
+        monkeypatch.setenv("KD_SCHEDULER", machines.scheduler_address)
+        with connect(Store.default(), [], progress=Progress(1.0, 0)) as pool:
+            [first] = pool.free()
+            machines.scale(0)
+            with pytest.warns(UserWarning, match="has no workers: start some"):
+                wait_for(lambda: not pool.free())
+            machines.scale(1)
+            wait_for(pool.free)
+            assert pool.free() != [first]
+            machines.scheduler.loop.add_callback(machines.scheduler.close)
+            with pytest.raises(InputError, match="connection to the scheduler at .* is lost"):
+                wait_for(lambda: time.sleep(0.2) or pool.free() is None)
+
+
+def test_a_scheduler_that_speaks_tls_takes_who_has_its_certificates(tmp_path, monkeypatch):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject]
+    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    files = {"tls_ca_file": str(certificate)}
+    for who in ("scheduler", "worker", "client"):
+        files |= {f"tls_{who}_key": str(key), f"tls_{who}_cert": str(certificate)}
+    security = Security(require_encryption=True, **files)
+    with LocalCluster(n_workers=1, threads_per_worker=1, security=security, **HERE | {"protocol": "tls"}) as machines:
+        monkeypatch.setenv("KD_SCHEDULER", machines.scheduler_address)
+        monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 2)
+        assert "TLS files" in refused()
+        for name, path in {"CA_FILE": certificate, "CERT": certificate, "KEY": key}.items():
+            monkeypatch.setenv(f"KD_TLS_{name}", str(path))
+        assert do([job(note, "said", tmp_path / "notes")]) == ["said"]
+
+
+# Whole processes: scripts without a main guard, commands that are killed, and what they leave
+
+SCRIPT = """
+import sys
+assert "distributed" not in sys.modules
+import kdutils as kd
+from kdutils.distillation.methods import KD
+data = kd.DataSpec(name="synthetic", train_size=48, val_size=20, test_size=30, views=3)
+def cnn(**more):
+    return kd.RunSpec(data=data, model=kd.ModelSpec(name="small_cnn"), epochs=2, batch_size=16, **more)
+
+def student(weight):
+    method = KD(temperature=2.0, kd_weight=weight)
+    return cnn(distillation=kd.Distillation(teachers=(cnn(seed=1),), method=method))
+
+print("begins", flush=True)
+records = kd.run_all([cnn(), cnn(seed=2), student(0.1), student(0.5), student(0.9)])
+print(*(record.digest for record in records), flush=True)
+"""
+
+
+def start(*command, store: Path, **more) -> subprocess.Popen:
+    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT), "KD_RUNS_DIR": str(store), "KD_WORKERS": "2"}
+    environment |= {"KD_CHECKPOINT_SECONDS": "0"} | more
+    return subprocess.Popen(command, env=environment, text=True, stdin=-1, stdout=-1, stderr=-1)
+
+
+def processes_of(store: Path) -> list[psutil.Process]:
+    """All processes that a command with this store has started, by their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("KD_RUNS_DIR") == str(store) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            pass
+    return found
+
+
+def test_scripts_without_a_guard_side_by_side_on_one_store_and_under_a_long_temporary_folder(tmp_path, data_folder):
+    load_dataset("synthetic")
+    store, long = tmp_path / "shared", tmp_path / ("long" * 30)
+    long.mkdir()
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    both = [
+        start(sys.executable, script, store=store, TMPDIR=str(long)),
+        start(sys.executable, "-c", SCRIPT, store=store),
+    ]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    first, second = (output.split()[1:] for output, _ in said)
+    assert first == second and len(first) == 5 and said[0][0].count("begins") == 1
+    assert not any("\r" in errors or "memory" in errors for _, errors in said)
+    found = sorted(path.name for path in store.iterdir())
+    assert found == sorted([*(spec.key for spec in GRID), cnn(seed=1).key, "tables"])
+    wait_for(lambda: not processes_of(store))
+    assert [Store(store).find(spec).digest for spec in GRID] == first
+
+
+@pytest.mark.parametrize("drill", range(int(os.environ.get("KD_DRILLS", "1"))))
+def test_a_killed_repl_leaves_no_process_and_no_port_and_the_next_ends_with_the_serial_numbers(drill, tmp_path):
+    load_dataset("synthetic")
+    store = tmp_path / "store"
+    killed = start(sys.executable, "-i", store=store)
+    killed.stdin.write(SCRIPT)
+    killed.stdin.flush()
+    assert killed.stdout.readline() == "begins\n"
+    wait_for(lambda: store.exists() and len(processes_of(store)) > 4)
+    time.sleep(random.Random(drill).uniform(0, 8))
+    family = processes_of(store)
+    ports = {link.laddr.port for each in family for link in each.net_connections() if link.status == "LISTEN"}
+    killed.kill()
+    killed.communicate()
+    gone, alive = psutil.wait_procs(family, 20)
+    assert not alive and not processes_of(store)
+    listening = {link.laddr.port for link in psutil.net_connections() if link.status == "LISTEN"}
+    assert not ports & listening
+    digests = [record.digest for record in run_all(GRID, Store(store))]
+    assert digests == [record.digest for record in run_all(GRID, Store(tmp_path / "alone"))]
+
+
+def test_a_notebook_works_and_an_interrupted_cell_leaves_no_worker_behind(tmp_path, data_folder, monkeypatch):
+    from jupyter_client.manager import start_new_kernel
+
+    load_dataset("synthetic")
+    store = tmp_path / "store"
+    for name, value in {"KD_RUNS_DIR": store, "KD_WORKERS": 2, "PYTHONPATH": ROOT}.items():
+        monkeypatch.setenv(name, str(value))
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        client.execute(SCRIPT.replace("epochs=2", "epochs=2000"))
+        wait_for(lambda: list(store.glob("*.partial")))
+        manager.interrupt_kernel()
+        assert client.get_shell_msg(timeout=60)["content"]["ename"] == "KeyboardInterrupt"
+        wait_for(lambda: [each.pid for each in processes_of(store)] == [manager.provisioner.pid])
+        told = []
+        reply = client.execute_interactive(
+            SCRIPT.split("\n", 3)[3],
+            timeout=300,
+            output_hook=lambda message: told.append(message["content"].get("text", "")),
+        )
+        assert reply["content"]["status"] == "ok" and "\r" in "".join(told)  # a bar, for somebody looks
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    wait_for(lambda: not processes_of(store))
