@@ -1,5 +1,6 @@
 # make report   set up, run the suite on the quick profile, say where the report is
 # make test     set up, run the tests
+# make fuzz     set up, send 500 random notebooks through both exporters
 # make lab      set up, open the notebooks in JupyterLab
 # make cluster-demo  set up, run a small grid on a Dask cluster of this machine
 # make clean    remove the environment and the made reports; recorded runs and data stay
@@ -8,13 +9,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: report test lab cluster-demo clean
+.PHONY: report test fuzz lab cluster-demo clean
 
 report: $(READY)
 	$(BIN)/python -m kdutils report $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(READY)
+	$(BIN)/python -m pytest tests/report/test_random_notebooks.py --hypothesis-profile=fuzz $(ARGS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks

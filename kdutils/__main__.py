@@ -140,10 +140,10 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from kdutils.export import export_notebook
+    from kdutils.report.publish import export
 
     for notebook in options.notebooks:
-        for path in export_notebook(notebook, notebook.parent):
+        for path in export(notebook, notebook.parent):
             print(path)
     return 0
 

@@ -28,12 +28,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kdutils import cluster
 from kdutils.data import load_dataset, resolve_dataset, split_indices
-from kdutils.export import Cover, export_notebook, export_report, read_chapter, write_index
 from kdutils.files import write_whole
 from kdutils.jobs import workers
 from kdutils.models import resolve_init
 from kdutils.records import environment as current_environment
 from kdutils.records import read_record, runs_dir
+from kdutils.report import publish as exports
 from kdutils.runtime import detect_runtime
 from kdutils.specs import InputError, explain
 from kdutils.studies import assignment, binarised, cifar100, teacher_init
@@ -287,17 +287,8 @@ def publish(order: Order) -> None:
     folder = order.folder
     whole = [folder / notebook.name for notebook in list_notebooks() if (folder / notebook.name).is_file()]
     failed = [folder / "failed" / notebook.name for notebook in list_notebooks() if (folder / "failed" / notebook.name).is_file()]
-    for previous, chapter, following in zip([None, *whole], whole, [*whole[1:], None]):
-        export_notebook(chapter, folder, index=folder / "index.html", previous=previous, following=following)
     _keep_summaries(whole, folder / "records")
-    cover = _cover(order, whole)
-    if whole:
-        export_report(whole, folder / "report.pdf", cover)
-    else:
-        (folder / "report.pdf").unlink(missing_ok=True)
-    chapters = [read_chapter(path, folder) for path in whole]
-    chapters += [read_chapter(path, folder, error="it failed; failed/ holds it for diagnosis") for path in failed]
-    write_index(folder / "index.html", cover, sorted(chapters, key=lambda chapter: chapter.stem))
+    exports.publish(whole, folder, _cover(order, whole), failed)
 
 
 def _keep_summaries(executed: list[Path], folder: Path) -> None:
@@ -323,7 +314,7 @@ def _made(published: Path) -> dict:
         return {}
 
 
-def _cover(order: Order, chapters: list[Path]) -> Cover:
+def _cover(order: Order, chapters: list[Path]) -> dict:
     environment, named = current_environment(detect_runtime()), dict.fromkeys(order.values_of(notebook)["dataset"] for notebook in order.notebooks)
     facts = {
         "Data": "; ".join(f"{dataset.title} (digest {dataset.digest})" for dataset in map(load_dataset, named)),
@@ -334,14 +325,15 @@ def _cover(order: Order, chapters: list[Path]) -> Cover:
         "Code": environment["code"],
         "Date": datetime.now().strftime("%-d %B %Y"),
     }
-    subtitle = "What small networks learn from large ones"
-    return Cover("Knowledge distillation", subtitle, facts, _notice(chapters))
+    cover = {"title": "Knowledge distillation", "subtitle": "What small networks learn from large ones", "facts": facts}
+    return cover | _notice(chapters)
 
 
-def _notice(chapters: list[Path]) -> str | None:
-    """A warning where chapters rest on synthetic data, which must never pass for CIFAR."""
+def _notice(chapters: list[Path]) -> dict:
+    """The cover's warning where chapters rest on synthetic data, which must never pass for CIFAR."""
     synthetic = [path.stem for path in chapters if _made(path).get("dataset") == "synthetic"]
     if not synthetic:
-        return None
+        return {}
     where, there = ("", "here") if len(synthetic) == len(chapters) else (f" in {', '.join(synthetic)}", "there")
-    return f"Synthetic data{where}: procedural images stand in for CIFAR. Nothing {there} is a result on CIFAR."
+    notice = f"Synthetic data{where}: procedural images stand in for CIFAR. Nothing {there} is a result on CIFAR."
+    return {"notice": notice}

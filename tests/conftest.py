@@ -10,6 +10,11 @@ import socket
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("short", max_examples=15, derandomize=True, deadline=None)
+settings.register_profile("fuzz", max_examples=500, deadline=None)  # `make fuzz`
+settings.load_profile("short")
 
 
 @pytest.fixture(scope="session")

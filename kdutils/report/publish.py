@@ -84,7 +84,7 @@ def _export(notebook, path: Path, folder: Path, pages=None, prefix: str = ""):
         pdf.unlink(missing_ok=True)
         print(f"{pdf.name} is not made: {error}", file=sys.stderr)
         return files, made["chapter"], None
-    for warning in paper["chapter"].warnings:
+    for warning in paper["warnings"]:
         print(f"{pdf.name}: {warning}", file=sys.stderr)
     return [*files, write_whole(pdf, content)], made["chapter"], paper
 
@@ -94,8 +94,8 @@ def _entry(path: Path, folder: Path, made: Chapter) -> dict:
     number = path.stem.partition("_")[0]  # stands before the names of a chapter's files
     names = {
         "Read": [f"{path.stem}{suffix}" for suffix in (".html", ".pdf", ".ipynb") if not made.error],
-        "Figures": [f"figures/{number}_{name}.svg" for name in dict.fromkeys(made.figures)],
-        "Tables": [f"tables/{number}_{name}.csv" for name in dict.fromkeys(made.tables)],
+        "Figures": [f"figures/{number}_{name}.svg" for name in dict.fromkeys(made.names["figure"])],
+        "Tables": [f"tables/{number}_{name}.csv" for name in dict.fromkeys(made.names["table"])],
     }
     files = {name: [file for file in listed if (folder / file).exists()] for name, listed in names.items()}
     title = next((html for level, _, html in made.headings if level == 1), path.stem.replace("_", " "))

@@ -1,24 +1,28 @@
 -- Sets the formulas of an exporter's HTML (code of the class "math", with its dollars), and what Typst needs besides.
 
--- What pandoc does not know of MathJax, in what it knows.
+-- What MathJax knows and pandoc does not, in what pandoc knows.
 local MACROS = [[\newcommand{\tag}[1]{\qquad (#1)}\newcommand{\notag}{}\newcommand{\nonumber}{}\newcommand{\label}[1]{}
-\newcommand{\mathbbm}[1]{\mathbb{#1}}\newcommand{\mathds}[1]{\mathbb{#1}}\newcommand{\textcolor}[2]{#2}]]
-local all = MACROS  -- with those of the document; a formula may stand before them, in the contents
-
-local function body_of(el)
-  local tex = el.text:gsub("^%$+", ""):gsub("%$+$", ""):gsub("^\\\\[%[%(](.*)\\\\[%]%)]$", "%1")
-  return (tex:gsub("\\g?def%s*(\\%a+)([#%d]*)%s*(%b{})", function(name, places, body)
+\newcommand{\mathbbm}[1]{\mathbb{#1}}\newcommand{\mathds}[1]{\mathbb{#1}}\newcommand{\textcolor}[2]{#2}
+\newcommand{\cfrac}[2]{\frac{#1}{#2}}\newcommand{\dbinom}[2]{\binom{#1}{#2}}\newcommand{\tbinom}[2]{\binom{#1}{#2}}
+\newcommand{\smash}[1]{#1}\newcommand{\mathstrut}{}\newcommand{\href}[2]{#2}\newcommand{\eqref}[1]{\text{(#1)}}
+\DeclareMathOperator*{\injlim}{inj\,lim}\DeclareMathOperator*{\projlim}{proj\,lim}\newcommand{\ref}[1]{\text{#1}}
+\newcommand{\varlimsup}{\overline{\lim}}\newcommand{\varliminf}{\underline{\lim}}\newcommand{\thicksim}{\sim}
+\newcommand{\thickapprox}{\approx}\newcommand{\shortmid}{\mid}\newcommand{\shortparallel}{\parallel}
+\newcommand{\nshortmid}{\nmid}\newcommand{\nshortparallel}{\nparallel}\newcommand{\doublecup}{\Cup}
+\newcommand{\doublecap}{\Cap}\newcommand{\nleqq}{\not\leqq}\newcommand{\ngeqq}{\not\geqq}\newcommand{\lvertneqq}{\lneqq}
+\newcommand{\gvertneqq}{\gneqq}\newcommand{\nsubseteqq}{\not\subseteqq}\newcommand{\nsupseteqq}{\not\supseteqq}
+\newcommand{\varsupsetneq}{\supsetneq}\newcommand{\diagup}{/}\newcommand{\diagdown}{\backslash}\newcommand{\surd}{√}]]
+local function parts_of(el)  -- the TeX without dollars and definitions, and the definitions
+  local tex = el.text:gsub("^%$+", ""):gsub("%$+$", ""):gsub("^\\\\[%[%(](.*)\\\\[%]%)]$", "%1"):gsub("{[dr]cases}", "{cases}")
+  local defined = ""
+  tex = tex:gsub("\\g?def%s*(\\%a+)([#%d]*)%s*(%b{})", function(name, places, body)
     return "\\newcommand{" .. name .. "}[" .. #places // 2 .. "]" .. body
-  end))
-end
-
-local function macros_of(tex)
-  local found = ""
-  for command, name, arguments, body in tex:gmatch("(\\%a+%*?)%s*({?\\%a+}?)%s*([^{}\\]*)(%b{})") do
-    local defines = command:match("newcommand") or command:match("providecommand") or command:match("^\\DeclareMath")
-    if defines then found = found .. command .. name .. arguments .. body end
-  end
-  return found
+  end):gsub("(\\%a+%*?)%s*({?\\%a+}?)%s*([^{}\\]*)(%b{})", function(command, name, arguments, body)
+    if not (command:match("newcommand") or command:match("providecommand") or command:match("^\\DeclareMath")) then return end
+    defined = defined .. command .. name .. arguments .. body
+    return ""
+  end)
+  return tex, defined
 end
 
 local function set(tex, kind)  -- nil where pandoc cannot
@@ -32,18 +36,15 @@ local function set(tex, kind)  -- nil where pandoc cannot
   return made and made:gsub("<annotation.-</annotation>", "")
 end
 
-local function formula(macros)
-  return function(el)
-    if el.classes[1] ~= "math" then return nil end
-    local kind = el.text:match("^%$%$") or el.text:match("^\\\\%[") or el.text:match("^\\begin")
-    local tex = body_of(el)
-    local made
-    for _, known in ipairs { macros, all } do
-      made = made or set(known .. tex, kind and "DisplayMath" or "InlineMath")
-    end
-    macros = macros .. macros_of(tex)
-    return made and pandoc.RawInline(FORMAT, made) or pandoc.Code(el.text)
-  end
+local macros = MACROS  -- and those of the formulas so far
+
+local function formula(el)
+  if el.classes[1] ~= "math" then return nil end
+  local is_display = el.text:match("^%$%$") or el.text:match("^\\\\%[") or el.text:match("^\\begin")
+  local tex, defined = parts_of(el)
+  macros = macros .. defined
+  local made = set(macros .. tex, is_display and "DisplayMath" or "InlineMath")
+  return made and pandoc.RawInline(FORMAT, made) or pandoc.Code(el.text)
 end
 
 local function picture(el)
@@ -53,16 +54,4 @@ local function picture(el)
   return pandoc.RawInline("typst", ('#picture("%s", "%s", %s);'):format(el.src, alt, width))
 end
 
-local function aligned(tbl)  -- numbers of a data frame stand right, as in Jupyter
-  if not tbl.classes:includes("dataframe") then return nil end
-  for column, spec in ipairs(tbl.colspecs) do
-    if column > tbl.bodies[1].row_head_columns then tbl.colspecs[column] = { pandoc.AlignRight, spec[2] } end
-  end
-  return tbl
-end
-
-function Pandoc(doc)
-  doc:walk { Code = function(el) if el.classes[1] == "math" then all = all .. macros_of(body_of(el)) end end }
-  local typst = FORMAT == "typst"
-  return doc:walk { Code = formula(MACROS), Image = typst and picture or nil, Table = typst and aligned or nil }
-end
+return { { Code = formula, Image = FORMAT == "typst" and picture or nil } }
