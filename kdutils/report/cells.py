@@ -20,9 +20,9 @@ HEAVY = 1_500_000  # characters; an SVG beyond this (a scatter of many points) i
 ESCAPES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*.")
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ue000\ue001]")
 FORMULA = re.compile(  # found before markdown is read, as in JupyterLab; code, which comes first, holds none
-    r"^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)|(?<!`)(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)|(?P<tex>"
-    r"(?<!\\)\$\$.+?\$\$|(?<![\\$])\$(?!\$)(?:(?!\n\s*\n).)+?(?<![\\$])\$(?!\$)|(?<!\\)\\\\(?:\[.+?\\\\\]|\(.+?\\\\\))"
-    r"|\\begin\{(?P<name>[A-Za-z]+\*?)\}.*?\\end\{(?P=name)\})",
+    r"^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)|(?<!`)(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)"
+    r"|(?P<tex>(?<!\\)\$\$.+?\$\$|(?<![\\$])\$(?!\$)(?:(?!\n\s*\n).)+?(?<![\\$])\$(?!\$)"
+    r"|(?<!\\)\\\\(?:\[.+?\\\\\]|\(.+?\\\\\))|\\begin\{(?P<name>[A-Za-z]+\*?)\}.*?\\end\{(?P=name)\})",
     re.DOTALL | re.MULTILINE,
 )
 KEPT = re.compile("\ue000(\\d+)\ue001")  # stands for a formula while markdown is read
@@ -124,7 +124,9 @@ class Chapter:
         html = re.sub(r"<img\b([^>]*)>", lambda found: self._embedded(found[1], attachments), html)
         html = re.sub(r"(\d) ± (?=\d)", "\\1\u00a0±\u00a0", html)
         if self.prints:
-            return re.sub("<table[^>]*>", '<table class="typst:no-figure">', html)  # only what has a caption is numbered
+            return re.sub(
+                "<table[^>]*>", '<table class="typst:no-figure">', html
+            )  # only what has a caption is numbered
         return html.replace("<table", '<div class="scroll" tabindex="0"><table').replace("</table>", "</table></div>")
 
     def _embedded(self, attributes: str, attachments: dict) -> str:
@@ -144,7 +146,7 @@ class Chapter:
         return self.image(content, alt, values.get("width")) or f"<em>{escape(alt or source[:80])}</em>"
 
     def image(self, content: bytes | str, alt: str, width: object = None) -> str:
-        """An `img` that holds `content` (text is base64, or SVG), whose bytes tell its format; "" if it is no picture."""
+        """An `img` of `content` (a text is base64, or SVG), whose bytes tell its format; "" if it is no picture."""
         import typst
         from PIL import Image
 
@@ -154,7 +156,9 @@ class Chapter:
             if b"<svg" in content:
                 mime, _ = "image/svg+xml", ElementTree.fromstring(content)
                 if self.prints:  # Typst's parser is stricter still
-                    typst.query(f"#image(bytes({json.dumps(content.decode(), ensure_ascii=False)}))".encode(), "none")
+                    typst.query(
+                        f"#image(bytes({json.dumps(content.decode(), ensure_ascii=False)}))".encode(), "heading"
+                    )
             else:
                 picture = Image.open(io.BytesIO(content))
                 picture.load()
@@ -172,7 +176,7 @@ class Chapter:
         return f'<img alt="{escape(alt)}" src="{source}"{size}>'
 
     def output(self, output: dict, place: int) -> str:
-        """What the cell at `place` printed or displayed; what `Page` made of a figure or table gets number and caption."""
+        """What the cell at `place` printed or displayed; figures and tables of `Page` get numbers and captions."""
         if output.output_type == "stream":
             return "" if output.name == "stderr" else _printed(output.text)
         if output.output_type == "error":

@@ -32,8 +32,8 @@ FORMULA = re.compile(r'<code class="math">.*?</code>', re.DOTALL)  # as `Chapter
 class PageExporter(TemplateExporter):
     """One self-contained HTML page: no script, MathML, folded code, numbered figures and tables.
 
-    `resources` may hold `pages`, the (relation, address, label) of a navigation bar, and a `prefix` for all anchors; those
-    that come back hold the `chapter` that was read. Raises `ConversionException` if pandoc fails.
+    `resources` may hold `pages`, the (relation, address, label) of a navigation bar, and a `prefix` for all anchors;
+    those that come back hold the `chapter` that was read. Raises `ConversionException` if pandoc fails.
     """
 
     export_from_notebook = "Course page"
@@ -75,8 +75,8 @@ class PageExporter(TemplateExporter):
 class PrintExporter(PageExporter):
     """A PDF: the page's content without code, but for cells tagged `show-input`, by pandoc to Typst.
 
-    `resources` come back with the text for Typst (`typst`) and with `warnings`. Raises `ConversionException` if pandoc or
-    Typst fails.
+    `resources` come back with the text for Typst (`typst`) and with `warnings`. Raises `ConversionException` if pandoc
+    or Typst fails.
     """
 
     export_from_notebook = "Course PDF"
@@ -118,7 +118,7 @@ def _with_sources(html: str) -> str:
 
     for formula in set(FORMULA.findall(html)):
         try:
-            typst.query(_pandoc(formula, "typst").encode(), "none")
+            typst.query(_pandoc(formula, "typst").encode(), "heading")
         except RuntimeError:
             html = html.replace(formula, formula.replace(' class="math"', ""))
     return html

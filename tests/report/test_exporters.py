@@ -22,9 +22,9 @@ from kdutils.report import exporters
 from kdutils.report.exporters import PageExporter, PrintExporter
 
 SYMBOLS = (Path(__file__).parent / "latex_symbols.txt").read_text().split()
-ACCENTS = """hat widehat check tilde widetilde acute grave dot ddot breve bar vec overline underline overbrace underbrace mathring
-overrightarrow overleftarrow boldsymbol bm mathbf mathrm mathit mathsf mathtt mathcal mathbb mathfrak mathscr text textbf textit
-operatorname sqrt boxed cancel phantom pmod xrightarrow xleftarrow substack mathbbm mathds smash""".split()
+ACCENTS = """hat widehat check tilde widetilde acute grave dot ddot breve bar vec overline underline overbrace underbrace
+mathring overrightarrow overleftarrow boldsymbol bm mathbf mathrm mathit mathsf mathtt mathcal mathbb mathfrak mathscr text
+textbf textit operatorname sqrt boxed cancel phantom pmod xrightarrow xleftarrow substack mathbbm mathds smash""".split()
 
 
 class Page(HTMLParser):
@@ -53,7 +53,9 @@ class Made:
         self.html, self.resources = PageExporter().from_notebook_node(notebook, about)
         self.pdf, self.printed = PrintExporter().from_notebook_node(notebook, about)
         self.page, self.reader = Page(self.html), PdfReader(io.BytesIO(self.pdf))
-        self.pages = [re.sub(r"[\s\xa0]+", " ", page.extract_text().replace("\u200b", "")) for page in self.reader.pages]
+        self.pages = [
+            re.sub(r"[\s\xa0]+", " ", page.extract_text().replace("\u200b", "")) for page in self.reader.pages
+        ]
         self.paper, self.text = " ".join(self.pages), " ".join(self.page.text.split())
 
     def pictures(self):
@@ -84,8 +86,12 @@ def picture(kind="PNG", size=(60, 40), colour="teal"):
 
 
 def table(name, rows, **ours):
-    markdown = "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], [":--"] + ["--:"] * (len(rows[0]) - 1), *rows[1:]])
-    return display({"text/markdown": markdown}, kdutils={"kind": "table", "name": name, "caption": f"The {name}."} | ours)
+    markdown = "\n".join(
+        "| " + " | ".join(row) + " |" for row in [rows[0], [":--"] + ["--:"] * (len(rows[0]) - 1), *rows[1:]]
+    )
+    return display(
+        {"text/markdown": markdown}, kdutils={"kind": "table", "name": name, "caption": f"The {name}."} | ours
+    )
 
 
 # Formulas
@@ -111,7 +117,9 @@ def test_every_delimiter_of_jupyter_makes_a_formula(formula):
     assert (made.page.all("math")[0]["display"] == "block") == ("$$" in formula or "[" in formula)
 
 
-@pytest.mark.parametrize("name", "align align* aligned gather multline eqnarray split cases dcases matrix Bmatrix alignat*".split())
+@pytest.mark.parametrize(
+    "name", "align align* aligned gather multline eqnarray split cases dcases matrix Bmatrix alignat*".split()
+)
 def test_environments_are_set(name):
     argument = "{2}" if name == "alignat*" else ""
     made = text(rf"\begin{{{name}}}{argument} a &= b \notag \\ c &= d \nonumber \end{{{name}}}")
@@ -120,21 +128,32 @@ def test_environments_are_set(name):
 
 
 def test_a_macro_holds_in_the_formulas_after_it():
-    first = r"$\newcommand{\E}{\mathbb{E}}\newcommand{\KL}[2]{D(#1|#2)}\def\R{\mathbb{R}}\DeclareMathOperator*{\amin}{arg\,min}$"
-    made = text(first, r"# About $\E$", r"$\E[x] \R$, $\KL{p}{q}$, $\amin_x$", r"$\renewcommand{\E}{e}\E$ $\E$", "$\\mathbbm{1}[x>0]$")
+    first = r"$\newcommand{\E}{\mathbb{E}}\newcommand{\KL}[2]{D(#1|#2)}\def\R{\mathbb{R}}$ "
+    first += r"$\DeclareMathOperator*{\amin}{arg\,min}$"
+    made = text(
+        first,
+        r"# About $\E$",
+        r"$\E[x] \R$, $\KL{p}{q}$, $\amin_x$",
+        r"$\renewcommand{\E}{e}\E$ $\E$",
+        "$\\mathbbm{1}[x>0]$",
+    )
     assert "<code>" not in made.html and "\\" not in made.text
-    assert all(words in made.paper for words in ("𝔼[𝑥]ℝ", "𝐷(𝑝|𝑞)", "arg", "𝑒 𝑒", "𝟙[𝑥 > 0]"))
+    assert all(words in made.paper for words in ("𝔼[𝑥]ℝ", "𝐷(𝑝 | 𝑞)", "arg", "𝑒 𝑒", "𝟙[𝑥 > 0]"))
 
 
 def test_formulas_stay_whole_in_tables_headings_and_alternative_texts():
-    made = text("## On $a_1 * b_1$\n\n| a |\n|---|\n| $|x|_1$ |\n\n![of $y_1*y_2*$](data:image/png;base64," + picture() + ")")
+    made = text(
+        "## On $a_1 * b_1$\n\n| a |\n|---|\n| $|x|_1$ |\n\n![of $y_1*y_2*$](data:image/png;base64," + picture() + ")"
+    )
     assert made.html.count("<math") == 2 and made.page.all("img")[0]["alt"] == "of $y_1*y_2*$" and "𝑥" in made.paper
 
 
 def test_dollars_in_code_are_dollars():
     made = text("Use `$HOME` or `$PATH`.\n\n```\n$a$ and $b$\n```\n\n~~~\n$$c$$\n~~~\n\n    $d$ $e$")
     assert "<math" not in made.html
-    assert all(words in made.text and words in made.paper for words in ("$HOME", "$PATH", "$a$ and $b$", "$$c$$", "$d$ $e$"))
+    assert all(
+        words in made.text and words in made.paper for words in ("$HOME", "$PATH", "$a$ and $b$", "$$c$$", "$d$ $e$")
+    )
 
 
 # Text
@@ -142,7 +161,9 @@ def test_dollars_in_code_are_dollars():
 
 def test_backslashes_are_characters():
     made = text(r"The data lie in C:\Users\student\data; see \eqref{eq:kd}.")
-    assert made.text == made.paper.removesuffix(" 1 / 1") == r"The data lie in C:\Users\student\data; see \eqref{eq:kd}."
+    assert (
+        made.text == made.paper.removesuffix(" 1 / 1") == r"The data lie in C:\Users\student\data; see \eqref{eq:kd}."
+    )
 
 
 def test_quotes_are_typographic_but_in_code():
@@ -150,13 +171,24 @@ def test_quotes_are_typographic_but_in_code():
     assert made.text == """He said “so”, ‘no’ and “yes”’s ("a").""" and "“so”" in made.paper
 
 
-@pytest.mark.parametrize("heading", ["My Results", "The teacher's table", "Größe (in %)", 'A "quoted" *title*', "On $T^2$"])
+@pytest.mark.parametrize(
+    "heading", ["My Results", "The teacher's table", "Größe (in %)", 'A "quoted" *title*', "On $T^2$"]
+)
 def test_a_link_leads_to_the_anchor_that_jupyter_makes(heading):
     anchor = re.sub("[*]", "", heading).replace(" ", "-")
     made = text(f"[go](<#{anchor}>) [gone](#nowhere)", f"## {heading}", "Here.")
     assert [link["href"] for link in made.page.all("a")] == ["#" + made.page.all("h2")[0]["id"]]
     assert made.page.all("h2")[0]["id"] == anchor
-    assert len([note for note in made.reader.pages[0]["/Annots"] if "/Dest" in note.get_object() or "/A" in note.get_object()]) == 1
+    assert (
+        len(
+            [
+                note
+                for note in made.reader.pages[0]["/Annots"]
+                if "/Dest" in note.get_object() or "/A" in note.get_object()
+            ]
+        )
+        == 1
+    )
 
 
 def test_two_headings_of_one_name_have_two_anchors():
@@ -178,10 +210,29 @@ def test_what_other_tools_leave_in_a_text_does_no_harm():
 # HTML
 
 
-ATTACKS = ["<img src='{png}' onload='x()'>", "[a](javascript:x())", "<a href=' JaVa&#x09;Script:x()'>a</a>", "<svg onload=x()></svg>"]
-ATTACKS += ["<SCRIPT>x()</SCRIPT>", "<iframe src=x></iframe>", "<object data=x></object>", "<a href='data:text/html,x()'>a</a>"]
-ATTACKS += ["<math><mtext><img src=x onerror=x()></mtext></math>", "<style>@import 'x()'</style>", "<link href=x()>", "<base href=x()>"]
-ATTACKS += ["<p style='background: url(x())'>a</p>", "<form action='x()'><button formaction='x()'>a</button></form>", "[a](vbscript:x())"]
+ATTACKS = [
+    "<img src='{png}' onload='x()'>",
+    "[a](javascript:x())",
+    "<a href=' JaVa&#x09;Script:x()'>a</a>",
+    "<svg onload=x()></svg>",
+]
+ATTACKS += [
+    "<SCRIPT>x()</SCRIPT>",
+    "<iframe src=x></iframe>",
+    "<object data=x></object>",
+    "<a href='data:text/html,x()'>a</a>",
+]
+ATTACKS += [
+    "<math><mtext><img src=x onerror=x()></mtext></math>",
+    "<style>@import 'x()'</style>",
+    "<link href=x()>",
+    "<base href=x()>",
+]
+ATTACKS += [
+    "<p style='background: url(x())'>a</p>",
+    "<form action='x()'><button formaction='x()'>a</button></form>",
+    "[a](vbscript:x())",
+]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -189,8 +240,15 @@ def test_nothing_runs(attack):
     html = attack.format(png=f"data:image/png;base64,{picture()}")
     for made in (text(f"Before {html} after"), text(html, "after")):
         assert "after" in made.text and "after" in made.paper and "x()" not in made.html
-        assert {tag for tag, _ in made.page.elements} <= set("main p a img em details summary div pre span code".split())
-        assert not [name for _, attributes in made.page.elements for name in attributes if name.startswith("on") or name == "action"]
+        assert {tag for tag, _ in made.page.elements} <= set(
+            "main p a img em details summary div pre span code".split()
+        )
+        assert not [
+            name
+            for _, attributes in made.page.elements
+            for name in attributes
+            if name.startswith("on") or name == "action"
+        ]
 
 
 def test_what_is_elsewhere_becomes_a_link():
@@ -209,7 +267,8 @@ def test_a_table_may_follow_its_text():
 
 
 def test_tables_of_all_sorts_keep_their_cells():
-    html = "<table><tr><th colspan=2>wide</th></tr><tr><td>a|b</td><td><p>c</p><table><tr><td>inner</td></tr></table></td></tr></table>"
+    html = "<table><tr><th colspan=2>wide</th></tr><tr><td>a|b</td>"
+    html += "<td><p>c</p><table><tr><td>inner</td></tr></table></td></tr></table>"
     frame = '<table class="dataframe"><tr><th></th><th>n</th></tr><tr><th>r</th><td>-1.5</td></tr></table>'
     made = shown(display({"text/html": html}), display({"text/html": frame}))
     for word in ("wide", "a|b", "c", "inner", "1.5"):
@@ -221,13 +280,23 @@ def test_a_wide_table_stays_on_the_page():
     names = [f"Temperature {i}" for i in range(12)]
     made = shown(table("wide", [["Method", *names], ["KD", *["91.02 ± 0.30"] * 11, "77.77"]]))
     cells, page = [], made.reader.pages[0]
-    page.extract_text(visitor_text=lambda text, cm, tm, font, size: cells.append(cm[4] + tm[4]) if "91.02" in text else None)
-    assert len(cells) == 11 and cells == sorted(cells) and cells[-1] < page.mediabox.width - 60 and np.diff(cells).min() > 20
+    page.extract_text(
+        visitor_text=lambda text, cm, tm, font, size: cells.append(cm[4] + tm[4]) if "91.02" in text else None
+    )
+    assert (
+        len(cells) == 11
+        and cells == sorted(cells)
+        and cells[-1] < page.mediabox.width - 60
+        and np.diff(cells).min() > 20
+    )
 
 
 @pytest.mark.parametrize("lines", range(40, 52))
 def test_a_table_stays_with_its_caption(lines):
-    made = Made(new_markdown_cell("\n\n".join(["line"] * lines)), new_code_cell(outputs=[table("small", [["a", "b"], ["1", "cell"]])]))
+    made = Made(
+        new_markdown_cell("\n\n".join(["line"] * lines)),
+        new_code_cell(outputs=[table("small", [["a", "b"], ["1", "cell"]])]),
+    )
     assert [("The small." in page) for page in made.pages] == [("cell" in page) for page in made.pages]
 
 
@@ -241,11 +310,17 @@ def test_long_tables_break_over_pages():
 
 @pytest.mark.parametrize("name", ["my shot.png", "100%.png", "Größe (1).png", "a+b&c.png"])
 def test_an_attachment_of_any_name_is_shown(name):
-    for address in (f"attachment:{name.replace('%', '%25').replace(' ', '%20')}", f"<attachment:{name.replace('%', '%25')}>"):
+    for address in (
+        f"attachment:{name.replace('%', '%25').replace(' ', '%20')}",
+        f"<attachment:{name.replace('%', '%25')}>",
+    ):
         if "(" in name and "<" not in address:
             continue
         made = Made(new_markdown_cell(f"![shot]({address})", attachments={name: {"image/png": picture()}}))
-        assert made.page.all("img")[0]["src"] == f"data:image/png;base64,{picture()}" and made.pictures()[0].size == (60, 40)
+        assert made.page.all("img")[0]["src"] == f"data:image/png;base64,{picture()}" and made.pictures()[0].size == (
+            60,
+            40,
+        )
 
 
 @pytest.mark.parametrize("label", ["image/png", "image/jpeg", "image/gif", "image/svg+xml", "image/x-unknown"])
@@ -278,7 +353,9 @@ def test_a_picture_keeps_its_width(metadata):
     made = shown(display({"image/png": picture(size=(900, 600)), "text/plain": ""}, **metadata))
     assert made.page.all("img")[0]["width"] == "300"
     widths = []
-    made.reader.pages[0].extract_text(visitor_operand_before=lambda op, _, cm, __: widths.append(cm[0]) if op == b"Do" else None)
+    made.reader.pages[0].extract_text(
+        visitor_operand_before=lambda op, _, cm, __: widths.append(cm[0]) if op == b"Do" else None
+    )
     assert widths == [pytest.approx(225, abs=0.5)]  # points: 300 pixels of 1/96 inch
 
 
@@ -290,7 +367,15 @@ def test_local_pictures_travel_along_but_none_from_outside_the_folder(tmp_path):
     (tmp_path / "inside" / "letter.txt").write_text("secret")
     made = text("![in](a%20b.png) <img src='a b.png'>", folder=tmp_path / "inside")
     assert len(made.page.all("img")) == len(made.pictures()) == 2 or len(made.page.all("img")) == 2
-    addresses = ["../a%20b.png", str(tmp_path / "a b.png"), f"file://{tmp_path}/inside/a%20b.png", "link.png", "letter.txt", "inside", ""]
+    addresses = [
+        "../a%20b.png",
+        str(tmp_path / "a b.png"),
+        f"file://{tmp_path}/inside/a%20b.png",
+        "link.png",
+        "letter.txt",
+        "inside",
+        "",
+    ]
     made = text(*(f"![alt {address}](<{address}>)" for address in addresses), folder=tmp_path / "inside")
     assert not made.page.all("img") and not made.pictures() and "c2VjcmV0" not in made.html
 
@@ -313,7 +398,9 @@ def test_a_long_line_stays_on_the_page():
     made = Made(new_code_cell(outputs=[printed("x" * 300)]), new_markdown_cell("y" * 300))
     assert "x" * 300 in made.paper.replace(" ", "") and "y" * 300 in made.paper.replace(" ", "")
     ends = []
-    made.reader.pages[0].extract_text(visitor_text=lambda text, cm, tm, font, size: ends.append(tm[4] + len(text.strip()) * 4.0))
+    made.reader.pages[0].extract_text(
+        visitor_text=lambda text, cm, tm, font, size: ends.append(tm[4] + len(text.strip()) * 4.0)
+    )
     assert max(ends) < made.reader.pages[0].mediabox.width - 60
     assert "pre.output, pre.error { white-space: pre-wrap; overflow-wrap: anywhere; }" in made.html
 
@@ -341,20 +428,39 @@ def test_an_error_is_shown_without_its_colours():
 
 
 def test_pages_fold_code_and_papers_leave_it_out():
-    tagged = [new_code_cell(f"{tag.replace('-', '_')}()", metadata={"tags": [tag]}) for tag in ("parameters", "show-input", "hide-input", "remove-cell")]
-    made = Made(*tagged, new_code_cell("plain()", outputs=[new_output("stream", name="stderr", text="10%"), printed("said")]))
-    assert [(fold["class"], "open" in fold) for fold in made.page.all("details")] == [("code", False), ("code", True), ("code", False)]
+    tagged = [
+        new_code_cell(f"{tag.replace('-', '_')}()", metadata={"tags": [tag]})
+        for tag in ("parameters", "show-input", "hide-input", "remove-cell")
+    ]
+    made = Made(
+        *tagged, new_code_cell("plain()", outputs=[new_output("stream", name="stderr", text="10%"), printed("said")])
+    )
+    assert [(fold["class"], "open" in fold) for fold in made.page.all("details")] == [
+        ("code", False),
+        ("code", True),
+        ("code", False),
+    ]
     assert "Parameters" in made.text and made.paper == "show_input() said 1 / 1"
     assert not re.search("hide_input|remove_cell|10%", made.text)
 
 
 def test_figures_and_tables_are_numbered_and_described():
-    figure = display({"image/png": picture(), "text/plain": "What it shows"}, kdutils={"kind": "figure", "name": "f", "caption": "At $T=4$."})
-    made = shown(figure, display({"text/markdown": "*twice*"}, kdutils={"kind": "caption"}), table("t", [["a", "b"], ["1", "2"]]), figure)
+    figure = display(
+        {"image/png": picture(), "text/plain": "What it shows"},
+        kdutils={"kind": "figure", "name": "f", "caption": "At $T=4$."},
+    )
+    made = shown(
+        figure,
+        display({"text/markdown": "*twice*"}, kdutils={"kind": "caption"}),
+        table("t", [["a", "b"], ["1", "2"]]),
+        figure,
+    )
     for words in ("Figure 1. At", "Table 1. The t.", "Figure 2. At"):
         assert words in made.text and words in made.paper
     assert "twice" not in made.text + made.paper and made.page.all("img")[0]["alt"] == "What it shows"
-    assert b"What it shows" in b"".join(str(value).encode() for value in map(made.reader.get_object, range(1, len(made.reader.xref[0]))) if value)
+    assert b"What it shows" in b"".join(
+        str(value).encode() for value in map(made.reader.get_object, range(1, len(made.reader.xref[0]))) if value
+    )
 
 
 # Who calls them
@@ -383,7 +489,9 @@ def installed(tmp_path_factory):
 def test_nbconvert_finds_them(tmp_path, installed, monkeypatch, name, start):
     monkeypatch.setenv("PYTHONPATH", installed)
     nbformat.write(NOTEBOOK, tmp_path / "a b.ipynb")
-    subprocess.run([sys.executable, "-m", "nbconvert", "--to", name, "a b.ipynb"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "nbconvert", "--to", name, "a b.ipynb"], cwd=tmp_path, check=True, capture_output=True
+    )
     assert (tmp_path / f"a b.{name[3:]}").read_bytes().startswith(start)
 
 
@@ -400,9 +508,21 @@ def test_jupyters_menu_offers_them_and_its_server_makes_them(tmp_path, installed
         del sys.path[: len(installed.split(":"))]
 
 
-CASES = {"minor_4_with_ids": {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [{"id": "m-0", "cell_type": "markdown", "source": "# Opened", "metadata": {}}]}}
+CASES = {
+    "minor_4_with_ids": {
+        "nbformat": 4,
+        "nbformat_minor": 4,
+        "metadata": {},
+        "cells": [{"id": "m-0", "cell_type": "markdown", "source": "# Opened", "metadata": {}}],
+    }
+}
 CASES["nothing"] = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
-CASES["version_3"] = {"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": [{"metadata": {}, "cells": [{"cell_type": "markdown", "source": ["# Old"], "metadata": {}}]}]}
+CASES["version_3"] = {
+    "nbformat": 3,
+    "nbformat_minor": 0,
+    "metadata": {},
+    "worksheets": [{"metadata": {}, "cells": [{"cell_type": "markdown", "source": ["# Old"], "metadata": {}}]}],
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -418,3 +538,15 @@ def test_pandoc_and_typst_are_those_that_fit():
 
     assert pypandoc.get_pandoc_version().startswith("3.9") and typst.__version__.startswith("0.14.9")
     assert exporters.TEMPLATES.is_dir()
+
+
+def test_a_formula_that_typst_refuses_is_its_source_and_the_others_are_set():
+    made = text(r"Set $x^2$, refused $\sqrt{}$, set $y$.")
+    assert r"𝑥" in made.paper and r"$\sqrt{}$" in made.paper and "𝑦" in made.paper and "<math" in made.html
+
+
+@pytest.mark.parametrize(
+    "svg", ['<svg xmlns="http://www.w3.org/2000/svg" width="9" height="0"/>', "<b><svg/></b>", "<svg>&nbsp;</svg>"]
+)
+def test_a_drawing_that_typst_refuses_is_its_text(svg):
+    assert "a drawing" in shown(display({"image/svg+xml": svg, "text/plain": "a drawing"})).paper

@@ -11,14 +11,15 @@ local MACROS = [[\newcommand{\tag}[1]{\qquad (#1)}\newcommand{\notag}{}\newcomma
 \newcommand{\nshortmid}{\nmid}\newcommand{\nshortparallel}{\nparallel}\newcommand{\doublecup}{\Cup}
 \newcommand{\doublecap}{\Cap}\newcommand{\nleqq}{\not\leqq}\newcommand{\ngeqq}{\not\geqq}\newcommand{\lvertneqq}{\lneqq}
 \newcommand{\gvertneqq}{\gneqq}\newcommand{\nsubseteqq}{\not\subseteqq}\newcommand{\nsupseteqq}{\not\supseteqq}
-\newcommand{\varsupsetneq}{\supsetneq}\newcommand{\diagup}{/}\newcommand{\diagdown}{\backslash}\newcommand{\surd}{√}]]
+\newcommand{\varsupsetneq}{\supsetneq}\newcommand{\diagup}{/}\newcommand{\diagdown}{\backslash}
+\newcommand{\surd}{\sqrt{\,}}]]
 local function parts_of(el)  -- the TeX without dollars and definitions, and the definitions
-  local tex = el.text:gsub("^%$+", ""):gsub("%$+$", ""):gsub("^\\\\[%[%(](.*)\\\\[%]%)]$", "%1"):gsub("{[dr]cases}", "{cases}")
+  local tex = el.text:gsub("^%$+", ""):gsub("%$+$", ""):gsub("^\\\\[%[%(](.*)\\\\[%]%)]$", "%1")
   local defined = ""
-  tex = tex:gsub("\\g?def%s*(\\%a+)([#%d]*)%s*(%b{})", function(name, places, body)
+  tex = tex:gsub("{[dr]cases}", "{cases}"):gsub("\\g?def%s*(\\%a+)([#%d]*)%s*(%b{})", function(name, places, body)
     return "\\newcommand{" .. name .. "}[" .. #places // 2 .. "]" .. body
   end):gsub("(\\%a+%*?)%s*({?\\%a+}?)%s*([^{}\\]*)(%b{})", function(command, name, arguments, body)
-    if not (command:match("newcommand") or command:match("providecommand") or command:match("^\\DeclareMath")) then return end
+    if not (command:match("newcommand") or command:match("provide") or command:match("^\\DeclareM")) then return end
     defined = defined .. command .. name .. arguments .. body
     return ""
   end)
