@@ -53,8 +53,16 @@ class Page:
 
     def _show(self, kind: str, name: str, caption: str, data: dict) -> None:
         caption = f"{caption} {self.setting}"
-        display(data | {"text/plain": caption}, metadata={"kdutils": {"kind": kind, "name": name, "caption": caption}}, raw=True)
-        display({"text/markdown": f"*{caption}*", "text/plain": caption}, metadata={"kdutils": {"kind": "caption"}}, raw=True)
+        display(
+            data | {"text/plain": caption},
+            metadata={"kdutils": {"kind": kind, "name": name, "caption": caption}},
+            raw=True,
+        )
+        display(
+            {"text/markdown": f"*{caption}*", "text/plain": caption},
+            metadata={"kdutils": {"kind": "caption"}},
+            raw=True,
+        )
 
     def _keep(self, folder: str, name: str, content: bytes) -> None:
         if self._folder:
@@ -63,7 +71,11 @@ class Page:
 
 def _literal(value: object) -> object:
     """A text as markdown that shows it as it is; anything else unchanged."""
-    return re.sub(r"([\\`*_{}()\[\]<>|$~#&:])", r"\\\1", " ".join(value.split())) if isinstance(value, str) else value
+    return (
+        re.sub(r"([\\`*_{}\[\]<>|$~#&:]|(?<=\\)[()])", r"\\\1", " ".join(value.split()))
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _is_number(column: pd.Series) -> bool:
@@ -72,5 +84,7 @@ def _is_number(column: pd.Series) -> bool:
 
 def _rendered(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
+    figure.savefig(
+        buffer, format=kind, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None
+    )
     return buffer.getvalue()
