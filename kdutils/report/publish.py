@@ -14,14 +14,12 @@ from kdutils.report.exporters import Chapter, PageExporter, PrintExporter, types
 from kdutils.specs import InputError
 
 
-def export(
-    notebook: Path, folder: Path, pages: list[tuple[str, str, str]] | None = None, prefix: str = ""
-) -> list[Path]:
+def export(notebook: Path, folder: Path) -> list[Path]:
     """Write `folder`/<stem>.html and .pdf of an executed notebook; the paths of what was written.
 
     A PDF that cannot be set is left out with a warning on standard error. Raises `InputError` if there is no notebook.
     """
-    return _export(_read(notebook), notebook, folder, pages)[0]
+    return _export(_read(notebook), notebook, folder)[0]
 
 
 def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path, ...] | list[Path] = ()) -> Path:
