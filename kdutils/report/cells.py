@@ -166,7 +166,7 @@ class Chapter:
                 if self.prints and mime not in ("image/png", "image/jpeg"):  # of a film its first frame
                     picture.convert("RGBA").save(frame, "PNG")
                     content = frame.getvalue()
-        except Exception:  # Pillow, expat and Typst raise nearly anything for what is no picture
+        except Exception:  # noqa: BLE001 Pillow, expat and Typst raise nearly anything for what is no picture
             return ""
         source = f"data:{mime};base64,{base64.b64encode(content).decode()}"
         if self.prints:

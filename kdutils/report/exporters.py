@@ -128,7 +128,7 @@ def _pandoc(html: str, target: str) -> str:
     import pypandoc
 
     options = ["--from=html", f"--to={target}", f"--lua-filter={TEMPLATES / 'print.lua'}", "--wrap=none", "--sandbox"]
-    made = subprocess.run([pypandoc.get_pandoc_path(), *options], input=html.encode(), capture_output=True)
+    made = subprocess.run([pypandoc.get_pandoc_path(), *options], input=html.encode(), capture_output=True, check=False)
     if made.returncode:
         raise ConversionException(f"pandoc cannot read it: {made.stderr.decode(errors='replace').strip()}")
     return made.stdout.decode()

@@ -9,17 +9,16 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import kdutils
 import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from PIL import Image
-from pypdf import PdfReader
-
-import kdutils
 from kdutils.__main__ import main
 from kdutils.report import exporters
 from kdutils.report.exporters import PageExporter, PrintExporter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+from pypdf import PdfReader
 
 SYMBOLS = (Path(__file__).parent / "latex_symbols.txt").read_text().split()
 ACCENTS = """hat widehat check tilde widetilde acute grave dot ddot breve bar vec overline underline overbrace underbrace

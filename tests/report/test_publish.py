@@ -8,14 +8,13 @@ from urllib.parse import unquote
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from pypdf import PdfReader
-
 from kdutils import files
 from kdutils.__main__ import main
 from kdutils.report import exporters
 from kdutils.report.publish import export, publish
 from kdutils.specs import InputError
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from pypdf import PdfReader
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 SVG = (

@@ -4,9 +4,8 @@ import base64
 
 from hypothesis import given
 from hypothesis import strategies as st
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-
 from kdutils.report.exporters import PageExporter, PrintExporter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 PIECE = st.sampled_from(
