@@ -1,6 +1,7 @@
 # make report        set up, run the suite on the quick profile, say where the report is
 # make test          set up, check the format, run the tests on all cores
 # make check         set up, check format and lint alone; `ruff format` and `ruff check --fix` mend most
+# make fuzz          set up, send 500 random notebooks through both exporters
 # make lab           set up, open the notebooks in JupyterLab
 # make benchmark     set up, measure training speed against the usual loop
 # make cluster-demo  set up, run a small grid on a Dask cluster of this machine
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: report test check lab benchmark cluster-demo clean
+.PHONY: report test check fuzz lab benchmark cluster-demo clean
 
 report: $(READY)
 	$(BIN)/python -m kdutils report $(ARGS)
@@ -21,6 +22,9 @@ test: check
 check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+
+fuzz: $(READY)
+	$(BIN)/python -m pytest tests/report/test_random_notebooks.py --hypothesis-profile=fuzz $(ARGS)
 
 lab: $(READY)
 	$(BIN)/python -m kdutils lab

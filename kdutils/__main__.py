@@ -129,10 +129,10 @@ def _data(names: list[str], rebuild: bool) -> int:
 
 
 def _export(notebooks: list[str]) -> int:
-    from kdutils.report.export import export_notebook
+    from kdutils.report.publish import export
 
     for notebook in map(absolute, notebooks):
-        print(*export_notebook(notebook, notebook.parent), sep="\n")
+        print(*export(notebook, notebook.parent), sep="\n")
     return 0
 
 

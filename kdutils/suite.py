@@ -26,8 +26,8 @@ from kdutils.kernel import Kernel
 from kdutils.machine import detect_runtime
 from kdutils.networks.registry import IMAGENET_NETWORKS
 from kdutils.networks.weights import file_digest, imagenet_digest
+from kdutils.report import publish as exports
 from kdutils.report.chapter import open_study
-from kdutils.report.export import Cover, export_notebook, export_report, read_chapter, write_index
 from kdutils.runs.cluster import connect, scheduler
 from kdutils.runs.records import Store, environment as current_environment, read_record
 from kdutils.settings import ROOT, absolute, settings, write_atomic
@@ -266,26 +266,13 @@ def _is_published(folder: Path) -> bool:
     return index.is_file() and all(page.is_file() for page in pages) and max(made) <= index.stat().st_mtime_ns
 
 
-def publish(order: Plan) -> None:
+def publish(plan: Plan) -> None:
     """Export all of the profile's executed notebooks, and write report.pdf, the runs' summaries and index.html."""
-    folder = order.folder
+    folder = plan.folder
     whole = [folder / notebook.name for notebook in list_notebooks() if (folder / notebook.name).is_file()]
-    failed = [
-        folder / "failed" / notebook.name
-        for notebook in list_notebooks()
-        if (folder / "failed" / notebook.name).is_file()
-    ]
-    for previous, chapter, following in zip([None, *whole], whole, [*whole[1:], None]):
-        export_notebook(chapter, folder, index=folder / "index.html", previous=previous, following=following)
+    failed = [path for path in ((folder / "failed" / notebook.name) for notebook in list_notebooks()) if path.is_file()]
     _keep_summaries(whole, folder / "records")
-    cover = _cover(order, whole)
-    if whole:
-        export_report(whole, folder / "report.pdf", cover)
-    else:
-        (folder / "report.pdf").unlink(missing_ok=True)
-    chapters = [read_chapter(path, folder) for path in whole]
-    chapters += [read_chapter(path, folder, error="it failed; failed/ holds it for diagnosis") for path in failed]
-    write_index(folder / "index.html", cover, sorted(chapters, key=lambda chapter: chapter.stem))
+    exports.publish(whole, folder, _cover(plan, whole), failed)
 
 
 def _keep_summaries(executed: list[Path], folder: Path) -> None:
@@ -311,30 +298,28 @@ def _made(published: Path) -> dict:
         return {}
 
 
-def _cover(order: Plan, chapters: list[Path]) -> Cover:
-    environment, named = (
-        current_environment(detect_runtime()),
-        dict.fromkeys(given["dataset"] for given in order.chapters.values() if given.get("dataset") in DATASETS),
-    )
+def _cover(plan: Plan, chapters: list[Path]) -> dict:
+    environment = current_environment(detect_runtime())
+    named = dict.fromkeys(given["dataset"] for given in plan.chapters.values() if given.get("dataset") in DATASETS)
+    starts = {given.get("init") for given in plan.chapters.values()}
     facts = {
         "Data": "; ".join(f"{dataset.title} (digest {dataset.digest})" for dataset in map(load_dataset, named)),
-        "Profile": f"{order.profile}: {_PROFILES[order.profile]}",
-        "ResNets start from": "ImageNet weights"
-        if any(given.get("init") == "imagenet" for given in order.chapters.values())
-        else "random weights",
+        "Profile": f"{plan.profile}: {_PROFILES[plan.profile]}",
+        "ResNets start from": "ImageNet weights" if "imagenet" in starts else "random weights",
         "Hardware": environment["hardware"],
-        "Versions": f"Python {environment['python']}, torch {environment['torch']}, torchvision {environment['torchvision']}",
+        "Versions": ", ".join(f"{name} {environment[name]}" for name in ("python", "torch", "torchvision")),
         "Code": environment["code"],
-        "Date": datetime.now().strftime("%-d %B %Y"),
+        "Date": f"{datetime.now():%d %B %Y}".lstrip("0"),
     }
-    subtitle = "What small networks learn from large ones"
-    return Cover("Knowledge distillation", subtitle, facts, _notice(chapters))
+    cover = {"title": "Knowledge distillation", "subtitle": "What small networks learn from large ones", "facts": facts}
+    return cover | _notice(chapters)
 
 
-def _notice(chapters: list[Path]) -> str | None:
-    """A warning where chapters rest on synthetic data, which must never pass for CIFAR."""
+def _notice(chapters: list[Path]) -> dict:
+    """The cover's warning where chapters rest on synthetic data, which must never pass for CIFAR."""
     synthetic = [path.stem for path in chapters if _made(path).get("dataset") == "synthetic"]
     if not synthetic:
-        return None
+        return {}
     where, there = ("", "here") if len(synthetic) == len(chapters) else (f" in {', '.join(synthetic)}", "there")
-    return f"Synthetic data{where}: procedural images stand in for CIFAR. Nothing {there} is a result on CIFAR."
+    notice = f"Synthetic data{where}: procedural images stand in for CIFAR. Nothing {there} is a result on CIFAR."
+    return {"notice": notice}

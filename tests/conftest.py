@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import settings
 
 from kdutils.data.datasets import load_dataset
+
+settings.register_profile("short", max_examples=15, derandomize=True, deadline=None)
+settings.register_profile("fuzz", max_examples=500, deadline=None)  # `make fuzz`
+settings.load_profile("short")
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,7 @@ from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from kdutils import kernel as kernel_module
-from kdutils import suite
+from kdutils import kernel as kernel_module, suite
 from kdutils.__main__ import main
 from kdutils.errors import InputError
 from kdutils.kernel import Kernel
@@ -463,12 +462,8 @@ def executed(monkeypatch, project):
             Path(environments[-1]["KD_USED_RUNS"]).write_text("small_cnn-0123\n")
         Path(target).write_text(Path(source).read_text())
 
-    def export(path, folder, **_):
-        return [path.with_suffix(suffix).write_text("page") for suffix in (".html", ".pdf")]
-
     monkeypatch.setattr(Kernel, "_renew", renew)
     monkeypatch.setattr(kernel_module.papermill, "execute_notebook", execute_notebook)
-    monkeypatch.setattr(suite, "export_notebook", export)
     return names
 
 
@@ -549,15 +544,19 @@ def test_other_data_make_a_chapter_run_again(cifar, executed, project):
 
 @pytest.fixture
 def published(monkeypatch):
-    """Stands in for the making of report.pdf and index.html: how often each was made."""
+    """Stands in for the making of pages, PDFs, report.pdf and index.html: the chapters and the cover of each time."""
     made = []
 
-    def export_report(notebooks, destination, cover):
-        made.append([path.stem for path in notebooks])
-        destination.write_text("report")
+    def publish(notebooks, folder, cover, failed):
+        made.append(([path.stem for path in notebooks], cover))
+        (folder / "report.pdf").unlink(missing_ok=True)
+        names = [f"{path.stem}{suffix}" for path in notebooks for suffix in (".html", ".pdf")] + ["report.pdf"] * bool(
+            notebooks
+        )
+        for name in [*names, "index.html"]:
+            (folder / name).write_text("page")
 
-    monkeypatch.setattr(suite, "export_report", export_report)
-    monkeypatch.setattr(suite, "write_index", lambda destination, cover, chapters: destination.write_text("index"))
+    monkeypatch.setattr(suite.exports, "publish", publish)
     return made
 
 
@@ -565,14 +564,14 @@ def test_the_report_is_made_once(executed, published):
     write("01_a", "1"), write("02_b", "1")
     for _ in range(2):
         suite.report(make_plan(VALUES))
-    assert published == [["01_a", "02_b"]]
+    assert [stems for stems, _ in published] == [["01_a", "02_b"]]
 
 
 def test_a_report_holds_the_chapters_of_earlier_commands(executed, published):
     write("01_a", "1"), write("02_b", "1")
     suite.report(make_plan(VALUES, ["02"]))
     suite.report(make_plan(VALUES, ["01"]))
-    assert published == [["02_b"], ["01_a", "02_b"]]
+    assert [stems for stems, _ in published] == [["02_b"], ["01_a", "02_b"]]
 
 
 def test_a_chapter_whose_runs_are_gone_stays_in_the_report(project, executed, published):
@@ -581,7 +580,7 @@ def test_a_chapter_whose_runs_are_gone_stays_in_the_report(project, executed, pu
     run(suite.NOTEBOOKS / "01_a.ipynb", project / "reports" / "smoke")
     (project / "runs" / "small_cnn-0123").rmdir()
     suite.report(make_plan(VALUES, ["02"]))
-    assert published == [["01_a", "02_b"]]
+    assert [stems for stems, _ in published] == [["01_a", "02_b"]]
 
 
 def test_a_report_that_was_killed_before_it_was_made_is_made(project, executed, published):
@@ -624,13 +623,7 @@ def test_no_report_is_made_of_chapters_that_all_failed(project, executed, publis
     assert files(project / "reports" / "smoke") == {"failed/01_a.ipynb", "index.html"}
 
 
-def test_a_report_warns_of_every_chapter_on_synthetic_data(project, executed, published, monkeypatch):
-    covers = []
-    monkeypatch.setattr(
-        suite,
-        "write_index",
-        lambda destination, cover, chapters: covers.append(cover) or destination.write_text("index"),
-    )
+def test_a_report_warns_of_every_chapter_on_synthetic_data(project, executed, published):
     for name in ("01_a", "02_b"):
         write(name, "1", parameters=(OFFERED,))
     suite.report(make_plan(VALUES))
@@ -641,4 +634,7 @@ def test_a_report_warns_of_every_chapter_on_synthetic_data(project, executed, pu
     )
     write("02_b", "2", parameters=(OFFERED,))
     suite.report(make_plan(VALUES, ["02"]))
-    assert covers[0].notice.startswith("Synthetic data: ") and covers[1].notice.startswith("Synthetic data in 02_b: ")
+    covers = [cover for _, cover in published]
+    assert covers[0]["notice"].startswith("Synthetic data: ") and covers[1]["notice"].startswith(
+        "Synthetic data in 02_b: "
+    )

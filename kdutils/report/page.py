@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -41,10 +42,9 @@ class Page:
         self._keep("tables", f"{name}.csv", frame.to_csv(index=False).encode())
         frame = frame.map(lambda value: f"{value:,}" if isinstance(value, (int, np.integer)) else value)
         alignment = ["left"] + ["right" if _is_number(frame[column]) else "left" for column in frame.columns[1:]]
-        data = {
-            "text/html": frame.to_html(index=False, border=0, justify="left"),
-            "text/markdown": frame.to_markdown(index=False, colalign=alignment, disable_numparse=True),
-        }
+        literal = frame.map(_literal).rename(columns=_literal)
+        markdown = literal.to_markdown(index=False, colalign=alignment, disable_numparse=True)
+        data = {"text/html": frame.to_html(index=False, border=0, justify="left"), "text/markdown": markdown}
         self._show("table", name, caption, data)
 
     def say(self, text: str) -> None:
@@ -67,6 +67,15 @@ class Page:
     def _keep(self, folder: str, name: str, content: bytes) -> None:
         if self._folder:
             write_atomic(self._folder / folder / f"{self._chapter}_{name}", content)
+
+
+def _literal(value: object) -> object:
+    """A text as markdown that shows it as it is; anything else unchanged."""
+    return (
+        re.sub(r"([\\`*_{}\[\]<>|$~#&:]|(?<=\\)[()])", r"\\\1", " ".join(value.split()))
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _is_number(column: pd.Series) -> bool:

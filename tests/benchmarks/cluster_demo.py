@@ -6,11 +6,11 @@ import os
 import tempfile
 
 from distributed import LocalCluster
+from kdutils.runs.jobs import Job
 
 from kdutils.data.datasets import load_dataset
 from kdutils.report.tables import grid_table
 from kdutils.runs.cluster import connect
-from kdutils.runs.jobs import Job
 from kdutils.runs.run import run_all
 from kdutils.studies import cifar100
 

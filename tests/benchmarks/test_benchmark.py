@@ -8,8 +8,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 import torch
-from benchmarks import __main__ as command
-from benchmarks import baseline, benchmark
+from benchmarks import __main__ as command, baseline, benchmark
 
 from kdutils.data.datasets import load_dataset
 from kdutils.data.views import VIEWS, render, split_indices

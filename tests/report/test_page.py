@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import html
 import re
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import nbformat
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from pypdf import PdfReader
 
-from kdutils import display, plots
 from kdutils.errors import InputError
-from kdutils.report.export import export_notebook
+from kdutils.report import page as display, plots
 from kdutils.report.page import Page
+from kdutils.report.publish import export
 from kdutils.settings import write_atomic
 
 SETTING = "Synthetic data: 200 training images; profile smoke."
@@ -137,15 +139,41 @@ def test_an_export_reads_what_a_page_shows(shown, tmp_path):
     shown[0][0]["image/png"] = base64.b64encode(shown[0][0]["image/png"]).decode()  # as Jupyter keeps it
     outputs = [new_output("display_data", data, metadata=metadata) for data, metadata in shown]
     nbformat.write(new_notebook(cells=[new_code_cell("", outputs=outputs)]), tmp_path / "chapter.ipynb")
-    html = " ".join(export_notebook(tmp_path / "chapter.ipynb", tmp_path)[0].read_text().split())
+    page = " ".join(export(tmp_path / "chapter.ipynb", tmp_path)[0].read_text().split())
     captions = [
-        re.sub("<[^>]*>", "", caption).strip() for caption in re.findall("<figcaption.*?>(.*?)</figcaption>", html)
+        re.sub("<[^>]*>", "", caption).strip() for caption in re.findall("<figcaption.*?>(.*?)</figcaption>", page)
     ]
-    assert len(captions) == html.count("<figure") == 2
+    assert len(captions) == page.count("<figure") == 2
     assert captions[0].endswith(f"Accuracy by epoch. {SETTING}") and captions[1].endswith(
         f"After the last epoch. {SETTING}"
     )
-    assert "62.43 ± 0.20</td>" in html
+    assert "62.43 ± 0.20</td>" in page
+
+
+AS_TYPED = [
+    "a|b",
+    "<b>c</b>",
+    "*d* _e_ `f`",
+    "$5 and $6",
+    r"\(g\) \begin{h}\end{h} \|",
+    "[i](j) ~~k~~ &lt;",
+    "http://l.org/_m_n",
+    "# o",
+]
+
+
+def test_cells_read_as_they_are_in_page_pdf_and_csv(shown, report, tmp_path):
+    Page(SETTING).table(pd.DataFrame({"x|y": AS_TYPED, "_n_": range(8)}), "cells", "Caption.")
+    outputs = [new_output("display_data", data, metadata=metadata) for data, metadata in shown]
+    nbformat.write(new_notebook(cells=[new_code_cell("", outputs=outputs)]), tmp_path / "chapter.ipynb")
+    page, paper = export(tmp_path / "chapter.ipynb", tmp_path)
+    cells = [
+        html.unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall("<t[dh][^>]*>(.*?)</t[dh]>", page.read_text())
+    ]
+    assert cells[0::2] == ["x|y", *AS_TYPED] and cells[1::2] == ["_n_", *map(str, range(8))]
+    text = PdfReader(paper).pages[0].extract_text().replace("’", "'")
+    assert all(cell in text for cell in ["x|y", "_n_", *AS_TYPED])
+    assert list(pd.read_csv(report / "tables" / "03_cells.csv")["x|y"]) == AS_TYPED
 
 
 # Files that are whole or absent

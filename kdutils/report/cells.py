@@ -1,0 +1,243 @@
+"""The cells of a notebook as clean HTML, for pages and for PDFs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from html import escape, unescape
+from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+from mistune import BlockParser, HTMLRenderer, InlineParser
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar or a control: dead on paper
+HEAVY = 1_500_000  # characters; an SVG beyond this (a scatter of many points) is slower to open than its PNG
+ESCAPES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*.")
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ue000\ue001]")
+FORMULA = re.compile(  # found before markdown is read, as in JupyterLab; code, which comes first, holds none
+    r"^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)|(?<!`)(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)"
+    r"|(?P<tex>(?<!\\)\$\$.+?\$\$|(?<![\\$])\$(?!\$)(?:(?!\n\s*\n).)+?(?<![\\$])\$(?!\$)"
+    r"|(?<!\\)\\\\(?:\[.+?\\\\\]|\(.+?\\\\\))|\\begin\{(?P<name>[A-Za-z]+\*?)\}.*?\\end\{(?P=name)\})",
+    re.DOTALL | re.MULTILINE,
+)
+KEPT = re.compile("\ue000(\\d+)\ue001")  # stands for a formula while markdown is read
+MARKUP = re.compile(r"(<pre\b.*?</pre>|<code\b.*?</code>|<[^>]*>)", re.DOTALL)
+ATTRIBUTES = {"*": {"id", "class", "title", "lang", "dir", "align", "style"}, "img": {"src", "alt", "width"}}
+ATTRIBUTES |= {"a": {"href", "name"}, "ol": {"start"}, "th": {"colspan", "rowspan"}, "td": {"colspan", "rowspan"}}
+STYLES = {"text-align", "color", "background-color", "font-weight", "font-style", "text-decoration"}
+
+
+class _Renderer(IPythonRenderer):
+    image = HTMLRenderer.image  # `Chapter.clean` sees to images
+
+    def task_list_item(self, text: str, checked: bool = False) -> str:
+        return f"<li>{'☑' if checked else '☐'} {text}</li>"
+
+
+class Chapter:
+    """A notebook while its cells become HTML, and what is known of it then.
+
+    `headings` are (level, anchor, HTML), `figures` and `tables` names, `summary` is the first sentence as HTML, `error`
+    the first one's line; `images` are what a PDF (`prints`) needs beside its text. Every anchor begins with `prefix`.
+    """
+
+    def __init__(self, name: str, folder: Path, prefix: str = "", prints: bool = False):
+        self.name, self.folder, self.prefix, self.prints = name, folder.resolve(), prefix, prints
+        self.headings: list[tuple[int, str, str]] = []
+        self.names: dict[str, list[str]] = {"figure": [], "table": []}
+        self.images: dict[str, bytes] = {}
+        self.summary = self.error = ""
+
+    @property
+    def title(self) -> str:
+        """The first heading as plain text, or the file's name."""
+        return _plain(self.headings[0][2]) if self.headings else self.name.replace("_", " ")
+
+    def markdown(self, source: str, attachments: dict | None = None) -> str:
+        """Jupyter's markdown as clean HTML; a formula is `code.math`, with its dollars."""
+        formulas: list[str] = []
+
+        def keep(match: re.Match) -> str:
+            formulas.append(escape(match["tex"] or ""))
+            return f"\ue000{len(formulas) - 1}\ue001" if match["tex"] else match[0]
+
+        def kept(match: re.Match) -> str:
+            return formulas[int(match[1])]
+
+        renderer = _Renderer(escape=False, exclude_anchor_links=True)
+        if self.prints:  # Typst colours code itself
+            renderer.block_code = lambda code, info=None: HTMLRenderer.block_code(renderer, code, info)
+        reader = MarkdownWithMath(renderer, BlockParser(), InlineParser())
+        html = self.clean(reader.render(FORMULA.sub(keep, CONTROL.sub("", source))), attachments or {})
+        html = re.sub(r"<h([1-6])([^>]*)>(.*?)</h\1>", lambda found: self._anchored(found, kept), html, flags=re.DOTALL)
+        parts = MARKUP.split(html)
+        parts[1::2] = [KEPT.sub(kept, part) for part in parts[1::2]]  # within a tag or code, a formula is its source
+        opening = [True, *(not part.startswith("</") for part in parts[1::2])]
+        curled = (_curled(part, opens) for part, opens in zip(parts[::2], opening))
+        parts[::2] = [KEPT.sub(lambda match: f'<code class="math">{kept(match)}</code>', part) for part in curled]
+        html = "".join(parts)
+        for level, anchor, text in re.findall(r'<h([1-6])[^>]* id="([^"]*)"[^>]*>(.*?)</h\1>', html, re.DOTALL):
+            self.headings.append((int(level), anchor, _unlinked(text)))
+        if not self.summary and (found := re.search(r"<p>(?!\s*<img)(.+?)</p>", html, re.DOTALL)):
+            self.summary = re.split(r"(?<=[.?!])\s+(?=[A-Z])", _unlinked(found[1]))[0]
+        return html
+
+    def _anchored(self, found: re.Match, kept) -> str:
+        """A heading with the anchor that JupyterLab makes; another of the same name gets a number more."""
+        level, attributes, text = found.groups()
+        anchor = escape(self.prefix + unescape(KEPT.sub(kept, re.sub("<[^>]*>", "", text))).strip().replace(" ", "-"))
+        while any(anchor == other for _, other, _ in self.headings):
+            anchor += "-1"
+        return f'<h{level} id="{anchor}"{attributes}>{text}</h{level}>'
+
+    def clean(self, html: str, attachments: dict) -> str:
+        """HTML by an allow list: nothing that runs, restyles or loads; images travel inside."""
+        import nh3
+
+        def attribute(tag: str, name: str, value: str) -> str | None:
+            if name in ("id", "name"):
+                return self.prefix + value
+            if name != "href":
+                return value
+            if value.startswith("#"):
+                return f"#{self.prefix}{unquote(value[1:])}"
+            if re.match(r"(https?|mailto):|//", value, re.IGNORECASE):
+                return value
+            is_file = not (self.prints or re.match(r"[\w+.-]+:", value))  # beside a page lies another notebook's page
+            return re.sub(r"\.ipynb(?=#|$)", ".html", value) if is_file else None
+
+        html = nh3.clean(
+            html,
+            tags=nh3.ALLOWED_TAGS | {"section", "tfoot"},
+            clean_content_tags={"script", "style", "iframe", "object", "template", "title"},
+            attributes=ATTRIBUTES,
+            attribute_filter=attribute,
+            url_schemes={"http", "https", "mailto", "data", "attachment"},
+            filter_style_properties=STYLES,
+            link_rel=None,
+        )
+        html = re.sub(r"<img\b([^>]*)>", lambda found: self._embedded(found[1], attachments), html)
+        html = re.sub(r"(\d) ± (?=\d)", "\\1\u00a0±\u00a0", html)
+        if self.prints:
+            return re.sub(
+                "<table[^>]*>", '<table class="typst:no-figure">', html
+            )  # only what has a caption is numbered
+        return html.replace("<table", '<div class="scroll" tabindex="0"><table').replace("</table>", "</table></div>")
+
+    def _embedded(self, attributes: str, attachments: dict) -> str:
+        values = {name: unescape(value) for name, value in re.findall(r'([\w-]+)="([^"]*)"', attributes)}
+        source, alt = values.get("src", ""), values.get("alt", "")
+        scheme, _, rest = source.partition(":")
+        if re.match(r"(https?:)?//", source, re.IGNORECASE):  # a page loads nothing
+            return f'<a href="{escape(source)}">{escape(alt or source)}</a>'
+        if scheme == "attachment":
+            data = attachments.get(unquote(rest)) or attachments.get(rest) or {}
+            content = next(iter(data.values()), "")
+        elif scheme == "data":
+            content = rest.partition(",")[2] if ";base64," in rest else unquote(rest.partition(",")[2]).encode()
+        else:
+            path = (self.folder / unquote(source)).resolve()
+            content = path.read_bytes() if path.is_relative_to(self.folder) and path.is_file() else b""
+        return self.image(content, alt, values.get("width")) or f"<em>{escape(alt or source[:80])}</em>"
+
+    def image(self, content: bytes | str, alt: str, width: object = None) -> str:
+        """An `img` of `content` (a text is base64, or SVG), whose bytes tell its format; "" if it is no picture."""
+        import typst
+        from PIL import Image
+
+        try:
+            if isinstance(content, str):
+                content = content.encode() if "<svg" in content else base64.b64decode(content)
+            if b"<svg" in content:
+                mime, _ = "image/svg+xml", ElementTree.fromstring(content)
+                if self.prints:  # Typst's parser is stricter still
+                    typst.query(
+                        f"#image(bytes({json.dumps(content.decode(), ensure_ascii=False)}))".encode(), "heading"
+                    )
+            else:
+                picture = Image.open(io.BytesIO(content))
+                picture.load()
+                mime, frame = picture.get_format_mimetype(), io.BytesIO()
+                if self.prints and mime not in ("image/png", "image/jpeg"):  # of a film its first frame
+                    picture.convert("RGBA").save(frame, "PNG")
+                    content = frame.getvalue()
+        except Exception:  # noqa: BLE001 Pillow, expat and Typst raise nearly anything for what is no picture
+            return ""
+        source = f"data:{mime};base64,{base64.b64encode(content).decode()}"
+        if self.prints:
+            source = hashlib.sha256(content).hexdigest()[:16]
+            self.images[source] = content
+        size = f' width="{width}"' if re.fullmatch(r"\d+(\.\d+)?%?", str(width)) else ""
+        return f'<img alt="{escape(alt)}" src="{source}"{size}>'
+
+    def output(self, output: dict, place: int) -> str:
+        """What the cell at `place` printed or displayed; figures and tables of `Page` get numbers and captions."""
+        if output.output_type == "stream":
+            return "" if output.name == "stderr" else _printed(output.text)
+        if output.output_type == "error":
+            error = f"{output.ename}: {output.evalue}"
+            self.error = self.error or CONTROL.sub("", ESCAPES.sub("", error.splitlines()[0]))
+            return _printed("\n".join(output.traceback) or error, "error")
+        ours = output.metadata.get("kdutils", {})
+        kind, name = ours.get("kind"), ours.get("name", "")
+        if kind == "caption":  # Jupyter shows it under the figure; a page sets its own
+            return ""
+        body = self._displayed(output.data, output.metadata, place)
+        if kind not in self.names:
+            return body
+        self.names[kind].append(name)
+        number = "" if self.prints else f'<span class="number">{kind.title()} {len(self.names[kind])}.</span> '
+        caption = f"<figcaption>{number}{re.sub('</?p>', '', self.markdown(ours.get('caption', '')))}</figcaption>"
+        content = body + caption if kind == "figure" else caption + body
+        return f'<figure class="{kind}" id="{escape(self.prefix + name)}">{content}</figure>'
+
+    def _displayed(self, data: dict, metadata: dict, place: int) -> str:
+        """The richest form of a display that paper can hold."""
+        plain, html = CONTROL.sub("", data.get("text/plain", "")), data.get("text/html", "")
+        if "text/markdown" in data:
+            return self.markdown(data["text/markdown"])
+        for kind in sorted((kind for kind in data if kind.startswith("image/")), key="image/svg+xml".__ne__):
+            if len(data[kind]) > HEAVY and kind == "image/svg+xml" and "image/png" in data:
+                continue
+            sizes = metadata.get(kind) or metadata
+            if drawn := self.image(data[kind], plain, sizes.get("width")):
+                return f'<div class="picture">{drawn}</div>'
+        if "text/latex" in data:
+            return self.markdown(data["text/latex"])
+        if not plain or "<script" not in html.lower():
+            if 'class="dataframe"' in html:  # numbers stand right, as in Jupyter
+                html = re.sub("<(t[dh])>", r'<\1 style="text-align: right">', html)
+            cleaned = self.clean(html, {})
+            if "<img" in cleaned or _plain(cleaned).strip():
+                return cleaned
+        kinds = ", ".join(kind for kind in data if kind != "text/plain")
+        missing = f'<p class="unprintable">An output of cell {place} ({escape(kinds)}) has no printable form.</p>'
+        return "" if WIDGET in data else _printed(plain) or (missing if kinds else "")
+
+
+def _plain(html: str) -> str:
+    return unescape(re.sub("<[^>]*>", "", html))
+
+
+def _unlinked(html: str) -> str:
+    return re.sub(r"</?(?:a|img)\b[^>]*>", "", html)
+
+
+def _curled(text: str, opens: bool) -> str:
+    """Text between tags with typographic quotes; `opens` where a quote at its start does."""
+    before = r"(^|(?<=[\s(\[–—“]))" if opens else r"((?<=[\s(\[–—“]))"
+    return re.sub(before + "'", "‘", re.sub(before + '"', "“", text).replace('"', "”")).replace("'", "’")
+
+
+def _printed(text: str, kind: str = "output") -> str:
+    """Terminal text as a reader saw it in the end: without colours, and what was taken back is gone."""
+    text = ESCAPES.sub("", text)
+    while (shorter := re.sub("[^\n\b]\b", "", text)) != text:
+        text = shorter
+    text = CONTROL.sub("", text).strip("\n")
+    return f'<pre class="{kind}"><code>{escape(text, quote=False)}</code></pre>' if text.strip() else ""

@@ -1,0 +1,162 @@
+"""Executed notebooks as pages that load nothing (`kd_html`) and as PDFs set by Typst (`kd_pdf`), for nbconvert.
+
+Jupyter's server finds only names that match `\\w+`, and constructs every exporter whenever it lists them: heavy imports
+are made where they are used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+import unicodedata
+from html import unescape
+from pathlib import Path
+
+from nbconvert.exporters import TemplateExporter
+from nbconvert.exporters.exporter import FilenameExtension
+from nbconvert.filters import Highlight2HTML
+from nbconvert.utils.exceptions import ConversionException
+from nbformat import from_dict
+from traitlets import List, Unicode
+from traitlets.config import Config
+
+from kdutils.report.cells import Chapter
+
+TEMPLATES = Path(__file__).parent / "templates"
+FORMULA = re.compile(r'<code class="math">.*?</code>', re.DOTALL)  # as `Chapter` leaves it
+
+
+class PageExporter(TemplateExporter):
+    """One self-contained HTML page: no script, MathML, folded code, numbered figures and tables.
+
+    `resources` may hold `pages`, the (relation, address, label) of a navigation bar, and a `prefix` for all anchors;
+    those that come back hold the `chapter` that was read. Raises `ConversionException` if pandoc fails.
+    """
+
+    export_from_notebook = "Course page"
+    output_mimetype = "text/html"
+    prints = False
+    file_extension = FilenameExtension(".html")
+    template_name = Unicode("kd")
+    template_file = Unicode("page.html.j2")
+    extra_template_basedirs = List([str(TEMPLATES)])  # not share/jupyter, which an editable installation leaves empty
+
+    @property
+    def default_config(self):
+        """nbconvert's own, with tags and streams as a page needs them."""
+        config = super().default_config
+        tags = {"remove_cell_tags": {"remove-cell"}, "remove_input_tags": {"hide-input"}}
+        config.merge(Config(TagRemovePreprocessor=tags, CoalesceStreamsPreprocessor={"enabled": True}))
+        return config
+
+    def from_notebook_node(self, nb, resources=None, **kw):
+        """The page of a notebook (text), and the resources."""
+        html, resources = self.read(nb, resources, **kw)
+        return with_mathml(html), resources
+
+    def read(self, nb, resources=None, **kw):
+        """The HTML of a notebook whose formulas are not set yet, and the resources."""
+        resources = self._init_resources(resources)
+        language = nb.metadata.get("kernelspec", {}).get("language", "python")
+        self.register_filter("highlight", Highlight2HTML(pygments_lexer=language, parent=self))
+        about = resources["metadata"]
+        prefix, folder = resources.get("prefix") or "", Path(about["path"] or ".")
+        resources["chapter"] = Chapter(about["name"] or "notebook", folder, prefix, self.prints)
+        text = json.dumps(nb, ensure_ascii=False).encode("utf-8", "replace")  # half a surrogate pair is no text
+        html, resources = super().from_notebook_node(from_dict(json.loads(text)), resources, **kw)
+        known = set(map(unescape, re.findall(r' (?:id|name)="([^"]*)"', html)))
+        links = re.compile(r'<a href="#([^"]*)"[^>]*>(.*?)</a>', re.DOTALL)
+        return links.sub(lambda link: link[0] if unescape(link[1]) in known else link[2], html), resources
+
+
+class PrintExporter(PageExporter):
+    """A PDF: the page's content without code, but for cells tagged `show-input`, by pandoc to Typst.
+
+    `resources` come back with the text for Typst (`typst`) and with `warnings`. Raises `ConversionException` if pandoc
+    or Typst fails.
+    """
+
+    export_from_notebook = "Course PDF"
+    output_mimetype = "application/pdf"
+    prints = True
+    file_extension = FilenameExtension(".pdf")
+    template_file = Unicode("cells.html.j2")
+
+    def from_notebook_node(self, nb, resources=None, **kw):
+        """The PDF of a notebook (bytes), and the resources."""
+        html, resources = self.read(nb, resources, **kw)
+        chapter = resources["chapter"]
+        for text in (html, None):
+            resources["typst"] = _pandoc(text or _with_sources(html), "typst")
+            try:
+                pdf, resources["warnings"] = typeset(resources["typst"], chapter.images, {"title": chapter.title})
+                break
+            except ConversionException:
+                if text is None:
+                    raise
+        for warning in resources["warnings"]:
+            self.log.warning("%s: %s", chapter.name, warning)
+        return pdf, resources
+
+
+def with_mathml(html: str) -> str:
+    """A page whose formulas (`code.math`) are MathML, all of them by one call of pandoc."""
+    formulas = list(dict.fromkeys(reversed(FORMULA.findall(html))))[::-1]  # as in the text: contents stand before it
+    if not formulas:
+        return html
+    made = _pandoc("".join(f"<p>{formula}</p>" for formula in formulas), "html")
+    done = dict(zip(formulas, re.findall("<p>(.*?)</p>", made, re.DOTALL), strict=True))
+    return FORMULA.sub(lambda formula: done[formula[0]], html)
+
+
+def _with_sources(html: str) -> str:
+    """A text for Typst in which each formula that Typst refuses is its source."""
+    import typst
+
+    for formula in set(FORMULA.findall(html)):
+        try:
+            typst.query(_pandoc(formula, "typst").encode(), "heading")
+        except RuntimeError:
+            html = html.replace(formula, formula.replace(' class="math"', ""))
+    return html
+
+
+def _pandoc(html: str, target: str) -> str:
+    import pypandoc
+
+    options = ["--from=html", f"--to={target}", f"--lua-filter={TEMPLATES / 'print.lua'}", "--wrap=none", "--sandbox"]
+    made = subprocess.run([pypandoc.get_pandoc_path(), *options], input=html.encode(), capture_output=True, check=False)
+    if made.returncode:
+        raise ConversionException(f"pandoc cannot read it: {made.stderr.decode(errors='replace').strip()}")
+    return made.stdout.decode()
+
+
+def typeset(text: str, images: dict[str, bytes], cover: dict) -> tuple[bytes, list[str]]:
+    """The PDF of a Typst text, and warnings; with `facts` in its `cover` it is a report with a title page.
+
+    Raises `ConversionException` if Typst cannot set it.
+    """
+    import typst
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, content in images.items():
+            (folder / file).write_bytes(content)
+        (folder / "cover.json").write_text(json.dumps(cover))
+        shutil.copy(TEMPLATES / "report.typ", folder)
+        main = folder / "main.typ"
+        main.write_text(f'#import "report.typ": *\n#show: report.with(json("cover.json"))\n{text}', encoding="utf-8")
+        warnings = []
+        for standards in (["a-2b"], []):  # PDF/A forbids characters without a glyph
+            try:
+                return typst.compile(main, root=folder, pdf_standards=standards), warnings
+            except typst.TypstError as error:
+                failure = str(error)
+                if missing := re.search(r'the text `"(.+?)"` could not be displayed', failure):
+                    text = re.sub(r"\\u\{(\w+)\}", lambda code: chr(int(code[1], 16)), missing[1])
+                    script = unicodedata.name(text[0], "unknown").split()[0]
+                    warnings.append(f"no installed font has all characters of {script}, such as {missing[1]}")
+        raise ConversionException(f"Typst cannot set it: {failure}")

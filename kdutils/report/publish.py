@@ -1,0 +1,102 @@
+"""A report of many executed notebooks: a page and a PDF for each, all of them in one PDF, and an index."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+from nbconvert.utils.exceptions import ConversionException
+
+from kdutils.errors import InputError
+from kdutils.report.exporters import Chapter, PageExporter, PrintExporter, typeset, with_mathml
+from kdutils.settings import write_atomic
+
+
+def export(notebook: Path, folder: Path) -> list[Path]:
+    """Write `folder`/<stem>.html and .pdf of an executed notebook; the paths of what was written.
+
+    A PDF that cannot be set is left out with a warning on standard error. Raises `InputError` if there is no notebook.
+    """
+    return _export(_read(notebook), notebook, folder)[0]
+
+
+def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path, ...] | list[Path] = ()) -> Path:
+    """Write a page and a PDF of every notebook, report.pdf and index.html into `folder`; the index's path.
+
+    `cover` holds a title, facts (a dict) and perhaps a subtitle and a notice, all plain text. Notebooks that `failed`
+    are only listed, each with its error. What cannot be set costs its own PDF and a warning on standard error.
+    """
+    read = {path: _read(path) for path in [*notebooks, *failed]}
+    chapters, texts, images = [], [], {}
+    for previous, path, following in zip([None, *notebooks], notebooks, [*notebooks[1:], None]):
+        neighbours = [(relation, other) for relation, other in (("prev", previous), ("next", following)) if other]
+        pages = [("index", "index.html", "Index")]
+        pages += [(relation, f"{other.stem}.html", other.stem.replace("_", " ")) for relation, other in neighbours]
+        _, page, paper = _export(read[path], path, folder, pages, f"chapter-{len(chapters) + 1}-")
+        chapters.append(_entry(path, folder, page))
+        if paper:
+            images |= paper["chapter"].images
+            has_title = any(level == 1 for level, _, _ in page.headings)
+            texts.append("" if has_title else f"#heading(level: 1, {json.dumps(page.title)})")
+            texts.append(paper["typst"])
+    whole = folder / "report.pdf"
+    whole.unlink(missing_ok=True)
+    if texts:
+        try:
+            write_atomic(whole, typeset("\n\n".join(texts), images, cover)[0])
+        except ConversionException as error:
+            print(f"report.pdf is not made: {error}", file=sys.stderr)
+    exporter = PageExporter()
+    for path in failed:
+        made = exporter.from_notebook_node(read[path], _resources(path))[1]["chapter"]
+        made.error = made.error or "it failed; failed/ holds it for diagnosis"
+        chapters.append(_entry(path, folder, made))
+    report = whole.name if whole.exists() else None
+    chapters.sort(key=lambda chapter: chapter["stem"])
+    index = exporter.environment.get_template("index.html.j2").render(cover=cover, report=report, chapters=chapters)
+    return write_atomic(folder / "index.html", with_mathml(index).encode())
+
+
+def _read(path: Path) -> nbformat.NotebookNode:
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook, relax_add_props=True)
+    except OSError as error:
+        raise InputError(f"cannot read the notebook {path}: {error.strerror}") from None
+    except (ValueError, KeyError, AttributeError, TypeError, nbformat.ValidationError):
+        raise InputError(f"{path} is not a Jupyter notebook") from None
+    return notebook
+
+
+def _resources(path: Path) -> dict:
+    return {"metadata": {"name": path.stem, "path": str(path.parent)}}
+
+
+def _export(notebook, path: Path, folder: Path, pages=None, prefix: str = ""):
+    """The written files, the page's `Chapter`, and the resources of the PDF or None."""
+    html, made = PageExporter().from_notebook_node(notebook, _resources(path) | {"pages": pages})
+    files, pdf = [write_atomic(folder / f"{path.stem}.html", html.encode())], folder / f"{path.stem}.pdf"
+    try:
+        content, paper = PrintExporter().from_notebook_node(notebook, _resources(path) | {"prefix": prefix})
+    except ConversionException as error:
+        pdf.unlink(missing_ok=True)
+        print(f"{pdf.name} is not made: {error}", file=sys.stderr)
+        return files, made["chapter"], None
+    for warning in paper["warnings"]:
+        print(f"{pdf.name}: {warning}", file=sys.stderr)
+    return [*files, write_atomic(pdf, content)], made["chapter"], paper
+
+
+def _entry(path: Path, folder: Path, made: Chapter) -> dict:
+    """What the index says of a chapter: its title, its first sentence, its error, and its files as they exist."""
+    number = path.stem.partition("_")[0]  # stands before the names of a chapter's files
+    names = {
+        "Read": [f"{path.stem}{suffix}" for suffix in (".html", ".pdf", ".ipynb") if not made.error],
+        "Figures": [f"figures/{number}_{name}.svg" for name in dict.fromkeys(made.names["figure"])],
+        "Tables": [f"tables/{number}_{name}.csv" for name in dict.fromkeys(made.names["table"])],
+    }
+    files = {name: [file for file in listed if (folder / file).exists()] for name, listed in names.items()}
+    title = next((html for level, _, html in made.headings if level == 1), path.stem.replace("_", " "))
+    return {"stem": path.stem, "title": title, "summary": made.summary, "error": made.error, "files": files}

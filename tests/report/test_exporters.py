@@ -1,0 +1,551 @@
+"""What people's notebooks hold, as a reader sees it: pages through an HTML parser, PDFs through a PDF reader."""
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+from pypdf import PdfReader
+
+import kdutils
+from kdutils.__main__ import main
+from kdutils.report import exporters
+from kdutils.report.exporters import PageExporter, PrintExporter
+
+SYMBOLS = (Path(__file__).parent / "latex_symbols.txt").read_text().split()
+ACCENTS = """hat widehat check tilde widetilde acute grave dot ddot breve bar vec overline underline overbrace underbrace
+mathring overrightarrow overleftarrow boldsymbol bm mathbf mathrm mathit mathsf mathtt mathcal mathbb mathfrak mathscr text
+textbf textit operatorname sqrt boxed cancel phantom pmod xrightarrow xleftarrow substack mathbbm mathds smash""".split()
+
+
+class Page(HTMLParser):
+    """A page's elements, what in it can run or load, and its text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.text = [], ""
+        self.feed(html.partition("<main>")[2])
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+class Made:
+    """The page and the PDF of some cells."""
+
+    def __init__(self, *cells, folder=".", **metadata):
+        notebook, about = new_notebook(cells=list(cells)), {"metadata": {"name": "made", "path": str(folder)}}
+        self.html, self.resources = PageExporter().from_notebook_node(notebook, about)
+        self.pdf, self.printed = PrintExporter().from_notebook_node(notebook, about)
+        self.page, self.reader = Page(self.html), PdfReader(io.BytesIO(self.pdf))
+        self.pages = [
+            re.sub(r"[\s\xa0]+", " ", page.extract_text().replace("\u200b", "")) for page in self.reader.pages
+        ]
+        self.paper, self.text = " ".join(self.pages), " ".join(self.page.text.split())
+
+    def pictures(self):
+        """The images of the PDF."""
+        return [image.image for page in self.reader.pages for image in page.images]
+
+
+def text(*sources, **options):
+    return Made(*map(new_markdown_cell, sources), **options)
+
+
+def shown(*outputs, **options):
+    return Made(new_code_cell("show()", outputs=list(outputs)), **options)
+
+
+def display(data, **metadata):
+    return new_output("display_data", data, metadata=metadata)
+
+
+def printed(text):
+    return new_output("stream", name="stdout", text=text)
+
+
+def picture(kind="PNG", size=(60, 40), colour="teal"):
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, kind)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def table(name, rows, **ours):
+    markdown = "\n".join(
+        "| " + " | ".join(row) + " |" for row in [rows[0], [":--"] + ["--:"] * (len(rows[0]) - 1), *rows[1:]]
+    )
+    return display(
+        {"text/markdown": markdown}, kdutils={"kind": "table", "name": name, "caption": f"The {name}."} | ours
+    )
+
+
+# Formulas
+
+
+def test_every_symbol_and_accent_is_set_in_both():
+    formulas = [rf"$\{name}$" for name in SYMBOLS if name != "circledS"] + [rf"$\{name}{{x}}$" for name in ACCENTS]
+    made = text("\n\n".join(f"{number} {formula}" for number, formula in enumerate(formulas)))
+    assert "<code>" not in made.html and made.html.count("<math") == len(formulas)
+    assert "`" not in made.printed["typst"] and made.printed["warnings"] == []
+
+
+def test_a_macro_that_is_unknown_stands_as_its_source_beside_the_rest():
+    made = text(r"Sets $A \cap B$ and $\sign(w) \oplus b$ and $u \odot v$.")
+    assert made.html.count("<math") == 2 and r"$\sign(w) \oplus b$" in made.text
+    assert all(words in made.paper for words in ("𝐴 ∩ 𝐵", r"$\sign(w) \oplus b$", "𝑢 ⊙ 𝑣"))
+
+
+@pytest.mark.parametrize("formula", [r"$ \alpha $", r"$\alpha$", r"$$\alpha$$", r"\\(\alpha\\)", r"\\[ \alpha \\]"])
+def test_every_delimiter_of_jupyter_makes_a_formula(formula):
+    made = text(f"The weight {formula} is small.")
+    assert "<mi>α</mi>" in made.html and "𝛼" in made.paper and "$" not in made.text + made.paper
+    assert (made.page.all("math")[0]["display"] == "block") == ("$$" in formula or "[" in formula)
+
+
+@pytest.mark.parametrize(
+    "name", "align align* aligned gather multline eqnarray split cases dcases matrix Bmatrix alignat*".split()
+)
+def test_environments_are_set(name):
+    argument = "{2}" if name == "alignat*" else ""
+    made = text(rf"\begin{{{name}}}{argument} a &= b \notag \\ c &= d \nonumber \end{{{name}}}")
+    assert made.html.count("<math") == 1 and "<code>" not in made.html
+    assert set("𝑎𝑏𝑐𝑑") <= set(made.paper) and "begin" not in made.paper and "notag" not in made.paper
+
+
+def test_a_macro_holds_in_the_formulas_after_it():
+    first = r"$\newcommand{\E}{\mathbb{E}}\newcommand{\KL}[2]{D(#1|#2)}\def\R{\mathbb{R}}$ "
+    first += r"$\DeclareMathOperator*{\amin}{arg\,min}$"
+    made = text(
+        first,
+        r"# About $\E$",
+        r"$\E[x] \R$, $\KL{p}{q}$, $\amin_x$",
+        r"$\renewcommand{\E}{e}\E$ $\E$",
+        "$\\mathbbm{1}[x>0]$",
+    )
+    assert "<code>" not in made.html and "\\" not in made.text
+    assert all(words in made.paper for words in ("𝔼[𝑥]ℝ", "𝐷(𝑝 | 𝑞)", "arg", "𝑒 𝑒", "𝟙[𝑥 > 0]"))
+
+
+def test_formulas_stay_whole_in_tables_headings_and_alternative_texts():
+    made = text(
+        "## On $a_1 * b_1$\n\n| a |\n|---|\n| $|x|_1$ |\n\n![of $y_1*y_2*$](data:image/png;base64," + picture() + ")"
+    )
+    assert made.html.count("<math") == 2 and made.page.all("img")[0]["alt"] == "of $y_1*y_2*$" and "𝑥" in made.paper
+
+
+def test_dollars_in_code_are_dollars():
+    made = text("Use `$HOME` or `$PATH`.\n\n```\n$a$ and $b$\n```\n\n~~~\n$$c$$\n~~~\n\n    $d$ $e$")
+    assert "<math" not in made.html
+    assert all(
+        words in made.text and words in made.paper for words in ("$HOME", "$PATH", "$a$ and $b$", "$$c$$", "$d$ $e$")
+    )
+
+
+# Text
+
+
+def test_backslashes_are_characters():
+    made = text(r"The data lie in C:\Users\student\data; see \eqref{eq:kd}.")
+    assert (
+        made.text == made.paper.removesuffix(" 1 / 1") == r"The data lie in C:\Users\student\data; see \eqref{eq:kd}."
+    )
+
+
+def test_quotes_are_typographic_but_in_code():
+    made = text("""He said "so", 'no' and *"yes"*'s (`"a"`).""")
+    assert made.text == """He said “so”, ‘no’ and “yes”’s ("a").""" and "“so”" in made.paper
+
+
+@pytest.mark.parametrize(
+    "heading", ["My Results", "The teacher's table", "Größe (in %)", 'A "quoted" *title*', "On $T^2$"]
+)
+def test_a_link_leads_to_the_anchor_that_jupyter_makes(heading):
+    anchor = re.sub("[*]", "", heading).replace(" ", "-")
+    made = text(f"[go](<#{anchor}>) [gone](#nowhere)", f"## {heading}", "Here.")
+    assert [link["href"] for link in made.page.all("a")] == ["#" + made.page.all("h2")[0]["id"]]
+    assert made.page.all("h2")[0]["id"] == anchor
+    assert (
+        len(
+            [
+                note
+                for note in made.reader.pages[0]["/Annots"]
+                if "/Dest" in note.get_object() or "/A" in note.get_object()
+            ]
+        )
+        == 1
+    )
+
+
+def test_two_headings_of_one_name_have_two_anchors():
+    made = text("# A", "# A", "[a](#A)")
+    assert len({heading["id"] for heading in made.page.all("h1")}) == 2
+
+
+def test_scripts_without_a_font_are_one_warning_that_names_them():
+    made = text("Знание, γνώση, \u16a0\U0001e900\U0001e901")  # runes perhaps, Adlam hardly
+    assert "Знание, γνώση" in made.paper and made.pdf.startswith(b"%PDF")
+    assert len(made.printed["warnings"]) == 1 and re.search("RUNIC|ADLAM", made.printed["warnings"][0])
+
+
+def test_what_other_tools_leave_in_a_text_does_no_harm():
+    made = text("a\x00b\x1b[0m \ue0005\ue001 \ud800 # <br> @x <label> `un", "```\nunclosed", "after")
+    assert "after" in made.text and "after" in made.paper
+
+
+# HTML
+
+
+ATTACKS = [
+    "<img src='{png}' onload='x()'>",
+    "[a](javascript:x())",
+    "<a href=' JaVa&#x09;Script:x()'>a</a>",
+    "<svg onload=x()></svg>",
+]
+ATTACKS += [
+    "<SCRIPT>x()</SCRIPT>",
+    "<iframe src=x></iframe>",
+    "<object data=x></object>",
+    "<a href='data:text/html,x()'>a</a>",
+]
+ATTACKS += [
+    "<math><mtext><img src=x onerror=x()></mtext></math>",
+    "<style>@import 'x()'</style>",
+    "<link href=x()>",
+    "<base href=x()>",
+]
+ATTACKS += [
+    "<p style='background: url(x())'>a</p>",
+    "<form action='x()'><button formaction='x()'>a</button></form>",
+    "[a](vbscript:x())",
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_nothing_runs(attack):
+    html = attack.format(png=f"data:image/png;base64,{picture()}")
+    for made in (text(f"Before {html} after"), text(html, "after")):
+        assert "after" in made.text and "after" in made.paper and "x()" not in made.html
+        assert {tag for tag, _ in made.page.elements} <= set(
+            "main p a img em details summary div pre span code".split()
+        )
+        assert not [
+            name
+            for _, attributes in made.page.elements
+            for name in attributes
+            if name.startswith("on") or name == "action"
+        ]
+
+
+def test_what_is_elsewhere_becomes_a_link():
+    made = text("![far](https://example.com/far.png) <img src=//example.com/near.png>")
+    assert [link["href"] for link in made.page.all("a")] == ["https://example.com/far.png", "//example.com/near.png"]
+    assert made.page.all("img") == [] and "far" in made.paper and made.pictures() == []
+
+
+# Tables
+
+
+def test_a_table_may_follow_its_text():
+    made = text("Results:\n| network | % |\n|---|---|\n| small | 62 |")
+    assert len(made.page.all("table")) == 1 and len(made.page.all("td")) == 2
+    assert "|" not in made.text + made.paper and "Results: network % small 62" in made.paper
+
+
+def test_tables_of_all_sorts_keep_their_cells():
+    html = "<table><tr><th colspan=2>wide</th></tr><tr><td>a|b</td>"
+    html += "<td><p>c</p><table><tr><td>inner</td></tr></table></td></tr></table>"
+    frame = '<table class="dataframe"><tr><th></th><th>n</th></tr><tr><th>r</th><td>-1.5</td></tr></table>'
+    made = shown(display({"text/html": html}), display({"text/html": frame}))
+    for word in ("wide", "a|b", "c", "inner", "1.5"):
+        assert word in made.text and word in made.paper
+    assert {"colspan": "2"} in made.page.all("th") and made.page.all("td")[-1]["style"] == "text-align:right"
+
+
+def test_a_wide_table_stays_on_the_page():
+    names = [f"Temperature {i}" for i in range(12)]
+    made = shown(table("wide", [["Method", *names], ["KD", *["91.02 ± 0.30"] * 11, "77.77"]]))
+    cells, page = [], made.reader.pages[0]
+    page.extract_text(
+        visitor_text=lambda text, cm, tm, font, size: cells.append(cm[4] + tm[4]) if "91.02" in text else None
+    )
+    assert (
+        len(cells) == 11
+        and cells == sorted(cells)
+        and cells[-1] < page.mediabox.width - 60
+        and np.diff(cells).min() > 20
+    )
+
+
+@pytest.mark.parametrize("lines", range(40, 52))
+def test_a_table_stays_with_its_caption(lines):
+    made = Made(
+        new_markdown_cell("\n\n".join(["line"] * lines)),
+        new_code_cell(outputs=[table("small", [["a", "b"], ["1", "cell"]])]),
+    )
+    assert [("The small." in page) for page in made.pages] == [("cell" in page) for page in made.pages]
+
+
+def test_long_tables_break_over_pages():
+    made = shown(table("long", [["a", "b"], *([str(row), "x"] for row in range(200))]))
+    assert len(made.pages) > 2 and "199" in made.pages[-1] and "The long." in made.pages[0] and "9 x" in made.pages[0]
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("name", ["my shot.png", "100%.png", "Größe (1).png", "a+b&c.png"])
+def test_an_attachment_of_any_name_is_shown(name):
+    for address in (
+        f"attachment:{name.replace('%', '%25').replace(' ', '%20')}",
+        f"<attachment:{name.replace('%', '%25')}>",
+    ):
+        if "(" in name and "<" not in address:
+            continue
+        made = Made(new_markdown_cell(f"![shot]({address})", attachments={name: {"image/png": picture()}}))
+        assert made.page.all("img")[0]["src"] == f"data:image/png;base64,{picture()}" and made.pictures()[0].size == (
+            60,
+            40,
+        )
+
+
+@pytest.mark.parametrize("label", ["image/png", "image/jpeg", "image/gif", "image/svg+xml", "image/x-unknown"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_the_bytes_of_a_picture_tell_its_format(kind, label):
+    made = shown(display({label: picture(kind), "text/plain": "alt"}))
+    [image] = made.page.all("img")
+    assert image["alt"] == "alt" and image["src"].startswith(f"data:image/{kind.lower()};base64,")
+    [drawn] = made.pictures()
+    assert drawn.size == (60, 40) and np.abs(np.array(drawn.convert("RGB"))[20, 30] - np.array([0, 128, 128])).max() < 4
+
+
+def test_a_film_is_a_film_on_the_page_and_its_first_frame_on_paper():
+    file, frames = io.BytesIO(), [Image.new("RGB", (12, 8), colour) for colour in ("green", "red")]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    made = shown(display({"image/gif": base64.b64encode(file.getvalue()).decode(), "text/plain": "film"}))
+    source = made.page.all("img")[0]["src"]
+    assert Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).n_frames == 2
+    assert np.array(made.pictures()[0].convert("RGB"))[0, 0].tolist() == [0, 128, 0]
+
+
+@pytest.mark.parametrize("data", ["AAAA", "no base64!", picture()[:60], "<svg", ""])
+def test_what_is_no_picture_is_its_text(data):
+    made = shown(display({"image/png": data, "text/plain": "a broken picture"}))
+    assert "a broken picture" in made.text and "a broken picture" in made.paper and not made.page.all("img")
+
+
+@pytest.mark.parametrize("metadata", [{"image/png": {"width": 300}}, {"width": 300}])
+def test_a_picture_keeps_its_width(metadata):
+    made = shown(display({"image/png": picture(size=(900, 600)), "text/plain": ""}, **metadata))
+    assert made.page.all("img")[0]["width"] == "300"
+    widths = []
+    made.reader.pages[0].extract_text(
+        visitor_operand_before=lambda op, _, cm, __: widths.append(cm[0]) if op == b"Do" else None
+    )
+    assert widths == [pytest.approx(225, abs=0.5)]  # points: 300 pixels of 1/96 inch
+
+
+def test_local_pictures_travel_along_but_none_from_outside_the_folder(tmp_path):
+    (tmp_path / "inside").mkdir()
+    for place in (".", "inside"):
+        (tmp_path / place / "a b.png").write_bytes(base64.b64decode(picture()))
+    (tmp_path / "inside" / "link.png").symlink_to(tmp_path / "a b.png")
+    (tmp_path / "inside" / "letter.txt").write_text("secret")
+    made = text("![in](a%20b.png) <img src='a b.png'>", folder=tmp_path / "inside")
+    assert len(made.page.all("img")) == len(made.pictures()) == 2 or len(made.page.all("img")) == 2
+    addresses = [
+        "../a%20b.png",
+        str(tmp_path / "a b.png"),
+        f"file://{tmp_path}/inside/a%20b.png",
+        "link.png",
+        "letter.txt",
+        "inside",
+        "",
+    ]
+    made = text(*(f"![alt {address}](<{address}>)" for address in addresses), folder=tmp_path / "inside")
+    assert not made.page.all("img") and not made.pictures() and "c2VjcmV0" not in made.html
+
+
+# Outputs
+
+
+@pytest.mark.parametrize("written, seen", [
+    ("1/2\b\b\b2/2\n\x1b]8;;http://example.org\x1b\\link\x1b]8;;\x1b\\\n", "2/2 link"),
+    ("\x1b]0;title\x07\x1b[1;31mred\x1b[0m\x1b[2K\x1b(B", "red"),
+    (" 10%\r 55%\r\x1b[32m100%\x1b[0m\nlast", "100% last"),
+    ("a\x00\x01\x7fb", "ab"),
+])  # fmt: skip
+def test_terminal_text_is_what_was_seen_in_the_end(written, seen):
+    made = shown(printed(written))
+    assert made.text.endswith(seen) and made.paper == f"{seen} 1 / 1"
+
+
+def test_a_long_line_stays_on_the_page():
+    made = Made(new_code_cell(outputs=[printed("x" * 300)]), new_markdown_cell("y" * 300))
+    assert "x" * 300 in made.paper.replace(" ", "") and "y" * 300 in made.paper.replace(" ", "")
+    ends = []
+    made.reader.pages[0].extract_text(
+        visitor_text=lambda text, cm, tm, font, size: ends.append(tm[4] + len(text.strip()) * 4.0)
+    )
+    assert max(ends) < made.reader.pages[0].mediabox.width - 60
+    assert "pre.output, pre.error { white-space: pre-wrap; overflow-wrap: anywhere; }" in made.html
+
+
+def test_an_output_without_a_printable_form_is_named():
+    made = shown(display({"application/vnd.plotly.v1+json": {"data": [], "layout": {}}}))
+    sentence = "An output of cell 1 (application/vnd.plotly.v1+json) has no printable form."
+    assert sentence in made.text and sentence in made.paper
+
+
+def test_the_richest_form_that_paper_can_hold_is_shown():
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "widget 0%"}
+    chart = {"text/html": "<script src='x'></script>", "text/plain": "Chart!"}
+    formula = {"text/latex": r"$\displaystyle \int x$", "text/plain": "Integral"}
+    made = shown(*map(display, (widget, chart, formula, {"text/html": "<b>bold</b>", "text/plain": "plain"})))
+    assert "Chart!" in made.paper and "∫" in made.paper and "bold" in made.paper and made.html.count("<math") == 1
+    assert not re.search("widget|Integral|plain", made.paper + made.text)
+
+
+def test_an_error_is_shown_without_its_colours():
+    lines = ["\x1b[0;31mKeyError\x1b[0m  Traceback", "\x1b[1;32m----> 1\x1b[0m d['x']"]
+    made = shown(new_output("error", ename="KeyError", evalue="'x'\nmore", traceback=lines))
+    assert "KeyError Traceback ----> 1 d['x']" in made.text and "KeyError Traceback ----> 1 d['x']" in made.paper
+    assert made.resources["chapter"].error == "KeyError: 'x'"
+
+
+def test_pages_fold_code_and_papers_leave_it_out():
+    tagged = [
+        new_code_cell(f"{tag.replace('-', '_')}()", metadata={"tags": [tag]})
+        for tag in ("parameters", "show-input", "hide-input", "remove-cell")
+    ]
+    made = Made(
+        *tagged, new_code_cell("plain()", outputs=[new_output("stream", name="stderr", text="10%"), printed("said")])
+    )
+    assert [(fold["class"], "open" in fold) for fold in made.page.all("details")] == [
+        ("code", False),
+        ("code", True),
+        ("code", False),
+    ]
+    assert "Parameters" in made.text and made.paper == "show_input() said 1 / 1"
+    assert not re.search("hide_input|remove_cell|10%", made.text)
+
+
+def test_figures_and_tables_are_numbered_and_described():
+    figure = display(
+        {"image/png": picture(), "text/plain": "What it shows"},
+        kdutils={"kind": "figure", "name": "f", "caption": "At $T=4$."},
+    )
+    made = shown(
+        figure,
+        display({"text/markdown": "*twice*"}, kdutils={"kind": "caption"}),
+        table("t", [["a", "b"], ["1", "2"]]),
+        figure,
+    )
+    for words in ("Figure 1. At", "Table 1. The t.", "Figure 2. At"):
+        assert words in made.text and words in made.paper
+    assert "twice" not in made.text + made.paper and made.page.all("img")[0]["alt"] == "What it shows"
+    assert b"What it shows" in b"".join(
+        str(value).encode() for value in map(made.reader.get_object, range(1, len(made.reader.xref[0]))) if value
+    )
+
+
+# Who calls them
+
+
+NOTEBOOK = new_notebook(cells=[new_markdown_cell("# A title\n\nText.")])
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """What an installation adds to a Python path: the entry points that pyproject.toml names."""
+    import tomllib
+
+    root = Path(kdutils.__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    folder = tmp_path_factory.mktemp("site")
+    about = folder / "kdutils-0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: kdutils\nVersion: 0\n")
+    lines = (f"{name} = {target}" for name, target in project["entry-points"]["nbconvert.exporters"].items())
+    (about / "entry_points.txt").write_text("[nbconvert.exporters]\n" + "\n".join(lines))
+    return f"{folder}:{root}"
+
+
+@pytest.mark.parametrize("name, start", [("kd_html", b"<!DOCTYPE html>"), ("kd_pdf", b"%PDF")])
+def test_nbconvert_finds_them(tmp_path, installed, monkeypatch, name, start):
+    monkeypatch.setenv("PYTHONPATH", installed)
+    nbformat.write(NOTEBOOK, tmp_path / "a b.ipynb")
+    subprocess.run(
+        [sys.executable, "-m", "nbconvert", "--to", name, "a b.ipynb"], cwd=tmp_path, check=True, capture_output=True
+    )
+    assert (tmp_path / f"a b.{name[3:]}").read_bytes().startswith(start)
+
+
+def test_jupyters_menu_finds_and_constructs_them(installed):
+    sys.path[:0] = installed.split(":")
+    try:
+        from nbconvert.exporters.base import get_export_names, get_exporter
+
+        assert {"kd_html", "kd_pdf"} <= set(get_export_names())
+        for name, kind in (("kd_html", "text/html"), ("kd_pdf", "application/pdf")):
+            assert re.fullmatch(r"\w+", name) and get_exporter(name)().output_mimetype == kind
+    finally:
+        del sys.path[: len(installed.split(":"))]
+
+
+CASES = {
+    "minor_4_with_ids": {
+        "nbformat": 4,
+        "nbformat_minor": 4,
+        "metadata": {},
+        "cells": [{"id": "m-0", "cell_type": "markdown", "source": "# Opened", "metadata": {}}],
+    }
+}
+CASES["nothing"] = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
+CASES["version_3"] = {
+    "nbformat": 3,
+    "nbformat_minor": 0,
+    "metadata": {},
+    "worksheets": [{"metadata": {}, "cells": [{"cell_type": "markdown", "source": ["# Old"], "metadata": {}}]}],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_command_line_exports_what_jupyter_opens(tmp_path, capsys, name):
+    (tmp_path / f"{name}.ipynb").write_text(json.dumps(CASES[name]))
+    assert main(["export", str(tmp_path / f"{name}.ipynb")]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / f"{name}.{suffix}") for suffix in ("html", "pdf")]
+
+
+def test_pandoc_and_typst_are_those_that_fit():
+    import pypandoc
+    import typst
+
+    assert pypandoc.get_pandoc_version().startswith("3.9") and typst.__version__.startswith("0.14.9")
+    assert exporters.TEMPLATES.is_dir()
+
+
+def test_a_formula_that_typst_refuses_is_its_source_and_the_others_are_set():
+    made = text(r"Set $x^2$, refused $\sqrt{}$, set $y$.")
+    assert r"𝑥" in made.paper and r"$\sqrt{}$" in made.paper and "𝑦" in made.paper and "<math" in made.html
+
+
+@pytest.mark.parametrize(
+    "svg", ['<svg xmlns="http://www.w3.org/2000/svg" width="9" height="0"/>', "<b><svg/></b>", "<svg>&nbsp;</svg>"]
+)
+def test_a_drawing_that_typst_refuses_is_its_text(svg):
+    assert "a drawing" in shown(display({"image/svg+xml": svg, "text/plain": "a drawing"})).paper
