@@ -26,10 +26,15 @@ from .networks.packed import (
 from .networks.registry import build_model as build_model
 from .report.chapter import open_chapter as open_chapter, open_study as open_study
 from .report.costs import (
+    cost_table as cost_table,
     fill_rate as fill_rate,
     grid_needs as grid_needs,
     inference_table as inference_table,
+    networks_table as networks_table,
+    policies_table as policies_table,
+    precision_table as precision_table,
     scaling_table as scaling_table,
+    stem_sentence as stem_sentence,
 )
 from .report.page import Page as Page
 from .report.plots import (
@@ -58,21 +63,16 @@ from .report.tables import (
     agreement_table as agreement_table,
     compare as compare,
     confused_sentence as confused_sentence,
-    cost_table as cost_table,
     dataset_table as dataset_table,
     gains_table as gains_table,
     grid_table as grid_table,
     memory_table as memory_table,
     metrics_table as metrics_table,
-    networks_table as networks_table,
-    policies_table as policies_table,
-    precision_table as precision_table,
     provenance as provenance,
     published as published,
     published_gain as published_gain,
     published_sentences as published_sentences,
     ranking_sentence as ranking_sentence,
-    stem_sentence as stem_sentence,
 )
 from .runs.records import Record as Record
 from .runs.run import run as run, run_all as run_all, run_arms as run_arms
