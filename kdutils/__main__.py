@@ -14,7 +14,6 @@ examples:
   python -m kdutils report                              the whole suite, profile quick
   python -m kdutils report --profile paper --seeds 0,1,2
   python -m kdutils report --only 01,03 -p 03.temperature=4 -p 03.kd_weight=0.9
-  python -m kdutils report --scheduler tcp://host:8786  the runs on a Dask cluster
   python -m kdutils run 03_one_teacher -p temperature=4
   python -m kdutils data                                what data there is; `data cifar10` fetches it
   python -m kdutils export my_executed_notebook.ipynb   HTML and PDF beside it
@@ -101,11 +100,10 @@ def _report(only: list[str] | None, seeds: str | None, given: list[str], **value
 def _lab() -> int:
     from jupyterlab.labapp import LabApp
 
-    from kdutils.suite import NOTEBOOKS, list_notebooks
+    from kdutils.suite import list_notebooks
 
-    list_notebooks()  # complains where there are none
+    os.chdir(list_notebooks()[0].parent)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this interpreter's kernel, not one that the user has installed
-    os.chdir(NOTEBOOKS)
     LabApp.launch_instance(["--allow-root"])
     return 0
 
@@ -121,10 +119,12 @@ def _data(names: list[str], rebuild: bool) -> int:
         datasets.load_dataset(name)
     print(f"{settings().data_dir}:")
     for name in datasets.DATASETS:
-        found = datasets.load_dataset(name) if datasets.is_cached(name) else None
-        sizes = found and f"{len(found.train_labels):>6,} training and {len(found.test_labels):>6,} test images"
-        listed = found and f"{sizes}, {len(found.classes)} classes, digest {found.digest}"
-        print(f"  {name:<10} {listed or f'not here; `python -m kdutils data {name}` gets it'}")
+        what = f"not here; `python -m kdutils data {name}` gets it"
+        if datasets.is_cached(name):
+            found = datasets.load_dataset(name)
+            sizes = f"{len(found.train_labels):>6,} training and {len(found.test_labels):>6,} test images"
+            what = f"{sizes}, {len(found.classes)} classes, digest {found.digest}"
+        print(f"  {name:<10} {what}")
     return 0
 
 

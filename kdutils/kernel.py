@@ -80,11 +80,15 @@ class Kernel:
         client.start_channels()
         await client.wait_for_ready(_LIMITS["start_timeout"])
         cleared = f"""
-            import os
-            shell = get_ipython()
-            shell.begun_with = getattr(shell, "begun_with", dict(os.environ))
-            os.environ.clear(), os.environ.update(shell.begun_with | {environment!r}), os.chdir({str(folder)!r})
-            shell.reset(new_session=True)
+            def renew():
+                import os
+                shell = get_ipython()
+                shell.begun_with = getattr(shell, "begun_with", dict(os.environ))
+                os.environ.clear(), os.environ.update(shell.begun_with | {environment!r}), os.chdir({str(folder)!r})
+                module = {{name: value for name, value in globals().items() if name.startswith("__")}}
+                shell.reset(new_session=True)
+                shell.user_ns.update(module)
+            renew()
         """
         await client.execute(cleared, silent=True, reply=True, timeout=_LIMITS["start_timeout"])
         return self._manager

@@ -68,7 +68,7 @@ def settings(**given: Any) -> Settings:
 
 
 def pin_settings(**given: Any) -> None:
-    """Check the settings and write them to the environment, their folders absolute: kernels and workers run elsewhere."""
+    """Check the settings and put them into the environment, folders absolute: kernels and workers run elsewhere."""
     for name, value in settings(**given).model_dump(exclude_unset=True).items():
         os.environ[f"KD_{name.upper()}"] = str(value)
     if os.environ.get("TMPDIR"):

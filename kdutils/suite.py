@@ -143,7 +143,7 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
     profile, *others = dict.fromkeys(values["profile"] for values in chapters.values())
     if others:
         raise InputError(f"a report has one profile, got {profile!r} and {others[0]!r}: give it by --profile")
-    store = Store.default()  # it complains
+    store = Store.default()  # it complains where it cannot be written
     plan = Plan(profile, {path: _resolve(path, offered[path], chapters[path]) for path in notebooks})
     sets = {values.get("dataset") for values in plan.chapters.values()} & DATASETS.keys()
     if settings().scheduler:

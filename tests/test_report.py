@@ -18,6 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 from pypdf import PdfReader
+from smoke_report import Copy
 
 import kdutils as kd
 
@@ -317,6 +318,17 @@ def test_the_same_command_again_takes_nothing(smoke, report):
     again = smoke.run(*smoke.command)
     assert again.returncode == 0 and again.stdout.count("unchanged") == len(CHAPTERS)
     assert state(smoke.runs, report) == before
+
+
+def test_relative_folders_hold_from_where_the_command_is_given(tmp_path, data_folder):
+    copy = Copy(tmp_path / "a b #{x}", data_folder)
+    command = ("run", "./notebooks/01_baseline_small_cnn.ipynb", "--profile", "smoke", "--dataset", "synthetic")
+    for outcome in ("done", "unchanged"):
+        done = copy.run(*command, KD_RUNS_DIR="my runs")
+        assert done.returncode == 0 and f" {outcome}\n" in done.stdout, done.stdout + done.stderr
+    assert len(list((copy.root / "my runs").glob("small_cnn-*/summary.json"))) == 2
+    assert list(tmp_path.rglob("my runs")) == [copy.root / "my runs"]
+    assert (copy.reports / "01_baseline_small_cnn.pdf").is_file()
 
 
 # Killed
