@@ -1,7 +1,7 @@
 # make report   set up, run the suite on the quick profile, say where the report is
 # make test     set up, run the tests
 # make lab      set up, open the notebooks in JupyterLab
-# make cluster-demo  set up, run a small grid on a Dask cluster of this machine
+# make cluster-demo  set up, run the smoke report on a Dask scheduler and two workers of this machine
 # make clean    remove the environment and the made reports; recorded runs and data stay
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ lab: $(READY)
 	$(BIN)/jupyter lab notebooks
 
 cluster-demo: $(READY)
-	$(BIN)/python -m kdutils cluster-demo
+	$(BIN)/python -m tests.benchmarks.cluster_demo $(ARGS)
 
 # uv installs the same wheels as pip, with several downloads at once
 $(READY): requirements.txt pyproject.toml
