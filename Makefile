@@ -4,7 +4,7 @@
 # make fuzz          set up, send 500 random notebooks through both exporters
 # make lab           set up, open the notebooks in JupyterLab
 # make benchmark     set up, measure training speed against the usual loop
-# make cluster-demo  set up, run a small grid on a Dask cluster of this machine
+# make cluster-demo  set up, run the smoke report on a Dask scheduler and two workers of this machine
 # make clean         remove the environment and the made reports; recorded runs and data stay
 
 PYTHON ?= python3
@@ -33,7 +33,7 @@ benchmark: $(READY)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 cluster-demo: $(READY)
-	$(BIN)/python -m tests.benchmarks.cluster_demo
+	$(BIN)/python -m tests.benchmarks.cluster_demo $(ARGS)
 
 # uv installs the same wheels as pip, with several downloads at once
 $(READY): requirements.txt pyproject.toml

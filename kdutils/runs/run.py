@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kdutils.data.datasets import Dataset, load_dataset
-from kdutils.data.views import VIEWS, split_indices
+from kdutils.data.views import VIEWS, epoch_stream, split_indices
 from kdutils.distillation.tables import SHARD, ViewTable
 from kdutils.errors import InputError
 from kdutils.machine import Runtime, detect_runtime
@@ -226,8 +226,10 @@ def _plan(todo: dict[str, RunSpec], datasets: dict[str, Dataset]) -> tuple[dict[
         for spec, _ in those.values():
             check_teachers(spec, datasets[spec.data.name])
         labels = datasets[spec.data.name].train_labels
-        entries = np.zeros(len(labels) * VIEWS, dtype=bool)
-        entries[training_codes(spec, split_indices(labels, *spec.data.split)[0])] = True
+        train, entries = split_indices(labels, *spec.data.split)[0], np.zeros(len(labels) * VIEWS, dtype=bool)
+        for epoch in range(spec.epochs):
+            indices, views = epoch_stream(train, spec.data.views, spec.seed, epoch)
+            entries[(indices * VIEWS + views).numpy()] = True
         bits = np.packbits(entries)
         for node, (_, teacher) in those.items():
             tables[node] = teacher, bits | tables[node][1] if node in tables else bits

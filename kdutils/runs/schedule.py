@@ -64,8 +64,8 @@ def execute(graph: dict[str, set[str]], jobs_of: Callable, finish: Callable, poo
         for slot in pool.free()[: len(waiting)]:
             pool.begin(slot, heappop(waiting)[-1])
         for job, result in pool.ended():
-            deaths[job] += isinstance(result, Death)
-            if isinstance(result, Death) and deaths[job] < _TRIES:
+            deaths.update([job] if isinstance(result, Death) else [])
+            if 0 < deaths[job] < _TRIES and isinstance(result, Death):
                 warnings.warn(f"a worker process died: its job ({job.title}) begins again", stacklevel=3)
                 heappush(waiting, (-float("inf"), next(number), job))
                 continue
