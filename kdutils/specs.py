@@ -6,8 +6,6 @@ A student's spec contains its teachers' specs, so the graph of what depends on w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -166,15 +164,3 @@ class RunSpec(Value):
         done before, leaves every recorded run valid. Never change the meaning of a default.
         """
         return f"{self.model.name}-{hashlib.sha256(self.canonical().encode()).hexdigest()[:16]}"
-
-
-def unique(specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """`specs` without duplicates, and with the runs they need, each before those that need it."""
-    graph: dict[RunSpec, tuple[RunSpec, ...]] = {}
-    todo = list(specs)
-    while todo:
-        spec = todo.pop()
-        if spec not in graph:
-            graph[spec] = spec.needs
-            todo += spec.needs
-    return list(TopologicalSorter(graph).static_order())

@@ -9,7 +9,8 @@ import warnings
 import pytest
 from pydantic import ValidationError
 
-from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec, unique
+from kdutils.distillation.methods import KD
+from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.values import explain
 
 
@@ -22,13 +23,9 @@ def resnet(**changes) -> RunSpec:
 
 
 def taught(*teachers: RunSpec, **changes) -> RunSpec:
-    fields = {"teachers": teachers, "temperature": 4.0, "kd_weight": 0.5}
-    return cnn(
-        distillation=Distillation(
-            **fields | {k: changes.pop(k) for k in list(changes) if k in Distillation.model_fields}
-        ),
-        **changes,
-    )
+    given = {name: changes.pop(name) for name in list(changes) if name in KD.model_fields}
+    method = KD(**{"temperature": 4.0, "kd_weight": 0.5} | given)
+    return cnn(distillation=Distillation(teachers=teachers, method=method), **changes)
 
 
 def wrn(precision: str = "bonn", **changes) -> RunSpec:
@@ -174,11 +171,10 @@ DATA_CHANGES = {
     "normalisation": "half",
     "views": 161,
 }
-OPTIMISER_CHANGES = {
-    "name": "sgd", "learning_rate": 2e-3, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step", "milestones": (3,), "factor": 0.2,
-}  # fmt: skip
+OPTIMISER_CHANGES = {"name": "sgd", "learning_rate": 2e-3, "momentum": 0.9, "weight_decay": 1e-4}
+OPTIMISER_CHANGES |= {"schedule": "step", "milestones": (3,), "factor": 0.2}
 BAYESIAN_CHANGES = {"kernel_weight": 0.0, "nu": 1e-3, "feature_weight": 1e-2}
-KD_CHANGES = {"teachers": (resnet(seed=1),), "temperature": 3.0, "kd_weight": 0.4, "average": "probabilities"}
+KD_CHANGES = {"temperature": 3.0, "kd_weight": 0.4, "ce_weight": 0.6, "average": "probabilities"}
 
 
 def test_every_field_changes_the_key():
@@ -186,8 +182,7 @@ def test_every_field_changes_the_key():
     changed += [resnet(data=DataSpec(**{"name": "synthetic"} | {name: value})) for name, value in DATA_CHANGES.items()]
     changed += [resnet(optimiser=OptimiserSpec(**{name: value})) for name, value in OPTIMISER_CHANGES.items()]
     changed += [resnet(model=ModelSpec(name="resnet18", options={"stem": stem})) for stem in ("cifar", "imagenet")]
-    kd = {"teachers": (resnet(),), "temperature": 4.0, "kd_weight": 0.5}
-    changed += [cnn(distillation=Distillation(**kd | {name: value})) for name, value in KD_CHANGES.items()]
+    changed += [taught(resnet(), **{name: value}) for name, value in KD_CHANGES.items()]
     changed += [
         wrn(),
         wrn(bayesian=Bayesian()),
@@ -205,13 +200,39 @@ def test_every_field_changes_the_key():
 
 
 def test_the_list_of_changes_is_complete():
-    assert set(CHANGES) | {"bayesian"} == set(RunSpec.model_fields) and set(BAYESIAN_CHANGES) == set(
-        Bayesian.model_fields
-    )
-    assert set(DATA_CHANGES) == set(DataSpec.model_fields)
-    assert set(OPTIMISER_CHANGES) == set(OptimiserSpec.model_fields) and set(KD_CHANGES) == set(
-        Distillation.model_fields
-    )
+    assert set(CHANGES) | {"bayesian"} == set(RunSpec.model_fields)
+    assert set(BAYESIAN_CHANGES) == set(Bayesian.model_fields) and set(DATA_CHANGES) == set(DataSpec.model_fields)
+    assert set(OPTIMISER_CHANGES) == set(OptimiserSpec.model_fields)
+    assert set(KD_CHANGES) | {"name"} == set(KD.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (wrn(), cnn(model=ModelSpec(name="wrn_22", options={"width": 16, "dropout": 0.0, "precision": "bonn"}))),
+        (resnet(), resnet(model=ModelSpec(name="resnet18", options={"stem": "cifar_pool"}))),
+        (
+            cnn(model=ModelSpec(name="wrn_22", options={"width": 16})),
+            cnn(model=ModelSpec(name="wrn_22", options={"width": 16.0, "dropout": 0})),
+        ),
+        (taught(resnet(), kd_weight=0), taught(resnet(), kd_weight=-0.0, ce_weight=1)),
+        (taught(resnet(), temperature=4), taught(resnet(), temperature=4.0, ce_weight=0.5, average="logits")),
+        (cnn(optimiser=OptimiserSpec(weight_decay=0)), cnn(optimiser=OptimiserSpec(weight_decay=-0.0))),
+    ],
+)
+def test_equal_specs_have_equal_keys_and_hashes(one, other):
+    assert one == other and one.key == other.key and hash(one) == hash(other) and len({one, other}) == 1
+
+
+def test_every_spec_hashes_and_other_specs_are_other_members_of_a_set():
+    specs = [cnn(), wrn(), taught(resnet()), resnet(init=resnet()), wrn(bayesian=Bayesian()), cnn(seed=1)]
+    assert len({*specs, *(RunSpec.model_validate_json(spec.model_dump_json()) for spec in specs)}) == len(specs)
+
+
+def test_with_changes_one_field_and_checks_it():
+    assert cnn().with_(seed=3) == cnn(seed=3) and cnn().with_() == cnn()
+    with pytest.raises(ValidationError):
+        cnn().with_(epochs=0)
 
 
 def test_fields_at_their_default_do_not_enter_the_key():
@@ -251,48 +272,47 @@ def test_an_integer_learning_rate_is_the_same_number():
     assert cnn(optimiser=OptimiserSpec(learning_rate=1)).key == cnn(optimiser=OptimiserSpec(learning_rate=1.0)).key
 
 
+def named(network: str, content: str) -> str:
+    return f"{network}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+DATA = '"data": {"name": "cifar10", "train_size": 9000, "val_size": 1000}'
+
+
 def test_keys_of_recorded_runs_are_pinned():
-    """Computed once by hand-written JSON and SHA-256: were they to change, every recorded run would be lost."""
+    """By hand-written JSON and SHA-256: were they to change, every recorded run would be lost."""
     data = DataSpec(name="cifar10", train_size=9000, val_size=1000)
     alone = RunSpec(data=data, model=ModelSpec(name="small_cnn"), epochs=30)
-    teachers = tuple(
-        RunSpec(
-            data=data,
-            model=ModelSpec(name=name, options={"stem": "cifar_pool"}),
-            init="imagenet",
-            optimiser=OptimiserSpec(learning_rate=1e-4),
-            epochs=20,
-        )
-        for name in ("resnet18", "resnet50")
+    teacher = RunSpec(
+        data=data,
+        model=ModelSpec(name="resnet50", options={"stem": "imagenet"}),
+        init="imagenet",
+        optimiser=OptimiserSpec(learning_rate=1e-4),
+        epochs=20,
     )
-    student = RunSpec(**dict(alone) | {"distillation": Distillation(teachers=teachers, temperature=4.0, kd_weight=0.9)})
-    content = '{"data": {"name": "cifar10", "train_size": 9000, "val_size": 1000}, "epochs": 30, "model": {"name": "small_cnn"}}'
-    assert alone.key == "small_cnn-2aa0dbe13f44f87d" == f"small_cnn-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-    assert teachers[1].key == "resnet50-1801ddc61b5a771d"
-    assert student.key == "small_cnn-992d0c1061b02eb9"
+    student = alone.with_(distillation=Distillation(teachers=(teacher,), method=KD(temperature=4.0, kd_weight=0.9)))
+    assert alone.key == named("small_cnn", f'{{{DATA}, "epochs": 30, "model": {{"name": "small_cnn"}}}}')
+    theirs = f'{{{DATA}, "epochs": 20, "init": "imagenet", "model": {{"name": "resnet50", "options": {{"stem": '
+    theirs += '"imagenet"}}, "optimiser": {"learning_rate": 0.0001, "name": "adam"}}'
+    assert teacher.key == named("resnet50", theirs)
+    method = '{"ce_weight": 0.1, "kd_weight": 0.9, "name": "kd", "temperature": 4.0}'
+    distilled = f'"distillation": {{"method": {method}, "teachers": [{theirs}]}}'
+    assert student.key == named("small_cnn", f'{{{DATA}, {distilled}, "epochs": 30, "model": {{"name": "small_cnn"}}}}')
 
 
 def test_keys_of_binary_runs_are_pinned():
-    data, optimiser = (
-        DataSpec(name="cifar10", normalisation="half"),
-        OptimiserSpec(learning_rate=1e-3, weight_decay=1e-5),
-    )
+    data, optimiser = DataSpec(name="cifar10", normalisation="half"), OptimiserSpec(weight_decay=1e-5)
     network = ModelSpec(name="wrn_22", options={"precision": "bonn", "dropout": 0.3})
-    spec = RunSpec(
-        data=data, model=network, optimiser=optimiser, epochs=60, batch_size=128, bayesian=Bayesian(), test_curve=True
-    )
-    content = (
-        '{"batch_size": 128, "bayesian": {}, "data": {"name": "cifar10", "normalisation": "half"}, "epochs": 60, '
-        '"model": {"name": "wrn_22", "options": {"dropout": 0.3, "precision": "bonn"}}, "optimiser": {"weight_decay": 1e-05}, "test_curve": true}'
-    )
-    assert spec.key == "wrn_22-45a61d5b39a33ae7" == f"wrn_22-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-    later = (
-        '{"bayesian": {"feature_weight": 0.01}, "data": {"name": "cifar10", "normalisation": "half"}, "epochs": 5, "init": '
-        + content
-    )
-    later += ', "model": {"name": "wrn_22", "options": {"dropout": 0.3, "precision": "bonn"}}}'
+    common = {"data": data, "model": network, "optimiser": optimiser, "epochs": 60, "batch_size": 128}
+    spec = RunSpec(**common, bayesian=Bayesian(), test_curve=True)
+    model = '"model": {"name": "wrn_22", "options": {"dropout": 0.3, "precision": "bonn"}}'
+    where = '"data": {"name": "cifar10", "normalisation": "half"}'
+    content = f'{{"batch_size": 128, "bayesian": {{}}, {where}, "epochs": 60, {model}, '
+    content += '"optimiser": {"name": "adam", "weight_decay": 1e-05}, "test_curve": true}'
+    assert spec.key == named("wrn_22", content)
     finer = RunSpec(data=data, model=network, init=spec, epochs=5, bayesian=Bayesian(feature_weight=1e-2))
-    assert finer.key == "wrn_22-7d2eadb32e7d8e99" == f"wrn_22-{hashlib.sha256(later.encode()).hexdigest()[:16]}"
+    later = f'{{"bayesian": {{"feature_weight": 0.01}}, {where}, "epochs": 5, "init": {content}, {model}}}'
+    assert finer.key == named("wrn_22", later)
 
 
 def test_json_round_trip_keeps_value_and_key():
@@ -325,16 +345,3 @@ def test_a_run_needs_its_teachers_and_the_run_it_goes_on_from():
     start, teacher = cnn(seed=1), resnet(init=resnet(seed=2))
     spec = taught(teacher, init=start)
     assert spec.needs == (teacher, start) and spec.teachers == (teacher,)
-    assert [found.key for found in unique([spec, start])] == [
-        found.key for found in (resnet(seed=2), teacher, start, spec)
-    ]
-
-
-def test_unique_puts_teachers_before_students_and_drops_duplicates():
-    grandteacher, teacher = resnet(seed=1), resnet(seed=2)
-    middle = taught(grandteacher, seed=5)
-    student = cnn(distillation=Distillation(teachers=(middle, teacher), temperature=2.0, kd_weight=0.5), seed=6)
-    found = unique([student, teacher, middle, student, cnn(seed=6)])
-    assert len(found) == len({spec.key for spec in found}) == 5
-    position = {spec.key: number for number, spec in enumerate(found)}
-    assert all(position[teacher.key] < position[spec.key] for spec in found for teacher in spec.teachers)

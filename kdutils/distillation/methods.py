@@ -49,10 +49,9 @@ def method_loss(
     and its terms, `ce` and `kd`, are scalars, float32 (nats). Raises `InputError` where teacher and student know
     different numbers of classes.
     """
-    if student_logits.shape[-1] != teacher_logits.shape[-1]:
-        raise InputError(
-            f"the teacher has {teacher_logits.shape[-1]} classes, its student {student_logits.shape[-1]}: they must agree"
-        )
+    ours, theirs = student_logits.shape[-1], teacher_logits.shape[-1]
+    if ours != theirs:
+        raise InputError(f"the teacher has {theirs} classes, its student {ours}: they must agree")
     ce = F.cross_entropy(student_logits.float(), labels)
     targets = teacher_log_probabilities(teacher_logits, method.temperature, method.average)
     kd = soft_loss(student_logits, targets, method.temperature)

@@ -78,7 +78,7 @@ class Chapter:
         parts = MARKUP.split(html)
         parts[1::2] = [KEPT.sub(kept, part) for part in parts[1::2]]  # within a tag or code, a formula is its source
         opening = [True, *(not part.startswith("</") for part in parts[1::2])]
-        curled = (_curled(part, opens) for part, opens in zip(parts[::2], opening))
+        curled = (_curled(part, opens) for part, opens in zip(parts[::2], opening, strict=False))
         parts[::2] = [KEPT.sub(lambda match: f'<code class="math">{kept(match)}</code>', part) for part in curled]
         html = "".join(parts)
         for level, anchor, text in re.findall(r'<h([1-6])[^>]* id="([^"]*)"[^>]*>(.*?)</h\1>', html, re.DOTALL):

@@ -30,7 +30,7 @@ def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path
     """
     read = {path: _read(path) for path in [*notebooks, *failed]}
     chapters, texts, images = [], [], {}
-    for previous, path, following in zip([None, *notebooks], notebooks, [*notebooks[1:], None]):
+    for previous, path, following in zip([None, *notebooks], notebooks, [*notebooks[1:], None], strict=False):
         neighbours = [(relation, other) for relation, other in (("prev", previous), ("next", following)) if other]
         pages = [("index", "index.html", "Index")]
         pages += [(relation, f"{other.stem}.html", other.stem.replace("_", " ")) for relation, other in neighbours]

@@ -119,9 +119,8 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(
-                f"the run store {self.folder} cannot be written ({error.strerror}): set KD_RUNS_DIR to a folder that can"
-            ) from None
+            reason = f"the run store {self.folder} cannot be written ({error.strerror})"
+            raise InputError(f"{reason}: set KD_RUNS_DIR to a folder that can") from None
 
     @classmethod
     def default(cls) -> Store:
@@ -248,7 +247,7 @@ def environment(runtime: Runtime) -> dict[str, str]:
 
 
 def _code_version() -> str:
-    """A digest of the package's sources; with the commit where they lie in a repository of their own, clean or changed."""
+    """A digest of the package's sources; where they lie in a repository of their own, its commit, clean or changed."""
     package = ROOT / "kdutils"
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))).hexdigest()[:12]
 

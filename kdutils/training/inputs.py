@@ -16,7 +16,7 @@ from kdutils.specs import RunSpec
 
 @dataclass(frozen=True)
 class Inputs:
-    """A run's data set and split (int64 indices of training images), its machine, and what it reads instead of computing.
+    """A run's data set and split (int64 indices of training images), its machine, and what it need not compute.
 
     tables: the teachers' logits, filled where the run looks; features: a frozen backbone's outputs. facts: the digests
     of all of it and of the start weights, which its record and its checkpoints keep.
@@ -52,7 +52,7 @@ def check_teachers(spec: RunSpec, dataset: Dataset) -> None:
                 known := len(np.intersect1d(val, split_indices(dataset.train_labels, *seen.data.split)[0]))
             ):
                 raise InputError(
-                    f"the teacher {teacher.model.name} was trained on {known:,} of the {len(val):,} images that validate "
-                    f"its student {spec.model.name}: give both the same train_size, val_size and split_seed"
+                    f"the teacher {teacher.model.name} was trained on {known:,} of the {len(val):,} images that "
+                    f"validate its student {spec.model.name}: give both the same train_size, val_size and split_seed"
                 )
             seen = seen.init if isinstance(seen.init, RunSpec) else None

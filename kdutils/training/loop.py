@@ -192,7 +192,7 @@ def _train_epoch(model, optimiser, feed: _Feed, spec: RunSpec, inputs: Inputs, e
 
 
 class _features(list):
-    """While entered, a list that a WideResNet's features before dropout and classifier, float [B, D], are appended to."""
+    """While entered, a list to which a WideResNet's features before dropout and classifier, float [B, D], are added."""
 
     def __init__(self, model: nn.Module):
         self._hook = model.dropout.register_forward_pre_hook(lambda _, inputs: self.append(inputs[0]))

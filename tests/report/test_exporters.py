@@ -22,9 +22,12 @@ from kdutils.report import exporters
 from kdutils.report.exporters import PageExporter, PrintExporter
 
 SYMBOLS = (Path(__file__).parent / "latex_symbols.txt").read_text().split()
-ACCENTS = """hat widehat check tilde widetilde acute grave dot ddot breve bar vec overline underline overbrace underbrace
-mathring overrightarrow overleftarrow boldsymbol bm mathbf mathrm mathit mathsf mathtt mathcal mathbb mathfrak mathscr text
-textbf textit operatorname sqrt boxed cancel phantom pmod xrightarrow xleftarrow substack mathbbm mathds smash""".split()
+ACCENTS = """
+hat widehat check tilde widetilde acute grave dot ddot breve bar vec overline underline overbrace
+underbrace mathring overrightarrow overleftarrow boldsymbol bm mathbf mathrm mathit mathsf mathtt mathcal
+mathbb mathfrak mathscr text textbf textit operatorname sqrt boxed cancel phantom pmod xrightarrow
+xleftarrow substack mathbbm mathds smash
+""".split()
 
 
 class Page(HTMLParser):

@@ -9,10 +9,10 @@ from kdutils.report.exporters import PageExporter, PrintExporter
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 PIECE = st.sampled_from(
-    r"""\alpha \beta x y_1 z^2 \frac{a}{b} \sqrt{x} \sum_{i=1}^n \left( \right) \left\{ \right. \| | \, \! & \\ { } ^ _ # % ~ "
-    ' \text{if } \mathbb{E} \operatorname{KL} \newcommand{\q}[1]{#1} \q{z} \sign \begin{matrix} \end{matrix} // /* */ @ $
-    < > [ ] \hat{x} \overline{x} \begin{cases} \end{cases} \tag{1} \notag \color{red} \mathcal{L} = + - \to \infty
-    é 中""".split()
+    r"""\alpha \beta x y_1 z^2 \frac{a}{b} \sqrt{x} \sum_{i=1}^n \left( \right) \left\{ \right. \| | \, \! & \\ { } ^
+    _ # % ~ " ' \text{if } \mathbb{E} \operatorname{KL} \newcommand{\q}[1]{#1} \q{z} \sign \begin{matrix}
+    \end{matrix} // /* */ @ $ < > [ ] \hat{x} \overline{x} \begin{cases} \end{cases} \tag{1} \notag \color{red}
+    \mathcal{L} = + - \to \infty é 中""".split()
 )
 TEX = st.lists(PIECE, min_size=1, max_size=8).map(" ".join)
 FORMULA = st.builds(lambda tex, form: form.format(tex), TEX, st.sampled_from(["${}$", "$${}$$", "$ {} $", r"\\[{}\\]"]))

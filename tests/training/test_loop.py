@@ -79,7 +79,7 @@ def train(model, spec, dataset, runtime, tables=(), features=None, report=lambda
 
 
 def plain_loop(model, spec, dataset, loss):
-    """What train() promises, without its chunks, tables, autocast and fused optimisers; loss(outputs, pixels, labels)."""
+    """What train() promises, without chunks, tables, autocast, fused optimisers; loss(outputs, pixels, labels)."""
     o = spec.optimiser
     optimiser = torch.optim.SGD(
         model.parameters(), o.learning_rate, o.momentum, weight_decay=o.weight_decay, foreach=False
