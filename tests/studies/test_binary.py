@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from kdutils.distillation.methods import KD
-from kdutils.specs import unique
 from kdutils.studies import PROFILES, study
 
 
@@ -20,7 +19,7 @@ def test_as_published():
     assert {spec.model.options.get("dropout") for spec in runs if spec.model.name == "wrn_16_7"} == {0.5}
     assert (plan.data.train_size, plan.data.val_size, plan.data.test_size, len(plan.seeds)) == (None, 0, None, 5)
     # precisions, teachers, reduced CNNs, taught binaries
-    assert len({spec.key for spec in runs}) == len(unique(runs)) == 4 * 5 + 5 + 2 * 5 + 2 * 5
+    assert len({spec.key for spec in runs}) == len(set(runs)) == 4 * 5 + 5 + 2 * 5 + 2 * 5
 
 
 @pytest.mark.parametrize("profile", PROFILES)
