@@ -150,7 +150,7 @@ def _result(future: Any) -> Any:
 
 
 class _Call(tuple):
-    """(function, arguments); its pickle makes the call when it is loaded, so a scheduler without kdutils passes it on."""
+    """(function, arguments): loading its pickle makes the call, so a scheduler without kdutils can pass it on."""
 
     def __reduce__(self) -> tuple:
         return tuple(self)
@@ -231,8 +231,8 @@ def _client(address: str) -> Iterator[Any]:
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False, security=security)
     except Exception as error:  # refused, unknown host, silent, not a scheduler, another protocol version
         raise InputError(
-            f"no Dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({first_line(error)}): check that it runs, "
-            "and its host, port, firewall and TLS files"
+            f"no Dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({first_line(error)}): check that it "
+            "runs, and its host, port, firewall and TLS files"
         ) from None
     with client:
         if given.dashboard:
@@ -255,7 +255,7 @@ def workers() -> int:
 
 @contextmanager
 def local_cluster(count: int, threads: int) -> Iterator[str]:
-    """The address of a scheduler on this machine's loopback with `count` workers, in each of which PyTorch has `threads`.
+    """The address of a scheduler on the loopback with `count` workers, in each of which PyTorch has `threads` threads.
 
     They end with this process at the latest, however that ends.
     """
@@ -279,7 +279,7 @@ atexit.register(_own.close)
 
 
 def scheduler() -> str | None:
-    """The address of the scheduler that `KD_SCHEDULER` names, else of this process's own; None where one worker is enough.
+    """The address of the scheduler that `KD_SCHEDULER` names, else of this process's own; None where one worker is all.
 
     Its own has `workers()` processes, is kept warm, and started anew when the settings change.
     """

@@ -1,6 +1,6 @@
 """A Dask scheduler and workers of this machine, in a process that ends when its standard input does: with its parent.
 
-Light to import: what workers compute with is loaded once, in the server that they are forked from where there are forks.
+Light to import: what workers compute with is loaded once, where there are forks, by the server they are forked from.
 """
 
 from __future__ import annotations

@@ -529,10 +529,12 @@ def test_a_notebook_works_and_an_interrupted_cell_leaves_no_worker_behind(tmp_pa
         monkeypatch.setenv(name, str(value))
     manager, client = start_new_kernel(kernel_name="python3")
     try:
-        client.execute(SCRIPT.replace("epochs=2", "epochs=2000"))
+        asked = client.execute(SCRIPT.replace("epochs=2", "epochs=2000"))
         wait_for(lambda: list(store.glob("*.partial")))
         manager.interrupt_kernel()
-        assert client.get_shell_msg(timeout=60)["content"]["ename"] == "KeyboardInterrupt"
+        while (reply := client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != asked:
+            pass
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
         wait_for(lambda: [each.pid for each in processes_of(store)] == [manager.provisioner.pid])
         told = []
         again = SCRIPT.split("\n", 3)[3]  # distributed is there by now
