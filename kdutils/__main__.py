@@ -15,7 +15,7 @@ examples:
   python -m kdutils report --profile paper --seeds 0,1,2
   python -m kdutils report --only 01,03 -p 03.temperature=4 -p 03.kd_weight=0.9
   python -m kdutils run 03_one_teacher -p temperature=4
-  python -m kdutils report --scheduler tcp://host:8786  the runs on a Dask cluster; `cluster-demo` shows one here
+  python -m kdutils report --scheduler tcp://host:8786  the runs on a Dask cluster
   python -m kdutils data                                what data there is; `data cifar10` fetches it
   python -m kdutils export my_executed_notebook.ipynb   HTML and PDF beside it
   python -m kdutils pack wrn_22-d4884a27c5571bbd bonn.safetensors
@@ -111,19 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     benchmark.set_defaults(command=_benchmark)
 
-    demo = commands.add_parser(
-        "cluster-demo", help="a small grid of runs on a Dask cluster of two workers on this machine"
-    )
-    demo.set_defaults(command=_cluster_demo)
     return parser
 
 
 def _report(options: argparse.Namespace) -> int:
     from kdutils import suite
-    from kdutils.runs import cluster
 
     if options.scheduler is not None:
-        os.environ["KD_SCHEDULER"] = cluster.check_address(options.scheduler)  # the notebooks' kernels inherit it
+        os.environ["KD_SCHEDULER"] = options.scheduler  # the notebooks' kernels inherit it
     only = options.only.split(",") if options.only is not None else None
     values = {"profile": options.profile, "dataset": options.dataset}
     if options.seeds is not None:
@@ -216,13 +211,6 @@ def _benchmark(options: argparse.Namespace) -> int:
         "binary": benchmark.benchmark_binary,
     }
     measure[options.what](json_file=options.json)
-    return 0
-
-
-def _cluster_demo(options: argparse.Namespace) -> int:
-    from kdutils.runs import cluster
-
-    cluster.demo()
     return 0
 
 

@@ -33,7 +33,6 @@ from kdutils.machine import detect_runtime
 from kdutils.networks.weights import resolve_init
 from kdutils.report.export import Cover, export_notebook, export_report, read_chapter, write_index
 from kdutils.runs import cluster
-from kdutils.runs.jobs import workers
 from kdutils.runs.records import Store, read_record
 from kdutils.runs.records import environment as current_environment
 from kdutils.settings import settings, write_atomic
@@ -154,7 +153,13 @@ def execute(notebook: Path, values: dict, folder: Path) -> Result:
             notebook,
             draft,
             given,
-            {"KD_REPORT_DIR": str(folder.absolute()), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)},
+            {
+                "KD_REPORT_DIR": str(folder.absolute()),
+                "KD_CHAPTER": notebook.stem,
+                "KD_USED_RUNS": str(used),
+                "KD_SCHEDULER": cluster.scheduler() or "",
+                "KD_PROGRESS": "bar" if sys.stderr.isatty() else "lines",
+            },
         )
         executed = nbformat.read(draft, as_version=4)
         runs = sorted(set(used.read_text().split())) if used.exists() else []
@@ -250,7 +255,7 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
         raise InputError(
             f"no notebook that is run has a parameter {useless[0]!r}: allowed are {', '.join(sorted(offered))}"
         )
-    workers(), Store.default()  # they complain before anything is run
+    cluster.workers(), Store.default()  # they complain before anything is run
     wanted, values["init"] = values.get("dataset", "auto"), resolve_init(values.get("init", "auto"))
     sets = {path.stem: _OWN_DATA.get(path.stem[:2], "cifar10") for path in notebooks}
     found = {own: resolve_dataset(wanted, own) for own in dict.fromkeys(sets.values())}
@@ -270,10 +275,9 @@ def make_order(values: dict, only: list[str] | None = None, settings: list[str] 
         split_indices(
             load_dataset(sizes.name).train_labels, *sizes.split
         )  # a part of a data set may be too small for the profile
-    with cluster.connect(
-        cluster.scheduler(), {order.values_of(notebook)["dataset"] for notebook in notebooks}
-    ):  # it complains
-        pass
+    if settings().scheduler:
+        with cluster.connect(Store.default(), {order.values_of(notebook)["dataset"] for notebook in notebooks}):
+            pass  # it complains
     return order
 
 

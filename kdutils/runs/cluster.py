@@ -56,7 +56,7 @@ class Cluster(Pool):
         self._found: dict[str, dict] = {}
         self._told: set[str] = set()
         self._topic, self._woken, self._looked = f"kdutils-{uuid4()}", SimpleQueue(), 0.0
-        self._patience = time.monotonic() + _ANSWER_SECONDS
+        self._began, self._has_met_a_fit_one = time.monotonic(), False
         client.subscribe_topic(self._topic, self._hear)
 
     def free(self) -> list[str]:
@@ -65,18 +65,18 @@ class Cluster(Pool):
             self._look()
         answered = [worker for worker in self._found if self._complaints[worker].done()]
         complaints = {worker: said for worker in answered if (said := self._complaints[worker].result())}
-        told = list(complaints.values())
-        if not self._found:
+        told, waited = list(complaints.values()), time.monotonic() - self._began
+        if not self._found and waited > _CONNECT_SECONDS:
             told = [f"the scheduler at {self._address} has no workers: start some there, with --nthreads 1"]
-        elif not answered and time.monotonic() > self._patience:
+        elif not answered and waited > _ANSWER_SECONDS:
             told = [f"none of the {len(self._found)} workers at {self._address} answers: start them again"]
         if len(answered) > len(complaints):
-            self._patience = float("inf")  # from now on, whatever happens, other workers are waited for
-        elif told and len(complaints) == len(answered) and self._patience < float("inf"):
+            self._has_met_a_fit_one = True  # from now on, whatever happens, others are waited for
+        elif told and not self._has_met_a_fit_one and len(answered) in (0, len(self._found)):
             raise InputError(told[0])
         for sentence in set(told) - self._told:
             self._told.add(sentence)
-            warnings.warn(f"{sentence}; it gets no run until then", stacklevel=4)
+            warnings.warn(f"{sentence}; until then others are used, or waited for", stacklevel=4)
         fit = [worker for worker in answered if worker not in complaints and worker not in self.running]
         return [worker for worker in fit if self._found[worker]["status"] == "running"]  # not a paused one
 
