@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -199,6 +200,7 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
         draft, made, used = (Path(scratch).absolute() / name for name in (notebook.name, "report", "runs"))
         places = {"KD_REPORT_DIR": str(made), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)}
         places["KD_SCHEDULER"] = scheduler() or ""  # one cluster for the whole report
+        places["KD_PROGRESS"] = settings().progress or ("bar" if sys.stderr.isatty() else "lines")
         error = kernel.execute(notebook, draft, given, places)
         executed = _read(draft if draft.is_file() else notebook)
         runs = sorted(set(used.read_text().split())) if used.exists() else []

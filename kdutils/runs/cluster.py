@@ -56,7 +56,7 @@ class Cluster(Pool):
         self._found: dict[str, dict] = {}
         self._told: set[str] = set()
         self._topic, self._woken, self._looked = f"kdutils-{uuid4()}", SimpleQueue(), 0.0
-        self._patience = time.monotonic() + _ANSWER_SECONDS
+        self._began, self._has_met_a_fit_one = time.monotonic(), False
         client.subscribe_topic(self._topic, self._hear)
 
     def free(self) -> list[str]:
@@ -65,18 +65,18 @@ class Cluster(Pool):
             self._look()
         answered = [worker for worker in self._found if self._complaints[worker].done()]
         complaints = {worker: said for worker in answered if (said := self._complaints[worker].result())}
-        told = list(complaints.values())
-        if not self._found:
+        told, waited = list(complaints.values()), time.monotonic() - self._began
+        if not self._found and waited > _CONNECT_SECONDS:
             told = [f"the scheduler at {self._address} has no workers: start some there, with --nthreads 1"]
-        elif not answered and time.monotonic() > self._patience:
+        elif not answered and waited > _ANSWER_SECONDS:
             told = [f"none of the {len(self._found)} workers at {self._address} answers: start them again"]
         if len(answered) > len(complaints):
-            self._patience = float("inf")  # from now on, whatever happens, other workers are waited for
-        elif told and len(complaints) == len(answered) and self._patience < float("inf"):
+            self._has_met_a_fit_one = True  # from now on, whatever happens, others are waited for
+        elif told and not self._has_met_a_fit_one and len(answered) in (0, len(self._found)):
             raise InputError(told[0])
         for sentence in set(told) - self._told:
             self._told.add(sentence)
-            warnings.warn(f"{sentence}; it gets no run until then", stacklevel=4)
+            warnings.warn(f"{sentence}; until then others are used, or waited for", stacklevel=4)
         fit = [worker for worker in answered if worker not in complaints and worker not in self.running]
         return [worker for worker in fit if self._found[worker]["status"] == "running"]  # not a paused one
 
@@ -150,7 +150,7 @@ def _result(future: Any) -> Any:
 
 
 class _Call(tuple):
-    """(function, arguments); its pickle makes the call when it is loaded, so that a scheduler needs no kdutils."""
+    """(function, arguments): loading its pickle makes the call, so a scheduler without kdutils can pass it on."""
 
     def __reduce__(self) -> tuple:
         return tuple(self)
@@ -231,8 +231,8 @@ def _client(address: str) -> Iterator[Any]:
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False, security=security)
     except Exception as error:  # refused, unknown host, silent, not a scheduler, another protocol version
         raise InputError(
-            f"no Dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({first_line(error)}): "
-            "check that it runs, and its host, port, firewall and TLS files"
+            f"no Dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({first_line(error)}): check that it "
+            "runs, and its host, port, firewall and TLS files"
         ) from None
     with client:
         if given.dashboard:
@@ -255,7 +255,7 @@ def workers() -> int:
 
 @contextmanager
 def local_cluster(count: int, threads: int) -> Iterator[str]:
-    """The address of a scheduler on this machine's loopback with `count` workers, of so many PyTorch `threads` each.
+    """The address of a scheduler on the loopback with `count` workers, in each of which PyTorch has `threads` threads.
 
     They end with this process at the latest, however that ends.
     """
@@ -279,7 +279,7 @@ atexit.register(_own.close)
 
 
 def scheduler() -> str | None:
-    """The scheduler's address that `KD_SCHEDULER` holds, else this process's own; None where one worker is enough.
+    """The address of the scheduler that `KD_SCHEDULER` names, else of this process's own; None where one worker is all.
 
     Its own has `workers()` processes, is kept warm, and started anew when the settings change.
     """

@@ -210,7 +210,7 @@ def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Stor
 
 
 def _plan(todo: dict[str, RunSpec], datasets: dict[str, Dataset]) -> tuple[dict[str, set[str]], dict[str, tuple]]:
-    """What each run and table needs of the others; and by table its teacher, and a bit for each entry to be looked up.
+    """What each run and table needs of the others; by table its teacher, and a bit for each entry that is looked up.
 
     Raises `InputError` where a teacher was trained on images that validate its student.
     """

@@ -64,8 +64,10 @@ def execute(graph: dict[str, set[str]], jobs_of: Callable, finish: Callable, poo
         for slot in pool.free()[: len(waiting)]:
             pool.begin(slot, heappop(waiting)[-1])
         for job, result in pool.ended():
-            deaths.update([job] if isinstance(result, Death) else [])
-            if 0 < deaths[job] < _TRIES and isinstance(result, Death):
+            died = isinstance(result, Death)
+            if died:
+                deaths[job] += 1
+            if died and deaths[job] < _TRIES:
                 warnings.warn(f"a worker process died: its job ({job.title}) begins again", stacklevel=3)
                 heappush(waiting, (-float("inf"), next(number), job))
                 continue

@@ -1,6 +1,6 @@
 """A Dask scheduler and workers of this machine, in a process that ends when its standard input does: with its parent.
 
-Light to import: what workers compute with is loaded once, where there are forks in the server that forks them.
+Light to import: what workers compute with is loaded once, where there are forks, by the server they are forked from.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 
@@ -33,20 +34,19 @@ def serve(workers: int, threads: int, dashboard: bool) -> None:
 
     dask.config.set({"distributed.worker.multiprocessing-method": method})
     dask.config.set({"distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, threads)})
-    with (
-        tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as folder,
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit=0,  # Dask would count the mapped tables, which all workers share, to each of them
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": dashboard},
-            local_directory=folder,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-    ):
-        with answer:
-            answer.write(f"{cluster.scheduler_address}\n")
-        sys.stdin.read()
-    os._exit(0)
+    folder = tempfile.mkdtemp(prefix="kdutils-")
+    cluster = LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        memory_limit=0,  # Dask would count the mapped tables, which all workers share, to each of them
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard": dashboard},
+        local_directory=folder,
+        silence_logs=logging.CRITICAL,
+    )
+    with answer:
+        answer.write(f"{cluster.scheduler_address}\n")
+    sys.stdin.read()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)  # at once, and the workers with it, whatever they do

@@ -49,17 +49,19 @@ def grid(count: int) -> list[RunSpec]:
     return specs
 
 
-def peak_mb() -> float:
-    """The most memory this process has held, in 10^6 bytes, its libraries included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+def memory() -> str:
+    """The most memory this process has held, and now, without mapped files (libraries, data sets), in 10^6 bytes."""
+    now = psutil.Process().memory_info()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return f"peak {peak / 1e6:.0f} MB, now {(now.rss - now.shared) / 1e6:.0f} MB without mapped files"
 
 
 def main(count: int = 10_000) -> None:
     """Print seconds and memory of the driver, and of the scheduler beside it."""
     runs._run_job, runs._fill_job = no_run, no_filling
-    print(f"before: {peak_mb():.0f} MB, of which most are PyTorch's libraries")
+    print(f"imported: {memory()}")
     specs = grid(count)
-    print(f"{count} specs: {peak_mb():.0f} MB")
+    print(f"{count} specs: {memory()}")
     with tempfile.TemporaryDirectory() as folder, local_cluster(2, 1) as os.environ["KD_SCHEDULER"]:
         [serving] = [child for child in psutil.Process().children() if "serve" in " ".join(child.cmdline())]
         began, computed = time.perf_counter(), time.process_time()
@@ -68,7 +70,7 @@ def main(count: int = 10_000) -> None:
         assert len({record.spec.key for record in records}) == count
         used = serving.cpu_times()
         print(f"{seconds:.1f} s in all, {1000 * seconds / count:.2f} ms a run; with the table's shards as jobs")
-        print(f"driver: {1000 * computed / count:.2f} ms of computing a run, peak {peak_mb():.0f} MB")
+        print(f"driver: {1000 * computed / count:.2f} ms of computing a run, {memory()}")
         served, held = 1000 * (used.user + used.system) / count, serving.memory_info().rss / 1e6
         print(f"scheduler: {served:.2f} ms of computing a run, {held:.0f} MB at the end")
 

@@ -328,6 +328,7 @@ def test_a_scheduler_that_does_not_answer_is_refused(listening, monkeypatch):
 
 
 def test_a_scheduler_without_workers_and_a_worker_with_threads_are_refused(monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 3)
     for workers, said in ((0, "has no workers"), (1, "2 threads, but can do one run at a time")):
         with LocalCluster(n_workers=workers, threads_per_worker=2, **HERE) as machines:
             monkeypatch.setenv("KD_SCHEDULER", machines.scheduler_address)
@@ -404,14 +405,17 @@ def test_a_worker_on_another_machine_may_not_share_a_store_on_nfs(address, monke
 
 
 def test_workers_that_leave_are_missed_by_nobody_and_a_newcomer_is_used(tmp_path, monkeypatch):
-    dask.config.set({"distributed.comm.timeouts.connect": "1s"})
-    with LocalCluster(n_workers=1, threads_per_worker=1, **HERE) as machines:
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 2)
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        LocalCluster(n_workers=1, threads_per_worker=1, **HERE) as machines,
+    ):
         monkeypatch.setenv("KD_SCHEDULER", machines.scheduler_address)
         with connect(Store.default(), [], progress=Progress(1.0, 0)) as pool:
             [first] = pool.free()
             machines.scale(0)
             with pytest.warns(UserWarning, match="has no workers: start some"):
-                wait_for(lambda: not pool.free())
+                wait_for(lambda: not pool.free() and time.monotonic() > pool._began + 3)
             machines.scale(1)
             wait_for(pool.free)
             assert pool.free() != [first]
@@ -529,10 +533,12 @@ def test_a_notebook_works_and_an_interrupted_cell_leaves_no_worker_behind(tmp_pa
         monkeypatch.setenv(name, str(value))
     manager, client = start_new_kernel(kernel_name="python3")
     try:
-        client.execute(SCRIPT.replace("epochs=2", "epochs=2000"))
+        asked = client.execute(SCRIPT.replace("epochs=2", "epochs=2000"))
         wait_for(lambda: list(store.glob("*.partial")))
         manager.interrupt_kernel()
-        assert client.get_shell_msg(timeout=60)["content"]["ename"] == "KeyboardInterrupt"
+        while (reply := client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != asked:
+            pass
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
         wait_for(lambda: [each.pid for each in processes_of(store)] == [manager.provisioner.pid])
         told = []
         again = SCRIPT.split("\n", 3)[3]  # distributed is there by now
