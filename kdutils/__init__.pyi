@@ -27,13 +27,10 @@ from .networks.registry import build_model as build_model
 from .report.chapter import open_chapter as open_chapter, open_study as open_study
 from .report.costs import (
     cost_table as cost_table,
-    fill_rate as fill_rate,
-    grid_needs as grid_needs,
     inference_table as inference_table,
     networks_table as networks_table,
     policies_table as policies_table,
     precision_table as precision_table,
-    scaling_table as scaling_table,
     stem_sentence as stem_sentence,
 )
 from .report.page import Page as Page

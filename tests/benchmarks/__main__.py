@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [distillation|cifar100|binary] [--json FILE]`: measure, print, and keep the figures."""
+"""`python -m tests.benchmarks [distillation|cifar100|binary|scaling] [--json FILE]`: measure, print, and keep the figures."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 
 from .benchmark import benchmark, benchmark_binary, benchmark_cifar100
+from .scaling import benchmark_scaling
 
 BENCHMARKS = {"distillation": benchmark, "cifar100": benchmark_cifar100, "binary": benchmark_binary}
+BENCHMARKS["scaling"] = benchmark_scaling
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -30,15 +30,15 @@ from kdutils.data.views import split_indices
 from kdutils.distillation.methods import KD
 from kdutils.distillation.tables import ViewTable
 from kdutils.machine import Runtime, cores, detect_runtime
-from kdutils.report.costs import scaling_table
 from kdutils.runs.records import environment
 from kdutils.settings import settings
 from kdutils.specs import Distillation, ModelSpec, RunSpec
 from kdutils.studies import study
-from kdutils.training.inputs import training_codes
+from kdutils.training.inputs import Inputs, training_codes
 from kdutils.training.loop import train
 
 from .baseline import loaded_batches, network, resident_batches, teach, teacher_network
+from .scaling import scaling_table
 
 
 def plain(spec: RunSpec, loaders: int = 0) -> float:
@@ -50,8 +50,18 @@ def plain(spec: RunSpec, loaders: int = 0) -> float:
 def distil(spec: RunSpec, folder: Path | None) -> float:
     """Images per second of `kdutils.training.loop.train`, with the filled table in `folder` if there is one."""
     dataset = load_dataset(spec.data.name)
-    tables = [_table(spec, dataset, folder)] if folder else []
-    return train(network(spec), spec, dataset, detect_runtime(), tables).images_per_second
+    tables = (_table(spec, dataset, folder),) if folder else ()
+    return train(network(spec), spec, inputs(spec, dataset, detect_runtime(), tables)).images_per_second
+
+
+def inputs(spec: RunSpec, dataset: Dataset, runtime: Runtime, tables: tuple[ViewTable, ...] = ()) -> Inputs:
+    """What the run rests on, as `kdutils.runs.run` looks it up."""
+    return Inputs(dataset, runtime, *split_indices(dataset.train_labels, *spec.data.split), tables)
+
+
+def entry_codes(spec: RunSpec, dataset: Dataset) -> np.ndarray:
+    """The entries of the teacher's table that the run looks up, int64."""
+    return training_codes(spec, split_indices(dataset.train_labels, *spec.data.split)[0])
 
 
 def fill(spec: RunSpec, folder: Path, codes: np.ndarray) -> float:
@@ -89,7 +99,7 @@ def study_size(grid: list[RunSpec], seeds: int) -> dict[str, int]:
     taught = [spec for spec in grid if spec.teachers]
     dataset, students = load_dataset(taught[0].data.name), len(taught) + seeds - 1
     shown = len(split_indices(dataset.train_labels, *taught[0].data.split)[0])
-    entries = len(training_codes(taught[0], dataset))
+    entries = len(entry_codes(taught[0], dataset))
     return {"students": students, "images": students * taught[0].epochs * shown, "entries": entries}
 
 
@@ -145,7 +155,7 @@ def _arms(specs: list[RunSpec], plain_specs: list[RunSpec], students: int) -> di
         for loaders in (0, cores()):
             _measure(rates, f"plain, one process, {loaders} loaders", partial(plain, plain_specs[0], loaders))
         _measure(rates, f"plain, {many}", lambda: sum(_together(pools, plain, plain_specs)))
-        shards = np.array_split(training_codes(specs[0], load_dataset(specs[0].data.name)), count)
+        shards = np.array_split(entry_codes(specs[0], load_dataset(specs[0].data.name)), count)
         _measure(rates, f"filling, {many}", lambda: sum(_together(pools, fill, specs, repeat(folder), shards)))
         _measure(rates, "kdutils, one process", lambda: distil(specs[0], folder), rounds)
         _measure(rates, f"kdutils, {many}", lambda: sum(_together(pools, distil, specs, repeat(folder))), rounds)

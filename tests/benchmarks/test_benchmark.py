@@ -12,7 +12,7 @@ from benchmarks import __main__ as command, baseline, benchmark
 
 from kdutils.data.datasets import load_dataset
 from kdutils.data.views import VIEWS, render, split_indices
-from kdutils.distillation.losses import kd_loss
+from kdutils.distillation.methods import KD, method_loss
 from kdutils.machine import Runtime
 from kdutils.studies import study
 from kdutils.training.loop import train
@@ -72,17 +72,20 @@ def test_plain_images_are_among_the_162_views(spec):
 def test_tutorial_loss_is_ours():
     torch.manual_seed(0)
     student, teacher, labels = torch.randn(32, 10), torch.randn(32, 10), torch.arange(32) % 10
-    assert torch.allclose(
-        baseline.tutorial_loss(student, teacher, labels, 4.0, 0.7), kd_loss(student, teacher, labels, 4.0, 0.7)
-    )
+    ours, _ = method_loss(KD(temperature=4.0, kd_weight=0.7), student, teacher, labels)
+    assert torch.allclose(baseline.tutorial_loss(student, teacher, labels, 4.0, 0.7), ours)
 
 
 def test_plain_loop_and_ours_have_the_same_loss_on_one_batch(tmp_path):
     spec = benchmark.student_spec(images=32, epochs=1)
     dataset = load_dataset(spec.data.name)
     _, plain_loss = baseline.teach(spec, baseline.resident_batches(spec, dataset, CPU), EXACT, torch.contiguous_format)
-    benchmark.fill(spec, tmp_path, benchmark.training_codes(spec, dataset))
-    outcome = train(baseline.network(spec), spec, dataset, EXACT, [benchmark._table(spec, dataset, tmp_path)])
+    benchmark.fill(spec, tmp_path, benchmark.entry_codes(spec, dataset))
+    outcome = train(
+        baseline.network(spec),
+        spec,
+        benchmark.inputs(spec, dataset, EXACT, (benchmark._table(spec, dataset, tmp_path),)),
+    )
     assert outcome.history[0]["train_loss"] == pytest.approx(
         plain_loss, rel=2e-3
     )  # the table holds bf16 logits as fp16
@@ -94,9 +97,9 @@ def test_sgd_steps_are_the_same_in_both_arms(tmp_path):
     _, plain_loss = baseline.teach(spec, baseline.resident_batches(spec, dataset, CPU), EXACT, torch.contiguous_format)
     table = benchmark._table(spec, dataset, tmp_path)
     table.fill(
-        baseline.teacher_network(spec), dataset, benchmark.training_codes(spec, dataset), spec.data.normalisation, EXACT
+        baseline.teacher_network(spec), dataset, benchmark.entry_codes(spec, dataset), spec.data.normalisation, EXACT
     )
-    outcome = train(baseline.network(spec), spec, dataset, EXACT, [table])
+    outcome = train(baseline.network(spec), spec, benchmark.inputs(spec, dataset, EXACT, (table,)))
     assert outcome.history[0]["train_loss"] == pytest.approx(plain_loss, rel=1e-3)  # the table holds fp16
 
 
@@ -111,7 +114,7 @@ def test_the_second_task_is_study_d_in_the_benchmarks_size():
     )
     assert spec.optimiser == full.optimiser and spec.optimiser.learning_rate == 0.1
     method = spec.distillation.method
-    assert (method.temperature, method.kd_weight, method.ce_weight) == (4.0, 0.75, None)
+    assert (method.temperature, method.kd_weight, method.ce_weight) == (4.0, 0.75, 0.25)
     assert (spec.data.train_size, spec.epochs) == (640, 2)
     labels = load_dataset(spec.data.name).train_labels
     few, many = (split_indices(labels, *benchmark._sized(spec, images, 1).data.split)[0] for images in (100, 640))
@@ -121,8 +124,8 @@ def test_the_second_task_is_study_d_in_the_benchmarks_size():
 def test_all_students_share_one_teacher_and_its_views(spec):
     other = benchmark.student_spec(images=100, epochs=2, seed=1)
     dataset = load_dataset(spec.data.name)
-    assert other.teachers == spec.teachers and spec.teachers[0].model.options == {"stem": "cifar_pool"}
-    assert benchmark.training_codes(spec, dataset).tolist() == benchmark.training_codes(other, dataset).tolist()
+    assert other.teachers == spec.teachers and spec.teachers[0].model.option("stem") == "cifar_pool"
+    assert benchmark.entry_codes(spec, dataset).tolist() == benchmark.entry_codes(other, dataset).tolist()
 
 
 def test_study_is_the_paper_profile():
