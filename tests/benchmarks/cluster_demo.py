@@ -1,4 +1,4 @@
-"""`make cluster-demo`: the report on the smoke profile, its runs done by a Dask scheduler and two workers of this machine."""
+"""`make cluster-demo`: the smoke report, its runs done by a Dask scheduler and two workers of this machine."""
 
 from __future__ import annotations
 
