@@ -264,8 +264,10 @@ def local_cluster(count: int, threads: int) -> Iterator[str]:
     if os.name == "posix" and len(tempfile.gettempdir()) > 60:
         environment["TMPDIR"] = "/tmp"  # a Unix socket's name has at most 107 characters
     code = f"from kdutils.runs.serve import serve; serve({count}, {threads}, {settings().dashboard})"
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"  # it ends with its parent, and the system tidies up
+    command = [sys.executable, "-P", "-W", quiet, "-c", code]
     with subprocess.Popen(  # another process: it starts no main module again, and no key interrupts it
-        [sys.executable, "-P", "-c", code], stdin=-1, stdout=-1, text=True, env=environment, start_new_session=True
+        command, stdin=-1, stdout=-1, text=True, env=environment, start_new_session=True
     ) as process:
         address = process.stdout.readline().strip()
         if not address:

@@ -20,6 +20,7 @@ import kdutils.runs.run as runs
 from kdutils.data.datasets import load_dataset
 from kdutils.distillation.methods import KD
 from kdutils.errors import InputError
+from kdutils.runs import records
 from kdutils.runs.cluster import workers
 from kdutils.runs.records import Record, Store
 from kdutils.runs.run import run, run_all
@@ -274,7 +275,7 @@ def train_anew(spec: RunSpec) -> None:
     summary = json.loads((path / "summary.json").read_text())
     save_file(other.state_dict(), path / "model.safetensors")
     summary["files"]["model.safetensors"] = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
-    del summary["digest"]
+    summary["digest"] = records._digest(summary)
     (path / "summary.json").write_text(json.dumps(summary))
 
 

@@ -495,7 +495,7 @@ def test_scripts_without_a_guard_side_by_side_on_one_store_and_under_a_long_temp
     assert [process.returncode for process in both] == [0, 0], said
     first, second = (output.split()[1:] for output, _ in said)
     assert first == second and len(first) == 5 and said[0][0].count("begins") == 1
-    assert not any("\r" in errors or "memory" in errors for _, errors in said)
+    assert not any(errors for _, errors in said)
     found = sorted(path.name for path in store.iterdir())
     assert found == sorted([*(spec.key for spec in GRID), cnn(seed=1).key, "tables"])
     wait_for(lambda: not processes_of(store))
