@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [distillation|cifar100|binary|scaling] [--json FILE]`: measure, print, and keep the figures."""
+"""`python -m tests.benchmarks [distillation|cifar100|binary|scaling] [--json FILE]`: measure, print, keep figures."""
 
 from __future__ import annotations
 
