@@ -69,13 +69,24 @@ class Kernel:
             self.close()
         return error.splitlines()[0] if error else None
 
+    def begin(self) -> None:
+        """Start the process if there is none; it imports what chapters use, and nobody waits for it yet."""
+        if self._manager is None:
+            run_sync(self._start)()
+            client = self._manager.client()
+            client.start_channels()
+            client.execute("import kdutils.report.chapter, kdutils.report.plots", silent=True)
+
+    async def _start(self) -> None:
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # this very package
+        quiet = ["--log-level=ERROR", "--HistoryManager.enabled=False"]
+        self._manager = _Manager()
+        await self._manager.start_kernel(env=os.environ | {"PYTHONPATH": paths}, extra_arguments=quiet)
+
     async def _renew(self, folder: Path, environment: dict[str, str]) -> _Manager:
         """The running kernel, cleared, in `folder` and with `environment`; raises `RuntimeError` if none answers."""
         if self._manager is None:
-            paths = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))  # this very package
-            quiet = ["--log-level=ERROR", "--HistoryManager.enabled=False"]
-            self._manager = _Manager()
-            await self._manager.start_kernel(env=environment | {"PYTHONPATH": paths}, extra_arguments=quiet)
+            await self._start()
         client = self._manager.client()
         client.start_channels()
         await client.wait_for_ready(_LIMITS["start_timeout"])

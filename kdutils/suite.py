@@ -199,7 +199,8 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
     with tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as scratch:
         draft, made, used = (Path(scratch).absolute() / name for name in (notebook.name, "report", "runs"))
         places = {"KD_REPORT_DIR": str(made), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)}
-        places["KD_SCHEDULER"] = scheduler() or ""  # one cluster for the whole report
+        kernel.begin()  # it imports while the cluster starts, which is one for the whole report
+        places["KD_SCHEDULER"] = scheduler() or ""
         places["KD_PROGRESS"] = settings().progress or ("bar" if sys.stderr.isatty() else "lines")
         error = kernel.execute(notebook, draft, given, places)
         executed = _read(draft if draft.is_file() else notebook)
