@@ -75,7 +75,7 @@ class Kernel:
             run_sync(self._start)()
             client = self._manager.client()
             client.start_channels()
-            client.execute("import kdutils.report.chapter, kdutils.report.plots", silent=True)
+            client.execute("import torchvision, kdutils.report.chapter, kdutils.report.plots", silent=True)
 
     async def _start(self) -> None:
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # this very package

@@ -13,8 +13,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -145,7 +147,9 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
     if others:
         raise InputError(f"a report has one profile, got {profile!r} and {others[0]!r}: give it by --profile")
     store = Store.default()  # it complains where it cannot be written
-    plan = Plan(profile, {path: _resolve(path, offered[path], chapters[path]) for path in notebooks})
+    with redirect_stdout(StringIO()) as said:  # what stands in for what, which chapters of one study all say
+        plan = Plan(profile, {path: _resolve(path, offered[path], chapters[path]) for path in notebooks})
+    print(*dict.fromkeys(said.getvalue().splitlines(keepends=True)), sep="", end="", flush=True)
     sets = {values.get("dataset") for values in plan.chapters.values()} & DATASETS.keys()
     if settings().scheduler:
         with connect(store, sets):  # it complains

@@ -1,4 +1,7 @@
-"""ResNets: torchvision's under three stems, and the distillation literature's for CIFAR."""
+"""ResNets: torchvision's under three stems, and the distillation literature's for CIFAR.
+
+torchvision takes as long to import as PyTorch does, so it is imported where a network is built.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
-from torchvision.models.resnet import BasicBlock
 
 Stem = Literal["imagenet", "cifar_pool", "cifar"]
 
@@ -43,6 +44,8 @@ class _CifarResNet(nn.Module):
 
     @staticmethod
     def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
+        from torchvision.models.resnet import BasicBlock
+
         shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
         others = (BasicBlock(outputs, outputs) for _ in range(blocks - 1))
         return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), *others)
@@ -64,6 +67,8 @@ def resnet8x4(num_classes: int) -> nn.Module:
 
 def _resnet(name: str, num_classes: int, stem: Stem) -> nn.Module:
     """Stems: `imagenet` 7x7/2 and max-pool; `cifar_pool` 3x3/1 and max-pool; `cifar` 3x3/1, no pool."""
+    import torchvision
+
     model = getattr(torchvision.models, name)(weights=None, num_classes=num_classes)
     if stem != "imagenet":
         model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-import torchvision
 from torch import nn
 
 from kdutils.data.datasets import fetching
@@ -52,8 +51,12 @@ def imagenet_digest(name: str) -> str | None:
 def _imagenet_file(name: str, fetch: bool) -> Path:
     """Where the ImageNet weights of `name` lie or would lie: this machine's own, or torchvision's cached."""
     own = settings().data_dir / "imagenet" / f"{name}.safetensors"
+    if own.is_file():
+        return own
+    import torchvision
+
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-    path = own if own.is_file() else Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+    path = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     if fetch and not path.is_file():
         with fetching(f"the ImageNet weights of {name} are not at {own}"):
             weights.get_state_dict(progress=True, check_hash=True, weights_only=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
-from matplotlib.figure import Figure
 
-from kdutils.settings import write_atomic
+from kdutils.settings import settings, write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Page:
@@ -25,12 +25,12 @@ class Page:
 
     def __init__(self, setting: str):
         self.setting = setting
-        folder = os.environ.get("KD_REPORT_DIR")
-        self._folder = Path(folder) if folder else None
-        self._chapter = os.environ.get("KD_CHAPTER", "").partition("_")[0]
+        self._folder, self._chapter = settings().report_dir, settings().chapter.partition("_")[0]
 
     def figure(self, figure: Figure, name: str, caption: str) -> None:
         """Show a figure under its caption, and close it."""
+        import matplotlib.pyplot as plt  # the suite, which opens studies and draws nothing, need not wait for it
+
         svg, png = _rendered(figure, "svg"), _rendered(figure, "png")
         plt.close(figure)
         self._keep("figures", f"{name}.svg", svg)
