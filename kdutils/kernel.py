@@ -72,7 +72,11 @@ class Kernel:
     def begin(self) -> None:
         """Start the process if there is none; it imports what chapters use, and nobody waits for it yet."""
         if self._manager is None:
-            run_sync(self._start)()
+            try:
+                run_sync(self._start)()
+            except OSError:  # `execute` will say so
+                self._manager = None
+                return
             client = self._manager.client()
             client.start_channels()
             client.execute("import torchvision, kdutils.report.chapter, kdutils.report.plots", silent=True)

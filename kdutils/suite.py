@@ -314,7 +314,7 @@ def _cover(plan: Plan, chapters: list[Path]) -> dict:
         "Profile": f"{plan.profile}: {_PROFILES[plan.profile]}",
         "ResNets start from": "ImageNet weights" if "imagenet" in starts else "random weights",
         "Hardware": environment["hardware"],
-        "Versions": ", ".join(f"{name} {environment[name]}" for name in ("python", "torch", "torchvision")),
+        "Versions": "Python {python}, torch {torch}, torchvision {torchvision}".format_map(environment),
         "Code": environment["code"],
         "Date": f"{datetime.now():%d %B %Y}".lstrip("0"),
     }

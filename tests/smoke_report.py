@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 PROJECT = Path(__file__).parents[1]
 
@@ -21,13 +22,8 @@ class Copy:
 
     def __init__(self, root: Path, data: Path):
         self.root, self.runs, self.reports = root / "project", root / "runs", root / "project" / "reports" / "smoke"
-        for folder in ("kdutils", "notebooks"):
-            shutil.copytree(
-                PROJECT / folder, self.root / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-            )
-        (self.root / "reports").mkdir()
-        for file in ("pyproject.toml", "reports/published.csv"):
-            shutil.copy(PROJECT / file, self.root / file)
+        if not self.root.exists():
+            self._fill()
         self._environment = {
             name: value
             for name, value in os.environ.items()
@@ -40,6 +36,15 @@ class Copy:
                 name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
             },  # refuses at once
         }
+
+    def _fill(self) -> None:
+        for folder in ("kdutils", "notebooks"):
+            shutil.copytree(
+                PROJECT / folder, self.root / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+            )
+        (self.root / "reports").mkdir()
+        for file in ("pyproject.toml", "reports/published.csv"):
+            shutil.copy(PROJECT / file, self.root / file)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
         """The command, begun; its output is thrown away."""
@@ -74,8 +79,15 @@ class Copy:
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory, data_folder):
     """A copy of the project in which the smoke report was made on the synthetic data."""
-    copy = Copy(tmp_path_factory.mktemp("smoke"), data_folder)
-    copy.outcome = copy.run(*copy.command)
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke"  # one for all processes
+    told = root / "outcome.json"
+    with FileLock(f"{root}.lock"):
+        copy = Copy(root, data_folder)
+        if not told.exists():
+            done = copy.run(*copy.command)
+            told.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
+    copy.outcome = subprocess.CompletedProcess(copy.command, *json.loads(told.read_text()))
     return copy
 
 

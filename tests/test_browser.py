@@ -7,7 +7,6 @@ import shutil
 import pytest
 
 pytest_plugins = ["smoke_report"]
-pytestmark = pytest.mark.xdist_group("smoke")  # in one process, so that the report is made once
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from kdutils.__main__ import main
 from kdutils.data.datasets import load_dataset
 from kdutils.machine import detect_runtime
 from kdutils.networks.registry import build_model
-from kdutils.report import export
-from kdutils.runs.records import save
+from kdutils.report import publish
+from kdutils.runs.records import Store
 from kdutils.settings import ROOT, settings
 from kdutils.specs import DataSpec, ModelSpec, RunSpec
 from kdutils.training.loop import Outcome
@@ -320,7 +320,7 @@ def recorded(world, synthetic, monkeypatch):
     def record(name, **options):
         spec = RunSpec(data=DataSpec(name="synthetic"), model=ModelSpec(name=name, options=options), epochs=1)
         facts = {"data": {"title": "", "digest": load_dataset("synthetic").digest}, "weights": None, "teachers": {}}
-        return save(spec, build_model(name, 10, **options), outcome, detect_runtime(), facts).spec.key
+        return Store.default().save(spec, build_model(name, 10, **options), outcome, detect_runtime(), facts).spec.key
 
     return record
 
@@ -403,7 +403,7 @@ def test_relative_folders_hold_from_where_the_command_is_given(plans, data_folde
 
 def test_exports_are_found_from_where_the_command_is_given(monkeypatch, tmp_path, capsys):
     exported = []
-    monkeypatch.setattr(export, "export_notebook", lambda path, folder: exported.append((path, folder)) or [path])
+    monkeypatch.setattr(publish, "export", lambda path, folder: exported.append((path, folder)) or [path])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     names = ["a b/x{0}.ipynb", "~/y #1.ipynb"]

@@ -23,8 +23,6 @@ from smoke_report import Copy
 import kdutils as kd
 
 pytest_plugins = ["smoke_report"]
-pytestmark = pytest.mark.xdist_group("smoke")  # in one process, so that the report is made once
-
 CHAPTERS = (
     "00_data",
     "01_baseline_small_cnn",

@@ -50,6 +50,7 @@ def run(spec: RunSpec, store: Store | None = None, report: Report = _silent) -> 
         return found
     model, inputs = _resolve(spec, store)
     partial = store.folder / f"{spec.key}.partial"
+    partial.mkdir(exist_ok=True)  # tells that the run has begun
     checkpoint = Checkpoint(partial / "checkpoint.safetensors", inputs.facts, settings().checkpoint_seconds)
     outcome = train(model, spec, inputs, lambda epoch: report(epoch / spec.epochs), checkpoint)
     record = store.save(spec, model, outcome, inputs.runtime, inputs.facts)

@@ -105,7 +105,7 @@ class Progress:
         how = {"mininterval": 1}
         if settings().progress == "lines" or not (settings().progress or is_seen):
             how = dict.fromkeys(("mininterval", "maxinterval", "delay"), _LINE_SECONDS)
-            how |= {"file": _Lines(), "leave": False}
+            how |= {"file": _Lines(), "leave": False, "position": 0}
         layout = "{percentage:3.0f}%|{bar:20}| {elapsed} gone, {remaining} left; {desc}"
         self._bar = tqdm(total=max(work, 1.0), bar_format=layout, smoothing=0, miniters=0, **how)
         self.close = self._bar.close

@@ -113,7 +113,7 @@ def test_weights_that_torchvision_has_downloaded_are_read_and_named_by_digest(tm
     torch.save(state, cached)
     assert available("resnet18") and imagenet_digest("resnet18") == file_digest(cached)
     model = build_model("resnet18", 10, stem="imagenet")
-    assert load_imagenet(model, "resnet18") == f"weights of {cached.name} (SHA-256 {file_digest(cached)})"
+    assert load_imagenet(model, "resnet18") == f"torchvision's {cached.name} (SHA-256 {file_digest(cached)})"
     assert torch.equal(model.conv1.weight, state["conv1.weight"])
     cached.write_bytes(cached.read_bytes()[:-50])
     with pytest.raises(InputError, match="resnet18-f37072fd.pth is damaged"):  # not: cannot be downloaded

@@ -15,6 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from pypdf import PdfReader
 
+from kdutils.distillation.methods import KD
 from kdutils.errors import InputError
 from kdutils.report import page as display, plots
 from kdutils.report.page import Page
@@ -43,11 +44,9 @@ def report(tmp_path, monkeypatch):
 
 
 def a_figure():
-    return plots.plot_grid(
-        pd.DataFrame(
-            [[50.0, 51.0]], index=pd.Index([0.5], name="kd_weight"), columns=pd.Index([2.0, 4.0], name="temperature")
-        )
-    )
+    columns = pd.Index([2.0, 4.0], name="temperature")
+    table = pd.DataFrame([[50.0, 51.0]], index=pd.Index([0.5], name="kd_weight"), columns=columns)
+    return plots.plot_grid(table, KD(temperature=4.0, kd_weight=0.5))
 
 
 def files(folder: Path):
