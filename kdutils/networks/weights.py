@@ -37,9 +37,12 @@ _HARMLESS += {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.t
 def available(name: str) -> bool:
     """Whether ImageNet weights of network `name` lie here or can be fetched, which is then done; raises for damage."""
     try:
-        return name in IMAGENET_NETWORKS and bool(_read(_imagenet_file(name, fetch=True)))
+        path = _imagenet_file(name, fetch=True) if name in IMAGENET_NETWORKS else None
     except Unavailable:
         return False
+    if path and "layer1.0.conv1.weight" not in _tensors(_read(path)[0], {}):
+        raise InputError(f"{path} does not fit {name}: torchvision's state-dict keys are expected, with layer1.0.conv1")
+    return path is not None
 
 
 def imagenet_digest(name: str) -> str | None:

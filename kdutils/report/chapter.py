@@ -8,6 +8,7 @@ from kdutils.errors import Unavailable
 from kdutils.networks import weights
 from kdutils.networks.registry import build_model
 from kdutils.report.page import Page
+from kdutils.settings import settings
 from kdutils.studies import Binary, Cifar100, Study, TeacherInit, study
 
 _TITLES = {"wrn_16_1": "WRN-16-1", "wrn_16_7": "WRN-16-7", "wrn_22": "WRN-22 (16-16-32-64)"}
@@ -56,7 +57,8 @@ def _start(plan: Study, init: str) -> dict[str, str]:
         print(f"{sentence}: resnet50 stands in.")
         return {"init": "imagenet", "network": "resnet50"}
     if init == "imagenet":
-        raise Unavailable(f"{sentence}: put them into KD_DATA_DIR/imagenet, or give init=auto")
+        place = settings().data_dir / "imagenet" / f"{missing[0]}.safetensors"
+        raise Unavailable(f"{sentence}: put them into {place}, or give init=auto")
     print(f"{sentence}: {'weights from another data set' if pretrains else 'random weights'} stand in.")
     return {"init": other}
 
