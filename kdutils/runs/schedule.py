@@ -165,4 +165,5 @@ class Pool:
 
 
 def first_line(error: BaseException) -> str:
+    """What an error says, or its kind, in one line."""
     return (str(error) or type(error).__name__).splitlines()[0]
