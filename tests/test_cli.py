@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from chapters import CHAPTERS
 from jupyterlab.labapp import LabApp
 from safetensors.torch import save_file
 
@@ -24,19 +25,6 @@ from kdutils.runs.records import Store
 from kdutils.settings import ROOT, settings
 from kdutils.specs import DataSpec, ModelSpec, RunSpec
 from kdutils.training.loop import Outcome
-
-NOTEBOOKS = [
-    "00_data",
-    "01_baseline_small_cnn",
-    "02_finetune_resnets",
-    "03_one_teacher",
-    "04_two_teachers",
-    "05_binary_wideresnet",
-    "06_binary_distillation",
-    "07_teacher_initialisation",
-    "08_cifar100_grid",
-    "09_report",
-]
 
 
 @pytest.fixture(scope="session")
@@ -79,13 +67,13 @@ def complaint(arguments, world, capsys) -> str:
     {
         "report --profile fast": ["'fast'", "smoke", "quick", "paper"],
         "report --dataset mnist": ["'mnist'", "auto", "cifar", "synthetic"],
-        "report --only 01,17": ["'17'", *NOTEBOOKS],
-        "report --only 01,": ["''", *NOTEBOOKS],
-        "run one_teacher": ["'one_teacher'", *NOTEBOOKS],
-        "run notebooks/missing.ipynb": ["missing.ipynb", *NOTEBOOKS],
+        "report --only 01,17": ["'17'", *CHAPTERS],
+        "report --only 01,": ["''", *CHAPTERS],
+        "run one_teacher": ["'one_teacher'", *CHAPTERS],
+        "run notebooks/missing.ipynb": ["missing.ipynb", *CHAPTERS],
         "report -p 03.temprature=4": ["'temprature'", "03_one_teacher", "profile", "temperature", "kd_weight"],
         "report -p temprature=4": ["'temprature'", "temperature", "kd_weight"],
-        "report -p 12.temperature=4": ["'12'", *NOTEBOOKS],
+        "report -p 12.temperature=4": ["'12'", *CHAPTERS],
         "run 00 -p temperature=4": ["'temperature'", "00_data", "profile, dataset"],
         "report --only 00 -p temperature=4": ["'temperature'", "00_data", "profile, dataset"],
         "report --only 00,01 -p temperature=4": ["temperature"],
@@ -153,7 +141,7 @@ def test_an_empty_list_of_seeds_is_refused(world, capsys):
 
 
 def test_an_empty_list_of_notebooks_is_refused(world, capsys):
-    assert all(name in complaint(["report", "--only", ""], world, capsys) for name in NOTEBOOKS)
+    assert all(name in complaint(["report", "--only", ""], world, capsys) for name in CHAPTERS)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from chapters import CHAPTERS
 
 from kdutils.studies import STUDIES
 from kdutils.suite import Parameters, notebook_parameters
@@ -32,18 +33,7 @@ def cells(notebook, kind):
 
 
 def test_the_chapters_of_the_study_are_there():
-    assert {
-        "00_data",
-        "01_baseline_small_cnn",
-        "02_finetune_resnets",
-        "03_one_teacher",
-        "04_two_teachers",
-        "05_binary_wideresnet",
-        "06_binary_distillation",
-        "07_teacher_initialisation",
-        "08_cifar100_grid",
-        "09_report",
-    } <= {path.stem for path in PATHS}
+    assert set(CHAPTERS) <= {path.stem for path in PATHS}
 
 
 def test_names_are_two_digits_and_a_phrase(path):

@@ -17,24 +17,13 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from chapters import CHAPTERS
 from pypdf import PdfReader
 from smoke_report import Copy
 
 import kdutils as kd
 
 pytest_plugins = ["smoke_report"]
-CHAPTERS = (
-    "00_data",
-    "01_baseline_small_cnn",
-    "02_finetune_resnets",
-    "03_one_teacher",
-    "04_two_teachers",
-    "05_binary_wideresnet",
-    "06_binary_distillation",
-    "07_teacher_initialisation",
-    "08_cifar100_grid",
-    "09_report",
-)
 PUBLISHED = """
 57.84 63.4 62.43 79.99 78 81.18 80.2 83.98 62.25 66.34 81.1 62.8 65.7
 1.1739 1.0587 0.5757 0.6967 0.5292 0.604 0.8913 1.3488 1.27 0.95 1.35 1.29
