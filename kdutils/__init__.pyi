@@ -36,14 +36,15 @@ from .report.costs import (
 from .report.page import Page as Page
 from .report.plots import (
     plot_confusion as plot_confusion,
+    plot_cost_accuracy as plot_cost_accuracy,
     plot_curves as plot_curves,
     plot_estimators as plot_estimators,
     plot_gains as plot_gains,
     plot_grid as plot_grid,
     plot_images as plot_images,
+    plot_lambdas as plot_lambdas,
     plot_latent_weights as plot_latent_weights,
     plot_overlay as plot_overlay,
-    plot_size_accuracy as plot_size_accuracy,
     plot_soft_labels as plot_soft_labels,
     plot_views as plot_views,
 )
@@ -64,6 +65,7 @@ from .report.tables import (
     dataset_table as dataset_table,
     gains_table as gains_table,
     grid_table as grid_table,
+    lambda_sentences as lambda_sentences,
     memory_table as memory_table,
     metrics_table as metrics_table,
     provenance as provenance,

@@ -15,6 +15,7 @@ from kdutils.data.datasets import DATASETS
 from kdutils.data.views import VIEWS
 from kdutils.distillation.methods import KD
 from kdutils.networks.registry import IMAGENET_NETWORKS, default_options, normal_options
+from kdutils.networks.residual import FROZEN_STEMS
 from kdutils.values import Value
 
 Count = Annotated[int, Field(gt=0)]
@@ -52,7 +53,10 @@ class ModelSpec(Value):
     @field_validator("options")
     @classmethod
     def _normal(cls, options: dict, info: ValidationInfo) -> dict:
-        return normal_options(info.data["name"], options) if "name" in info.data else options
+        normal = normal_options(info.data["name"], options) if "name" in info.data else options
+        if "size" in normal and normal.get("stem") != "resized":
+            raise ValueError(f"size {normal['size']} is an option of the stem 'resized', no other resizes its images")
+        return normal
 
     def option(self, name: str) -> str | int | float | bool | None:
         """The value of an option, given or default; None where the network has no such option."""
@@ -152,9 +156,18 @@ class RunSpec(Value):
         return Path(self.init.removeprefix("file:")).expanduser() if is_file else None
 
     @property
+    def has_frozen_backbone(self) -> bool:
+        """Whether only the head trains, so that the features below it are constants (an adapted stem would train)."""
+        return self.trainable == "head" and self.model.option("stem") in FROZEN_STEMS
+
+    @property
     def needs(self) -> tuple[RunSpec, ...]:
-        """The runs that must be finished before this one: its teachers, and the run that it goes on from."""
-        return self.teachers + ((self.init,) if isinstance(self.init, RunSpec) else ())
+        """The runs that must be finished before this one: its teachers, and the run that it goes on from.
+
+        A teacher with a frozen backbone answers from that backbone's features, so what those start from is among them.
+        """
+        backbones = [teacher for teacher in self.teachers if teacher.has_frozen_backbone]
+        return self.teachers + tuple(run.init for run in (self, *backbones) if isinstance(run.init, RunSpec))
 
     @property
     def key(self) -> str:

@@ -345,3 +345,25 @@ def test_a_run_needs_its_teachers_and_the_run_it_goes_on_from():
     start, teacher = cnn(seed=1), resnet(init=resnet(seed=2))
     spec = taught(teacher, init=start)
     assert spec.needs == (teacher, start) and spec.teachers == (teacher,)
+
+
+def test_only_resized_images_have_a_size():
+    assert ModelSpec(name="resnet18", options={"stem": "resized", "size": 64}).option("size") == 64
+    with pytest.raises(ValidationError, match="size 64 is an option of the stem 'resized'"):
+        ModelSpec(name="resnet18", options={"stem": "imagenet", "size": 64})
+
+
+def test_a_frozen_teachers_start_is_needed_too():
+    """Its answers are computed from the features of what it started from."""
+    data, model = DataSpec(name="synthetic"), ModelSpec(name="resnet18", options={"stem": "resized"})
+    start = RunSpec(data=data, model=model, epochs=1)
+    head = start.with_(init=start, trainable="head")
+    method = KD(temperature=2.0, kd_weight=0.5)
+    for teacher, needed in ((head, (head, start)), (head.with_(trainable="all"), (head.with_(trainable="all"),))):
+        taught = RunSpec(
+            data=data,
+            model=ModelSpec(name="small_cnn"),
+            epochs=1,
+            distillation=Distillation(teachers=(teacher,), method=method),
+        )
+        assert taught.needs == needed

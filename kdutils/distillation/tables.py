@@ -1,15 +1,18 @@
 """Exact cached teachers: a teacher's logits are a function of (image, view), so each is computed once, ever.
 
 A table [images, 162 views, columns] on disk is filled lazily, only where a run will look. One filled entry serves
-every student, temperature, weight and seed. The features of a frozen backbone are cached the same way.
+every student, temperature, weight and seed. The features of a frozen backbone are cached the same way, and give the
+logits of every head that was trained on them.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -29,7 +32,7 @@ FILL_BATCH = 128  # always full: kernels are chosen by batch size, and an entry 
 class ViewTable:
     """float16 values [images, 162, columns] in `folder`, memory-mapped and shared by all processes.
 
-    Both files are sparse: only filled entries take room on disk. Values are on the disk before their mark is made, so
+    Both arrays are sparse: only filled entries take room on disk. Values are on the disk before their mark is made, so
     a process killed in between, or a lost machine, leaves entries to be computed again, never wrong ones.
 
     Processes fill entries side by side, of one page of the file too. Several machines may do so only on a file system
@@ -68,6 +71,7 @@ class ViewTable:
         model = model.to(runtime.device, memory_format=torch.channels_last).eval()
         images = dataset.train_images.to(runtime.device)
         for first in range(0, len(missing), SHARD):
+            began = time.monotonic()
             shard = missing[first : first + SHARD]
             for start in range(0, len(shard), FILL_BATCH):
                 batch = shard[start : start + FILL_BATCH]
@@ -79,7 +83,14 @@ class ViewTable:
             self.values.flush()  # values are on the disk before their marks are made
             self.filled[np.divmod(shard, VIEWS)] = True
             self.filled.flush()
+            with (self.folder / "seconds.txt").open("a") as file:
+                file.write(f"{len(shard)} {time.monotonic() - began:.3f}\n")
         return len(missing)
+
+    def seconds(self, entries: int) -> float:
+        """What so many of the entries took to compute, at the mean of all that were; 0 where none was."""
+        counts = np.loadtxt(self.folder / "seconds.txt", ndmin=2) if self.filled.any() else np.ones((1, 2)) * [1, 0]
+        return float(entries * counts[:, 1].sum() / counts[:, 0].sum())
 
     def _check_space(self, entries: int) -> None:
         """A full disk under a sparse mapped file kills the process; so ask before. An entry may claim a 4 kB block."""
@@ -95,6 +106,19 @@ class ViewTable:
         if not self.filled[rows, codes].all():
             raise LookupError(f"{self.folder} is not filled where the run looks: fill it first")
         return torch.from_numpy(self.values[rows, codes]).float()
+
+
+@dataclass(frozen=True)
+class HeadTable:
+    """The logits of a trained head, a linear layer, on a table of its backbone's features."""
+
+    features: ViewTable
+    head: nn.Linear
+
+    @torch.inference_mode()
+    def lookup(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        """Logits of the given entries, float32 [B, classes]; raises `LookupError` if one is not filled."""
+        return self.head(self.features.lookup(indices, views))
 
 
 def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:

@@ -12,13 +12,13 @@ from torch import nn
 from kdutils.errors import InputError
 from kdutils.networks.plain import cnn4, reduced_cnn, small_cnn, sparse_cnn
 from kdutils.networks.residual import resnet8x4, resnet18, resnet32x4, resnet50, resnet101
-from kdutils.networks.wide import wrn_16_1, wrn_16_7, wrn_22
+from kdutils.networks.wide import wrn_10_1, wrn_16_1, wrn_16_7, wrn_22
 from kdutils.values import explain
 
 IMAGENET_NETWORKS = ("resnet18", "resnet50", "resnet101")
 """Those that ImageNet weights exist for, and whose parts can be frozen."""
 
-_PLAIN, _WIDE = (small_cnn, reduced_cnn, sparse_cnn, cnn4), (wrn_16_7, wrn_16_1, wrn_22)
+_PLAIN, _WIDE = (small_cnn, reduced_cnn, sparse_cnn, cnn4), (wrn_16_7, wrn_16_1, wrn_10_1, wrn_22)
 _RESIDUAL = (resnet18, resnet50, resnet101, resnet32x4, resnet8x4)
 MODELS: dict[str, Callable[..., nn.Module]] = {build.__name__: build for build in (*_PLAIN, *_RESIDUAL, *_WIDE)}
 

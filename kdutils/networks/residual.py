@@ -1,32 +1,36 @@
-"""ResNets: torchvision's under three stems, and the distillation literature's for CIFAR.
+"""ResNets: torchvision's under four stems, and the distillation literature's for CIFAR.
 
 torchvision takes as long to import as PyTorch does, so it is imported where a network is built.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 
-Stem = Literal["imagenet", "cifar_pool", "cifar"]
+Stem = Literal["imagenet", "resized", "cifar_pool", "cifar"]
+FROZEN_STEMS = ("imagenet", "resized")
+"""Those that ImageNet's weights fit as they are: where the head alone trains, what lies below it is constant."""
+Pixels = Annotated[int, Field(ge=32, le=512)]
 
 
-def resnet18(num_classes: int, stem: Stem = "cifar_pool") -> nn.Module:
+def resnet18(num_classes: int, stem: Stem = "cifar_pool", size: Pixels = 96) -> nn.Module:
     """torchvision's ResNet-18 (He et al., CVPR 2016): 11,173,962 parameters for 10 classes with a 3x3 stem."""
-    return _resnet("resnet18", num_classes, stem)
+    return _resnet("resnet18", num_classes, stem, size)
 
 
-def resnet50(num_classes: int, stem: Stem = "cifar_pool") -> nn.Module:
+def resnet50(num_classes: int, stem: Stem = "cifar_pool", size: Pixels = 96) -> nn.Module:
     """torchvision's ResNet-50 (He et al., CVPR 2016): 23,520,842 parameters for 10 classes with a 3x3 stem."""
-    return _resnet("resnet50", num_classes, stem)
+    return _resnet("resnet50", num_classes, stem, size)
 
 
-def resnet101(num_classes: int, stem: Stem = "imagenet") -> nn.Module:
+def resnet101(num_classes: int, stem: Stem = "imagenet", size: Pixels = 96) -> nn.Module:
     """torchvision's ResNet-101 (He et al., CVPR 2016): 42,520,650 parameters for 10 classes with ImageNet's stem."""
-    return _resnet("resnet101", num_classes, stem)
+    return _resnet("resnet101", num_classes, stem, size)
 
 
 class _CifarResNet(nn.Module):
@@ -65,13 +69,28 @@ def resnet8x4(num_classes: int) -> nn.Module:
     return _CifarResNet(num_classes, 1)
 
 
-def _resnet(name: str, num_classes: int, stem: Stem) -> nn.Module:
-    """Stems: `imagenet` 7x7/2 and max-pool; `cifar_pool` 3x3/1 and max-pool; `cifar` 3x3/1, no pool."""
+class _ResizingConv2d(nn.Conv2d):
+    """A convolution of images [B, 3, H, W] that are resized first, bilinearly, to `size` x `size` pixels."""
+
+    size = 96
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        resized = F.interpolate(images, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        return super().forward(resized)
+
+
+def _resnet(name: str, num_classes: int, stem: Stem, size: int) -> nn.Module:
+    """Stems: `imagenet` 7x7/2 and max-pool; `resized` the same on images of `size` x `size` pixels; `cifar_pool` 3x3/1
+    and max-pool; `cifar` 3x3/1, no pool."""
     import torchvision
 
     model = getattr(torchvision.models, name)(weights=None, num_classes=num_classes)
-    if stem != "imagenet":
+    if stem == "resized":
+        model.conv1 = _ResizingConv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        model.conv1.size = size
+    elif stem != "imagenet":
         model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    if stem != "imagenet":
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     if stem == "cifar":
         model.maxpool = nn.Identity()

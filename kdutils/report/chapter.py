@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from kdutils.data import datasets
 from kdutils.data.views import VIEWS, split_indices
 from kdutils.errors import Unavailable
@@ -9,9 +11,9 @@ from kdutils.networks import weights
 from kdutils.networks.registry import build_model
 from kdutils.report.page import Page
 from kdutils.settings import settings
-from kdutils.studies import Binary, Cifar100, Study, TeacherInit, study
+from kdutils.studies import STUDIES, Assignment, Binary, Cifar100, Study, TeacherInit, study
 
-_TITLES = {"wrn_16_1": "WRN-16-1", "wrn_16_7": "WRN-16-7", "wrn_22": "WRN-22 (16-16-32-64)"}
+_TITLES = {"wrn_10_1": "WRN-10-1", "wrn_16_1": "WRN-16-1", "wrn_16_7": "WRN-16-7", "wrn_22": "WRN-22 (16-16-32-64)"}
 
 
 def open_study(name: str, profile: str = "quick", dataset: str = "auto", init: str | None = None, **given) -> Study:
@@ -39,18 +41,23 @@ def open_study(name: str, profile: str = "quick", dataset: str = "auto", init: s
 
 
 def open_chapter(name: str, profile: str = "quick", dataset: str = "auto", **given) -> tuple[Study, Page]:
-    """The study (`open_study`) and the page of a chapter, whose captions end in what the study's numbers hold for."""
+    """The study (`open_study`) and the page of a chapter, which begins with the setting that its numbers hold for.
+
+    Captions end in that setting's short form.
+    """
     opened = open_study(name, profile, dataset, **given)
-    return opened, Page(_setting(opened))
+    page = Page(_short(opened))
+    page.table(setting_table(opened), "setting", "What the numbers of this chapter hold for, beside the full protocol.")
+    return opened, page
 
 
 def _start(plan: Study, init: str) -> dict[str, str]:
     """The fields of `plan` that say where its networks start."""
-    pretrains = isinstance(plan, TeacherInit)
-    networks, other = ((plan.network,), "pretrain:cifar100") if pretrains else (plan.IMAGENET, "random")
-    if init not in ("auto", "imagenet") or not networks:
-        return {"init": other if init in ("auto", "random") else init}
-    if not (missing := [network for network in networks if not weights.available(network)]):
+    other = {"init": "pretrain:cifar100" if isinstance(plan, TeacherInit) else "random"}
+    other |= {"network": "resnet8x4"} if isinstance(plan, Cifar100) and plan.imagenet_networks else {}
+    if init not in ("auto", "imagenet") or not plan.imagenet_networks:
+        return other if init in ("auto", "random") else {"init": init}
+    if not (missing := [network for network in plan.imagenet_networks if not weights.available(network)]):
         return {"init": "imagenet"}
     sentence = f"ImageNet's weights of {missing[0]} are not here and cannot be downloaded"
     if missing == ["resnet101"] and weights.available("resnet50"):
@@ -59,42 +66,92 @@ def _start(plan: Study, init: str) -> dict[str, str]:
     if init == "imagenet":
         place = settings().data_dir / "imagenet" / f"{missing[0]}.safetensors"
         raise Unavailable(f"{sentence}: put them into {place}, or give init=auto")
-    print(f"{sentence}: {'weights from another data set' if pretrains else 'random weights'} stand in.")
-    return {"init": other}
+    stand_in = "weights from another data set" if isinstance(plan, TeacherInit) else "random weights"
+    print(f"{sentence}: {stand_in} stand in.")
+    return other
 
 
-def _setting(plan: Study) -> str:
-    """For captions: what a study's numbers hold for."""
+def _short(plan: Study) -> str:
+    """For captions: what a study's numbers hold for, in short."""
+    sizes, (who, training) = _sizes(plan), next(iter(plan.trainings.items()))
+    images = [f"{size} {kind}" for kind, size in sizes.items()]
+    seeds = f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
+    stand_in = "".join(f", {here} for {there}" for here, there in [_stand_in(plan)] if here != there)
+    setting = f"{_data(plan)}: {', '.join(images[:-1])} and {images[-1]} images, {seeds}"
+    return f"{setting}; profile {plan.profile} ({who}: {training}{stand_in})."
+
+
+def setting_table(plan: Study) -> pd.DataFrame:
+    """What a study's numbers hold for, beside the full protocol: data, sizes, views, seeds, trainings, teachers."""
+    name = next(name for name, kind in STUDIES.items() if isinstance(plan, kind))
+    here, there = _facts(plan), _facts(study(name, "paper"))
+    rows = [(what, here.get(what, "–"), there.get(what, "–")) for what in here | there]
+    return pd.DataFrame(rows, columns=["what", f"here (profile {plan.profile})", "full protocol (profile paper)"])
+
+
+def _facts(plan: Study) -> dict[str, str]:
+    sizes = _sizes(plan) if plan.profile != "paper" else {}
+    facts = {"data": _data(plan) if sizes else datasets.TITLES[plan.data.name]}
+    for kind in ("training", "validation", "test"):
+        given = getattr(plan.data, f"{kind.removesuffix('ing').removesuffix('idation')}_size")
+        facts[f"{kind} images"] = sizes.get(kind, f"{given:,}" if given is not None else "all")
+    facts |= {"views of an image": f"{plan.data.views} of {VIEWS}", "seeds of students": str(len(plan.seeds))}
+    facts |= {"seeds of teachers": str(len(plan.teacher_seeds))}
+    facts |= {f"training of {who}": str(training) for who, training in plan.trainings.items()}
+    return facts | _networks(plan)
+
+
+def _data(plan: Study) -> str:
+    title = datasets.load_dataset(plan.data.name).title
+    return f"{title[0].upper()}{title[1:]}"
+
+
+def _sizes(plan: Study) -> dict[str, str]:
+    """Numbers of images by kind; of test images the ResNets' too, where they are fewer."""
     images, data = datasets.load_dataset(plan.data.name), plan.data
-    train = data.train_size or len(images.train_labels) - data.val_size
-    test = min(data.test_size or len(images.test_labels), len(images.test_labels))
-    sizes = f"{train:,} training{f', {data.val_size:,} validation' if data.val_size else ''} and {test:,} test images"
-    seeds = f"{data.views} of {VIEWS} views, {len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
-    return f"{images.title[0].upper()}{images.title[1:]}: {sizes}, {seeds}; profile {plan.profile}.{_remark(plan)}"
+    tests = min(data.test_size or len(images.test_labels), len(images.test_labels))
+    sizes = {"training": data.train_size or len(images.train_labels) - data.val_size, "validation": data.val_size}
+    shown = {kind: f"{size:,}" for kind, size in (sizes | {"test": tests}).items() if size}
+    if plan.resnet_tests and plan.resnet_tests < tests:
+        shown["test"] += f" (ResNets: {plan.resnet_tests:,})"
+    return shown
 
 
-def _remark(plan: Study) -> str:
-    """What a study does otherwise than its document, here and in this profile."""
-    if isinstance(plan, TeacherInit):
-        stand_in = "" if plan.network == "resnet101" else ", which stand in for ResNet101"
-        others = "other synthetic images" if plan.data.name == "synthetic" else "CIFAR-100"
-        start = "ImageNet's weights" if plan.init == "imagenet" else f"weights trained on {others}"
-        teachers = f"{plan.network.replace('resnet', 'ResNet')}s{stand_in}, trained in all {VIEWS} views"
-        return f" Teachers are {teachers}; the pretrained one starts from {start}."
-    if isinstance(plan, Cifar100):
-        if plan.teacher_file:
-            return f" The teacher is {Path(plan.teacher_file).name}; nothing is known here of the images it has seen."
-        stand_in = "" if plan.network == "resnet32x4" else ", which stands in for ResNet32x4"
-        epochs = f"{plan.teacher_epochs} epoch{'s' * (plan.teacher_epochs > 1)}"
-        students = (
-            f"; students train {plan.epochs} epochs with batches of {plan.batch_size}, 100 with 128 in the document"
-        )
-        return (
-            f" The teacher is {plan.network}{stand_in}, {epochs} in all {VIEWS} views{students * (plan.epochs != 100)}."
-        )
-    remark = " The ResNets start from random weights." * (plan.init == "random")
-    if isinstance(plan, Binary):
-        wide, rate = _TITLES[plan.network.name], f"{plan.learning_rate:g}"
-        remark += f" {wide} stands in for WRN-16-7." * (wide != "WRN-16-7")
-        remark += f" Learning rate {rate} for the short schedule, 0.01 in the document." * (rate != "0.01")
-    return remark
+def _stand_in(plan: Study) -> tuple[str, str]:
+    """The network whose name a profile changes, here and in the document."""
+    match plan:
+        case Binary():
+            return _TITLES[plan.network.name], "WRN-16-7"
+        case Cifar100() if not plan.teacher_file:
+            return plan.network.replace("resnet", "ResNet"), "ResNet32x4"
+        case TeacherInit():
+            return plan.network.replace("resnet", "ResNet"), "ResNet101"
+    return "", ""
+
+
+def _networks(plan: Study) -> dict[str, str]:
+    """What a study's networks are and start from."""
+    name, head = _stand_in(plan)[0], "a head on it frozen, which sees images resized to {} pixels".format
+    origin = {"imagenet": "ImageNet's weights", "random": "random weights"}
+    match plan:
+        case Assignment():
+            form = head(plan.sizes[-1]) if plan.has_frozen_teachers else "all layers trained, 3x3 stem"
+            return {"teachers": f"ResNet18 and ResNet50 from {origin[plan.init]}: {form}"}
+        case Binary():
+            form = head(96) if plan.has_frozen_teacher else "all layers trained, 3x3 stem"
+            return {
+                "WideResNet": name,
+                "lambda of BONN": f"{plan.kernel_weight:g}",
+                "teacher": f"ResNet18 from {origin[plan.init]}: {form}",
+            }
+        case TeacherInit():
+            other = "other synthetic images" if plan.data.name == "synthetic" else "CIFAR-100"
+            stem = f"images resized to {plan.size} pixels" if plan.stem == "resized" else "3x3 stem"
+            start = "ImageNet" if plan.init == "imagenet" else other
+            return {"teachers": f"{name}, {stem}, in all {VIEWS} views", "the pretrained one starts from": start}
+        case Cifar100() if plan.teacher_file:
+            return {"teacher": f"{Path(plan.teacher_file).name}; nothing is known here of the images it has seen"}
+        case Cifar100():
+            form = head(plan.frozen_size) if plan.has_frozen_teacher else f"all layers trained in all {VIEWS} views"
+            return {"teacher": f"{name} from {origin[plan.init]}: {form}"}
+    return {}

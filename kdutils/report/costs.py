@@ -74,17 +74,16 @@ def cost_table(arms: Arms) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=titles)
 
 
-def policies_table(records: list[Record]) -> pd.DataFrame:
-    """What trains, side by side: stem, policy, trained parameters, accuracies (%) after the last epoch, seconds."""
+def policies_table(policies: dict[str, Record]) -> pd.DataFrame:
+    """What trains, side by side: trained parameters, accuracies (%) after the last epoch, seconds."""
     rows = []
-    for record in records:
-        model, policy = record.load_model(), record.spec.trainable
-        freeze(model, policy)
+    for name, record in policies.items():
+        model = record.load_model()
+        freeze(model, record.spec.trainable)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         accuracies = [spread(values([record], split)) for split in ("train", "val", "test")]
-        stem, seconds = record.spec.model.option("stem"), f"{record.summary['seconds']:.0f}"
-        rows.append((stem, policy, f"{trained:,}", *accuracies, seconds))
-    titles = ["stem", "trained", "trained parameters", "train (%)", "val (%)", "test (%)", "time (s)"]
+        rows.append((name, f"{trained:,}", *accuracies, f"{record.summary['seconds']:.0f}"))
+    titles = ["what trains", "trained parameters", "train (%)", "val (%)", "test (%)", "time (s)"]
     return pd.DataFrame(rows, columns=titles)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -225,14 +226,36 @@ def plot_soft_labels(
     return figure
 
 
-def plot_size_accuracy(arms: Arms) -> Figure:
-    """Test accuracy (%) against the number of parameters (log scale): a point for each run, named by its arm."""
+def plot_cost_accuracy(arms: Arms, cost: Literal["parameters", "seconds"] = "parameters") -> Figure:
+    """Test accuracy (%) against what a run costs (log scale): a point for each run, named by its arm."""
     figure, axis = plt.subplots(figsize=(7.2, 3.6))
     for index, (name, records) in enumerate(arms.items()):
-        sizes, style = [record.summary["parameters"] for record in finished(records)], _style(index)
+        costs, style = [record.summary[cost] for record in finished(records)], _style(index)
         edge = {"markeredgecolor": "black", "markeredgewidth": 0.4, "linestyle": ""}
-        axis.plot(sizes, values(records, "test"), **style | edge, label=_named(name, records))
-    axis.set(xscale="log", xlabel="parameters", ylabel="test accuracy (%)")
+        axis.plot(costs, values(records, "test"), **style | edge, label=_named(name, records))
+    label = {"parameters": "parameters", "seconds": "training time on one worker (s)"}[cost]
+    axis.set(xscale="log", xlabel=label, ylabel="test accuracy (%)")
+    axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return figure
+
+
+def plot_lambdas(arms: Arms, chosen: float, published: float = 1e-4) -> Figure:
+    """Validation accuracy (%) of BONN's network by lambda, a line for each optimiser, from `Binary.lambdas`.
+
+    The XNOR network of the same optimiser is a horizontal line; the chosen value and the published one are marked.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    for index, name in enumerate(name for name in arms if name.startswith("BONN")):
+        records, (xnor,) = finished(arms[name]), arms[name.replace("BONN", "XNOR")]
+        points = [record.spec.bayesian.kernel_weight for record in records], values(records, "val")
+        axis.plot(*points, **_style(2 * index), label=name)
+        look = _style(2 * index + 1) | {"marker": "", "color": COLOURS[2 * index]}
+        axis.axhline(xnor.metric("val"), **look, label=name.replace("BONN", "XNOR"))
+    for value, text, dash in ((chosen, "chosen", "solid"), (published, "published", "dotted")):
+        axis.axvline(value, color="black", linestyle=dash, linewidth=1, label=f"lambda {text}, {value:g}")
+    losses = [record.spec.bayesian for records in arms.values() for record in records]
+    axis.set_xscale("symlog", linthresh=min(loss.kernel_weight for loss in losses if loss and loss.kernel_weight))
+    axis.set(xlabel="lambda, the weight of the kernel loss", ylabel="validation accuracy (%)")
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 

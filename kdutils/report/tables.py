@@ -152,6 +152,22 @@ def ranking_sentence(arms: Arms) -> str:
     return f"By mean test accuracy: {', '.join(shown)}. The first of them has {times}."
 
 
+def lambda_sentences(arms: Arms, chosen: float) -> str:
+    """What `Binary.lambdas` shows on validation images, by optimiser: the best lambda, the chosen one, and XNOR."""
+    sentences = []
+    for name in (name for name in arms if name.startswith("BONN")):
+        found = {record.spec.bayesian.kernel_weight: record.metric("val") for record in finished(arms[name])}
+        xnor, optimiser = arms[name.replace("BONN", "XNOR")][0].metric("val"), name.partition(", ")[2]
+        best, largest = max(found, key=found.get, default=chosen), max(found, default=chosen)
+        if chosen in found:
+            sentences.append(
+                f"- {optimiser}: BONN is best at lambda {best:g} ({found[best]:.1f} %); at {chosen:g}, which is used "
+                f"below, it has {found[chosen]:.1f} %, {found[chosen] - xnor:+.1f} points beside XNOR; at {largest:g} "
+                f"{found[largest]:.1f} %."
+            )
+    return "\n".join(sentences) or "Every run at the chosen lambda diverged."
+
+
 def agreement_table(arms: Arms, teachers: Arms) -> pd.DataFrame:
     """How often (% of the test images) an arm gives a teacher's class, and its expected calibration error (%)."""
     rows = []

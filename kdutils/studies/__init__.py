@@ -10,7 +10,7 @@ from kdutils.studies.cifar100 import Cifar100
 from kdutils.studies.teacher_init import TeacherInit
 from kdutils.values import explain
 
-__all__ = ["LABELS", "PROFILES", "STUDIES", "Binary", "Cifar100", "Study", "TeacherInit", "study"]
+__all__ = ["LABELS", "PROFILES", "STUDIES", "Assignment", "Binary", "Cifar100", "Study", "TeacherInit", "study"]
 
 PROFILES = ("smoke", "quick", "overnight", "paper")
 STUDIES = {"assignment": Assignment, "binary": Binary, "teacher-init": TeacherInit, "cifar100": Cifar100}

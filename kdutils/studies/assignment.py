@@ -3,48 +3,79 @@
 from typing import ClassVar, Literal
 
 from kdutils.distillation.methods import KD
-from kdutils.specs import DataSpec, ModelSpec, OptimiserSpec, RunSpec
-from kdutils.studies.base import Study, Temperatures, Weights, taught
+from kdutils.specs import Count, DataSpec, ModelSpec, RunSpec
+from kdutils.studies.base import ADAM, ONE_CYCLE, Study, Temperatures, Training, Weights, taught
 
 
 class Assignment(Study):
-    """Study A: a small CNN alone, ResNets from ImageNet's weights, and the small CNN taught by one and by both."""
+    """Study A: a small CNN alone, ResNets from ImageNet's weights, and the small CNN taught by one and by both.
 
-    IMAGENET: ClassVar = ("resnet18", "resnet50")
+    In short profiles the teachers are linear layers on frozen ResNets, which is one reading of the document.
+    """
+
+    TEACHERS: ClassVar = ("resnet18", "resnet50")
     PROFILES: ClassVar = {
-        "smoke": dict(data=dict(train_size=200, val_size=100, test_size=200, views=2), epochs=2, resnet_epochs=1)
-        | dict(seeds=(0, 1), teacher_seeds=(0,), temperatures=(4.0,), kd_weights=(0.5, 0.9)),
-        "quick": dict(data=dict(train_size=3000, val_size=1000, test_size=2000, views=8), epochs=20, resnet_epochs=3)
-        | dict(seeds=(0, 1, 2), teacher_seeds=(0,), temperatures=(2.0, 4.0), kd_weights=(0.5, 0.9)),
+        "smoke": dict(data=dict(train_size=200, val_size=100, test_size=200, views=2), frozen=True)
+        | dict(cnn=Training(optimiser=ADAM, epochs=2), fine_tuning=Training(optimiser=ADAM, epochs=1), policy_epochs=1)
+        | dict(head=Training(optimiser=ADAM, epochs=2), from_random=Training(optimiser=ADAM, epochs=1))
+        | dict(seeds=(0, 1), teacher_seeds=(0,), temperatures=(4.0,), kd_weights=(0.5, 0.9), sizes=(32, 64)),
+        "quick": dict(data=dict(train_size=3000, val_size=1000, views=8), frozen=True, resnet_tests=2000)
+        | dict(cnn=Training(optimiser=ONE_CYCLE.with_(learning_rate=3e-3), epochs=40), policy_epochs=3)
+        | dict(from_random=Training(optimiser=ONE_CYCLE, epochs=8))
+        | dict(seeds=(0, 1, 2), teacher_seeds=(0,), temperatures=(2.0, 8.0), kd_weights=(0.5, 0.9)),
         "overnight": dict(seeds=(0, 1, 2), teacher_seeds=(0,)),
     }
 
     data: DataSpec = DataSpec(name="cifar10", train_size=9000, val_size=1000)
-    epochs: int = 30  # of the small CNN, alone and distilled
-    resnet_epochs: int = 20
+    cnn: Training = Training(optimiser=ADAM, epochs=30)  # the document names no optimiser
+    fine_tuning: Training = Training(optimiser=ADAM.with_(learning_rate=1e-4), epochs=20)
+    from_random: Training = Training(optimiser=ONE_CYCLE, epochs=20)  # of ResNets without ImageNet's weights
+    frozen: bool = False  # teachers: a linear layer on a frozen ResNet, or all layers fine-tuned
+    sizes: tuple[Count, ...] = (32, 64, 96)  # pixels, of what a frozen ResNet sees
+    policy_epochs: Count = 20  # of the ResNet18s that are fine-tuned to be compared
     temperatures: Temperatures = (2.0, 4.0, 8.0)
     kd_weights: Weights = (0.3, 0.5, 0.7, 0.9)
     init: Literal["imagenet", "random"] = "imagenet"
 
+    @property
+    def imagenet_networks(self) -> tuple[str, ...]:
+        return self.TEACHERS
+
+    @property
+    def has_frozen_teachers(self) -> bool:
+        """Whether the teachers are linear layers on frozen ResNets; never on random weights."""
+        return self.frozen and self.init == "imagenet"
+
+    @property
+    def trainings(self) -> dict[str, Training]:
+        resnets = {"heads on frozen ResNets": self.head} if self.has_frozen_teachers else {"ResNets": self._tuning}
+        return {"small CNNs": self.cnn} | resnets
+
+    @property
+    def _tuning(self) -> Training:
+        return self.fine_tuning if self.init == "imagenet" else self.from_random
+
     def small_cnn(self, seed: int = 0) -> RunSpec:
-        """Task 1: the small CNN alone. Adam and 1e-3 are our choice, the document names no optimiser."""
-        adam = OptimiserSpec(name="adam", learning_rate=1e-3)
-        return self._run(ModelSpec(name="small_cnn"), adam, epochs=self.epochs, batch_size=32, seed=seed)
+        """Task 1: the small CNN alone."""
+        return self._run(ModelSpec(name="small_cnn"), self.cnn, seed)
 
-    def resnet(self, name: str, seed: int = 0, stem: str = "cifar_pool", trainable: str = "all") -> RunSpec:
-        """Task 2: an ImageNet ResNet (resnet18 or resnet50), fine-tuned."""
-        model, adam = ModelSpec(name=name, options={"stem": stem}), OptimiserSpec(name="adam", learning_rate=1e-4)
-        sizes = dict(epochs=self.resnet_epochs, batch_size=32, seed=seed)
-        return self._run(model, adam, **sizes, init=self.init, trainable=trainable)
+    def resnet(self, name: str, seed: int = 0) -> RunSpec:
+        """Task 2, and the teacher of Tasks 3 and 4: an ImageNet ResNet (resnet18 or resnet50)."""
+        if self.has_frozen_teachers:
+            return self._head(name, seed, self.sizes[-1])
+        return self._resnet(name, self._tuning, seed)
 
-    def policies(self) -> list[RunSpec]:
-        """What may train in a ResNet18, side by side, under ImageNet's stem and under the 3x3 stem."""
-        seed = self.teacher_seeds[0]
-        stems = {"imagenet": ("head", "all"), "cifar_pool": ("last_block", "layer3_up", "all")}
-        return [self.resnet("resnet18", seed, stem, what) for stem, parts in stems.items() for what in parts]
+    def policies(self) -> dict[str, RunSpec]:
+        """What may train in a ResNet18, side by side: a head at several sizes, the last block, all layers."""
+        seed, tuning = self.teacher_seeds[0], self._tuning.with_(epochs=self.policy_epochs)
+        heads = {f"head, {size} pixels": self._head("resnet18", seed, size) for size in self.sizes}
+        return heads | {
+            "last block, 3x3 stem": self._resnet("resnet18", tuning, seed, "last_block"),
+            "all layers, 3x3 stem": self._resnet("resnet18", tuning, seed),
+        }
 
     def student(self, teachers: tuple[str, ...], method: KD, seed: int = 0) -> RunSpec:
-        """Tasks 3 and 4: the small CNN of Task 1, taught by the fine-tuned ResNets `teachers`."""
+        """Tasks 3 and 4: the small CNN of Task 1, taught by the ResNets `teachers`."""
         return taught(self.small_cnn(seed), method, *(self.resnet(name, self.teacher_seeds[0]) for name in teachers))
 
     def grid(self, teachers: tuple[str, ...]) -> list[RunSpec]:
@@ -56,8 +87,8 @@ class Assignment(Study):
         students = {
             "distilled from ResNet50": (("resnet50",), one),
             "distilled from ResNet18": (("resnet18",), one),
-            "distilled from both, logits averaged": (self.IMAGENET, both),
-            "distilled from both, probabilities averaged": (self.IMAGENET, both.with_(average="probabilities")),
+            "distilled from both, logits averaged": (self.TEACHERS, both),
+            "distilled from both, probabilities averaged": (self.TEACHERS, both.with_(average="probabilities")),
         }
         return {
             "small CNN": [self.small_cnn(seed) for seed in self.seeds],

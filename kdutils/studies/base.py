@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from kdutils.distillation.methods import KD
-from kdutils.specs import DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
+from kdutils.specs import Count, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.values import Value
 
 
@@ -20,15 +20,34 @@ Temperatures = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_le
 Weights = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
 
 
+class Training(Value):
+    """How a network is trained: by which optimiser, for how many epochs, and how many images make a batch."""
+
+    optimiser: OptimiserSpec
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)] = 32
+
+    def __str__(self) -> str:
+        name, rate = self.optimiser.name.replace("sgd", "SGD").replace("adam", "Adam"), self.optimiser.learning_rate
+        schedule = {"one_cycle": "one cycle to ", "step": "in steps from "}.get(self.optimiser.schedule, "")
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs > 1)}"
+        return f"{name}, {schedule}{rate:g}, {epochs}, batch {self.batch_size}"
+
+
+ADAM = OptimiserSpec(name="adam", learning_rate=1e-3)
+ONE_CYCLE = ADAM.with_(schedule="one_cycle")
+SGD_CYCLE = OptimiserSpec(name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, schedule="one_cycle")
+
+
 class Study(Value):
     """A study in its sizes: its methods return the specs of its runs. It runs nothing and loads nothing.
 
-    The defaults of its fields are the full protocol, profile "paper"; `PROFILES` names what the others change.
-    `init` says where the networks `IMAGENET` start. All taught runs share the teacher of the first teacher seed.
+    The defaults of its fields are the full protocol, profile "paper"; `PROFILES` names what the others change, their
+    optimisers included. `init` says where the ResNets start. All taught runs share the teacher of the first teacher
+    seed.
     """
 
     PROFILES: ClassVar[dict[str, dict]]
-    IMAGENET: ClassVar[tuple[str, ...]] = ()
 
     profile: str
     data: DataSpec
@@ -37,14 +56,39 @@ class Study(Value):
     temperatures: Temperatures
     kd_weights: Weights
     init: str
+    head: Training = Training(optimiser=ONE_CYCLE, epochs=30, batch_size=64)  # of a linear layer on a frozen ResNet
+    resnet_tests: Count | None = None  # test images of the ResNets, where they are fewer than the students'
 
     @property
     def methods(self) -> list[KD]:
         """Every temperature with every kd_weight, the cells of a grid; the first is the only one if none is chosen."""
         return [KD(temperature=t, kd_weight=w) for t in self.temperatures for w in self.kd_weights]
 
-    def _run(self, model: ModelSpec, optimiser: OptimiserSpec, **fields) -> RunSpec:
-        return RunSpec(data=self.data, model=model, optimiser=optimiser, **fields)
+    @property
+    def imagenet_networks(self) -> tuple[str, ...]:
+        """The networks that start from ImageNet's weights where `init` says so."""
+        return ()
+
+    @property
+    def trainings(self) -> dict[str, Training]:
+        """How each kind of network of the study is trained, for captions."""
+        raise NotImplementedError
+
+    def _run(self, model: ModelSpec, training: Training, seed: int, **fields) -> RunSpec:
+        return RunSpec(**{"data": self.data, "model": model, "seed": seed} | dict(training) | fields)
+
+    def _resnet(self, name: str, training: Training, seed: int, trainable: str = "all", **stem) -> RunSpec:
+        """A ResNet from `init`, under the stem that `stem` gives as options."""
+        data, model = (
+            self.data.with_(test_size=self.resnet_tests or self.data.test_size),
+            ModelSpec(name=name, options=stem),
+        )
+        return self._run(model, training, seed, data=data, init=self.init, trainable=trainable)
+
+    def _head(self, name: str, seed: int, size: int = 96) -> RunSpec:
+        """A linear layer on a frozen ResNet that sees its images resized to `size` pixels; at 32, as they are."""
+        stem = {"stem": "resized", "size": size} if size > 32 else {"stem": "imagenet"}
+        return self._resnet(name, self.head, seed, "head", **stem)
 
 
 def taught(student: RunSpec, method: KD, *teachers: RunSpec) -> RunSpec:

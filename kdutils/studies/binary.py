@@ -2,61 +2,107 @@
 
 from typing import ClassVar, Literal
 
-from kdutils.specs import Bayesian, DataSpec, ModelSpec, OptimiserSpec, RunSpec
-from kdutils.studies.base import Study, Temperatures, Weights, taught
+from kdutils.specs import Bayesian, Count, DataSpec, ModelSpec, RunSpec
+from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Study, Temperatures, Training, Weights, taught
 
 LABELS = {"full": "full precision", "stem": "stem binary", "xnor": "XNOR", "bonn": "BONN"}  # as arms name them
-_SHORT = dict(seeds=(0, 1), teacher_seeds=(0,), network=ModelSpec(name="wrn_16_1"), learning_rate=0.1, widths=())
+_SGD = SGD_CYCLE.with_(learning_rate=0.01)
+_ADAM = ONE_CYCLE.with_(learning_rate=1e-2)  # latent weights do not decay
+_SHORT = dict(seeds=(0, 1), teacher_seeds=(0,), network=ModelSpec(name="wrn_10_1"), widths=(), frozen=True)
 
 
 class Binary(Study):
     """Study B: WideResNets with 1-bit weights (phase 1), and what a ResNet18 teaches them and a reduced CNN (phase 2).
 
     Momentum, and one cycle that ends at zero, are ours where the document is silent. Its dropout stands before the
-    classifier. Nothing is selected, so there are no validation images; test losses are shown, the last epoch counts.
+    classifier. BONN's lambda alone is looked at on validation images; test losses are shown, the last epoch counts.
     """
 
-    IMAGENET: ClassVar = ("resnet18",)
     PROFILES: ClassVar = {
-        "smoke": dict(data=dict(train_size=128, test_size=100, views=2), epochs=1, tuning_epochs=1, teacher_epochs=1)
+        "smoke": dict(data=dict(train_size=128, val_size=50, test_size=100, views=2), tuning_epochs=1)
+        | dict(wide=Training(optimiser=_ADAM, epochs=1), cnn=Training(optimiser=ONE_CYCLE, epochs=1))
+        | dict(head=Training(optimiser=ONE_CYCLE, epochs=2), tuning=Training(optimiser=ONE_CYCLE, epochs=1))
+        | dict(kernel_weights=(1e-6, 1e-4))
         | _SHORT,
-        "quick": dict(data=dict(train_size=2000, test_size=1000, views=8), epochs=5, tuning_epochs=2, teacher_epochs=3)
+        "quick": dict(data=dict(train_size=3000, val_size=1000, test_size=2000, views=8), tuning_epochs=2)
+        | dict(wide=Training(optimiser=_ADAM, epochs=10, batch_size=64), kernel_weights=(0.0, 1e-6, 1e-4))
+        | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=10, batch_size=64))
+        | dict(tuning=Training(optimiser=ONE_CYCLE, epochs=6, batch_size=64))
         | _SHORT,
         "overnight": dict(network=ModelSpec(name="wrn_22", options={"width": 16}), precisions=("full", "xnor", "bonn"))
-        | dict(seeds=(0,), teacher_seeds=(0,), epochs=24, tuning_epochs=2, teacher_epochs=3, learning_rate=0.1)
-        | dict(widths=(16,), wrn_22_epochs=24),
+        | dict(seeds=(0, 1), teacher_seeds=(0,), wide=Training(optimiser=_ADAM, epochs=24, batch_size=128))
+        | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=50, batch_size=64), widths=(16,), frozen=True)
+        | dict(wrn_22=Training(optimiser=_ADAM, epochs=24, batch_size=128), tuning_epochs=2),
     }
 
     data: DataSpec = DataSpec(name="cifar10")
     network: ModelSpec = ModelSpec(name="wrn_16_7", options={"dropout": 0.5})  # of phase 1, but for its precision
     precisions: tuple[str, ...] = tuple(LABELS)
-    epochs: int = 50
-    tuning_epochs: int = 10  # of fine-tuning with the feature loss
-    teacher_epochs: int = 50
-    learning_rate: float = 0.01  # of what starts from random weights
+    wide: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
+    tuning_epochs: Count = 10  # of fine-tuning with the feature loss
+    kernel_weight: float = 1e-6  # BONN's lambda, of a loss that is summed over all entries
+    kernel_weights: tuple[float, ...] = (
+        0.0,
+        1e-6,
+        1e-5,
+        1e-4,
+    )  # looked at on validation images; the last is the paper's
+    cnn: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
+    tuning: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
+    frozen: bool = False  # the teacher: a linear layer on a frozen ResNet18, or all layers fine-tuned
     widths: tuple[int, ...] = (16, 64)  # of WRN-22, beyond the document
-    wrn_22_epochs: int = 200
+    wrn_22: Training = Training(optimiser=_SGD, epochs=200, batch_size=64)
     temperatures: Temperatures = (2.0,)
     kd_weights: Weights = (0.5,)
     init: Literal["imagenet", "random"] = "imagenet"
 
-    def _from_scratch(self, name: str, options: dict, epochs: int, seed: int) -> RunSpec:
-        sgd = OptimiserSpec(name="sgd", learning_rate=self.learning_rate, momentum=0.9, weight_decay=5e-4)
-        model, bayesian = ModelSpec(name=name, options=options), options.get("precision") == "bonn"
-        spec = self._run(model, sgd.with_(schedule="one_cycle"), epochs=epochs, batch_size=64, seed=seed)
-        return spec.with_(bayesian=Bayesian() if bayesian else None, test_curve=True)
+    @property
+    def imagenet_networks(self) -> tuple[str, ...]:
+        return ("resnet18",)
+
+    @property
+    def has_frozen_teacher(self) -> bool:
+        """Whether the teacher is a linear layer on a frozen ResNet18; never on random weights."""
+        return self.frozen and self.init == "imagenet"
+
+    @property
+    def trainings(self) -> dict[str, Training]:
+        teacher = {"head on a frozen ResNet18": self.head} if self.has_frozen_teacher else {"ResNet18": self.tuning}
+        return {"WideResNets": self.wide, "reduced CNNs": self.cnn} | teacher
+
+    def _wide(self, model: ModelSpec, precision: str, training: Training, seed: int) -> RunSpec:
+        model = model.with_(options=model.options | {"precision": precision})
+        bayesian = Bayesian(kernel_weight=self.kernel_weight) if precision == "bonn" else None
+        return self._run(model, training, seed, bayesian=bayesian, test_curve=True)
 
     def wide_resnet(self, precision: str, seed: int = 0) -> RunSpec:
         """Phase 1: the WideResNet in full precision ("full"), or binary: "stem" (the document's), "xnor" or "bonn"."""
-        return self._from_scratch(self.network.name, self.network.options | {"precision": precision}, self.epochs, seed)
+        return self._wide(self.network, precision, self.wide, seed)
+
+    def reduced_cnn(self, seed: int = 0) -> RunSpec:
+        """Phase 2's student: the reduced CNN alone."""
+        return self._run(ModelSpec(name="reduced_cnn"), self.cnn, seed, test_curve=True)
 
     def teacher(self, seed: int = 0) -> RunSpec:
-        """Phase 2's teacher: a ResNet18 from ImageNet's weights with a 3x3 stem, fine-tuned at learning rate 0.01."""
-        spec = self._from_scratch("resnet18", {"stem": "cifar_pool"}, self.teacher_epochs, seed)
-        return spec.with_(init=self.init, optimiser=spec.optimiser.with_(learning_rate=0.01))
+        """Phase 2's teacher: a ResNet18, fine-tuned under a 3x3 stem, or a linear layer on a frozen one."""
+        if self.has_frozen_teacher:
+            return self._head("resnet18", seed)
+        return self._resnet("resnet18", self.tuning, seed).with_(test_curve=True)
 
     def _taught(self, students: list[RunSpec]) -> list[RunSpec]:
         return [taught(student, self.methods[0], self.teacher(self.teacher_seeds[0])) for student in students]
+
+    def lambdas(self) -> dict[str, list[RunSpec]]:
+        """BONN's network by lambda, judged on validation images with the first seed, beside XNOR; under either
+        optimiser, for the distance between BONN and XNOR depends on it."""
+        data = self.data if self.data.val_size else self.data.with_(val_size=5000)
+        arms = {}
+        for name, optimiser in {"Adam": _ADAM, "SGD": SGD_CYCLE}.items():
+            seed, fields = self.seeds[0], dict(data=data, optimiser=optimiser)
+            bonn, xnor = (self.wide_resnet(precision, seed).with_(**fields) for precision in ("bonn", "xnor"))
+            losses = [Bayesian(kernel_weight=weight) for weight in self.kernel_weights]
+            arms |= {f"BONN, {name}": [bonn.with_(bayesian=loss) for loss in losses], f"XNOR, {name}": [xnor]}
+        return arms
 
     def phase_one(self) -> dict[str, list[RunSpec]]:
         """The WideResNet in every precision of the profile."""
@@ -66,17 +112,18 @@ class Binary(Study):
     def fine_tuning(self) -> dict[str, list[RunSpec]]:
         """BONN's network, and gone on at a tenth of the learning rate without and with BONN's feature loss."""
         trained = [self.wide_resnet("bonn", seed) for seed in self.seeds]
-        slow = trained[0].optimiser.with_(learning_rate=self.learning_rate / 10)
+        slow = self.wide.optimiser.with_(learning_rate=self.wide.optimiser.learning_rate / 10)
         arms = {"BONN, before": trained}
         for name, weight in (("BONN, fine-tuned without it", 0.0), ("BONN, fine-tuned with it", 1e-2)):
-            changes = dict(optimiser=slow, epochs=self.tuning_epochs, bayesian=Bayesian(feature_weight=weight))
+            loss = trained[0].bayesian.with_(feature_weight=weight)
+            changes = dict(optimiser=slow, epochs=self.tuning_epochs, bayesian=loss)
             arms[name] = [start.with_(init=start, **changes) for start in trained]
         return arms
 
     def phase_two(self) -> dict[str, list[RunSpec]]:
         """The teacher, and its students alone and distilled."""
         arms = {"ResNet18": [self.teacher(seed) for seed in self.teacher_seeds]}
-        students = {"reduced CNN": [self._from_scratch("reduced_cnn", {}, self.epochs, seed) for seed in self.seeds]}
+        students = {"reduced CNN": [self.reduced_cnn(seed) for seed in self.seeds]}
         students |= {name: specs for name, specs in self.phase_one().items() if name.endswith(("XNOR", "BONN"))}
         for name, specs in students.items():
             arms |= {name: specs, f"{name}, distilled": self._taught(specs)}
@@ -86,9 +133,9 @@ class Binary(Study):
         """BONN's WRN-22 in the profile's widths, in full precision and binary; the widest BONN also distilled."""
         arms = {}
         for width in self.widths:
+            model = ModelSpec(name="wrn_22", options={"width": width})
             for precision in ("full", "xnor", "bonn"):
-                options = {"width": width, "precision": precision}
-                specs = [self._from_scratch("wrn_22", options, self.wrn_22_epochs, seed) for seed in self.seeds]
+                specs = [self._wide(model, precision, self.wrn_22, seed) for seed in self.seeds]
                 arms[f"WRN-22 ({width}-{width}-{2 * width}-{4 * width}), {LABELS[precision]}"] = specs
         if widest := arms.get("WRN-22 (64-64-128-256), BONN"):
             arms["WRN-22 (64-64-128-256), BONN, distilled"] = self._taught(widest)

@@ -4,58 +4,79 @@ from typing import ClassVar, Literal
 
 from kdutils.data.views import VIEWS
 from kdutils.distillation.methods import KD
-from kdutils.specs import DataSpec, ModelSpec, OptimiserSpec, RunSpec
-from kdutils.studies.base import Seeds, Study, Temperatures, Weights, taught
+from kdutils.networks.registry import IMAGENET_NETWORKS
+from kdutils.specs import Count, DataSpec, ModelSpec, OptimiserSpec, RunSpec
+from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Seeds, Study, Temperatures, Training, Weights, taught
 
-_CYCLE = OptimiserSpec(name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, schedule="one_cycle")
-_STEPS = _CYCLE.with_(learning_rate=0.05, schedule="step", milestones=(150, 180, 210))
-_SHORT = dict(network="resnet8x4", teacher_optimiser=_CYCLE, teacher_batch=128, beyond_epochs=0)
+_SGD = OptimiserSpec(name="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="step", factor=0.2)
+_STEPS = SGD_CYCLE.with_(learning_rate=0.05, schedule="step", milestones=(150, 180, 210))
+_CYCLE = Training(optimiser=SGD_CYCLE.with_(learning_rate=0.05), epochs=20, batch_size=64)
+_SHORT = dict(network="resnet18", init="imagenet", beyond_epochs=0)
 
 
 class Cifar100(Study):
     """Study D: a ResNet32x4 teaches a four-layer CNN; temperature and kd_weight come from a grid.
 
-    Our teacher is trained, or read from `teacher_file`. All runs leave out the validation images that judge the grid.
+    Our teacher is trained, or read from `teacher_file`; short profiles take a ResNet18 from ImageNet's weights. All
+    runs leave out the validation images that judge the grid.
     """
 
     PROFILES: ClassVar = {
         "smoke": dict(data=dict(train_size=200, val_size=100, test_size=200, views=2), seeds=(0, 1))
-        | dict(teacher_epochs=1, epochs=2, temperatures=(1.0, 4.0), kd_weights=(0.5,))
+        | dict(cnn=_CYCLE.with_(epochs=2), head=Training(optimiser=ONE_CYCLE, epochs=2), frozen_size=64)
+        | dict(teacher_training=_CYCLE.with_(epochs=1), temperatures=(1.0, 4.0), kd_weights=(0.5,))
         | _SHORT,
-        "quick": dict(data=dict(train_size=5000, val_size=1000, test_size=2000, views=8), seeds=(0, 1))
-        | dict(teacher_epochs=4, epochs=10, batch_size=32, temperatures=(2.0, 4.0), kd_weights=(0.5, 0.75))
+        "quick": dict(data=dict(train_size=4000, val_size=1000, views=4), seeds=(0, 1, 2), resnet_tests=2000)
+        | dict(cnn=_CYCLE, temperatures=(1.0, 4.0), kd_weights=(0.25, 0.75), frozen_size=96)
+        | dict(teacher_training=_CYCLE.with_(epochs=12))
         | _SHORT,
-        "overnight": dict(data=dict(views=8), seeds=(0, 1, 2))
-        | dict(teacher_epochs=12, epochs=20, temperatures=(2.0, 4.0), kd_weights=(0.5, 0.75))
+        "overnight": dict(data=dict(views=32), seeds=(0, 1, 2), cnn=_CYCLE.with_(epochs=100, batch_size=128))
+        | dict(temperatures=(2.0, 4.0), kd_weights=(0.5, 0.75))
+        | dict(teacher_training=_CYCLE.with_(optimiser=SGD_CYCLE.with_(learning_rate=0.02), epochs=8))
         | _SHORT,
     }
 
     data: DataSpec = DataSpec(name="cifar100", val_size=5000, normalisation="cifar100")
     teacher_seeds: Seeds = (0,)
     network: str = "resnet32x4"  # of the teacher
-    teacher_epochs: int = 240
-    teacher_optimiser: OptimiserSpec = _STEPS
-    teacher_batch: int = 64
+    teacher_training: Training = Training(optimiser=_STEPS, epochs=240, batch_size=64)
+    frozen_size: Count | None = None  # pixels, of what a frozen ResNet18 sees; None: all layers of the teacher train
     teacher_file: str | None = None  # the state dict of a public ResNet32x4, which then teaches as it is
-    epochs: int = 100
-    batch_size: int = 128  # of the student
+    cnn: Training = Training(optimiser=_SGD.with_(milestones=(30, 60, 90)), epochs=100, batch_size=128)
     temperatures: Temperatures = (1.0, 2.0, 4.0, 8.0)
     kd_weights: Weights = (0.25, 0.5, 0.75)  # beside 0, the student alone
     beyond_epochs: int = 240  # of ResNet8x4 as the literature's student; 0: not run
-    init: Literal["random"] = "random"
+    init: Literal["imagenet", "random"] = "random"
+
+    @property
+    def imagenet_networks(self) -> tuple[str, ...]:
+        return (self.network,) if self.network in IMAGENET_NETWORKS and not self.teacher_file else ()
+
+    @property
+    def has_frozen_teacher(self) -> bool:
+        """Whether the teacher is a linear layer on a frozen ResNet18; never on random weights."""
+        return bool(self.frozen_size and self.imagenet_networks and self.init == "imagenet")
+
+    @property
+    def trainings(self) -> dict[str, Training]:
+        if self.teacher_file:
+            return {"students": self.cnn}
+        head = {"teacher, a head on a frozen ResNet18": self.head}
+        return {"students": self.cnn} | (head if self.has_frozen_teacher else {"teacher": self.teacher_training})
 
     def student(self, seed: int = 0) -> RunSpec:
-        """The four-layer CNN alone: SGD at 0.1, no momentum, times 0.2 after 30, 60 and 90 hundredths of the epochs."""
-        sgd = OptimiserSpec(name="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="step", factor=0.2)
-        sgd = sgd.with_(milestones=tuple(round(share * self.epochs) for share in (0.3, 0.6, 0.9)))
-        return self._run(ModelSpec(name="cnn4"), sgd, epochs=self.epochs, batch_size=self.batch_size, seed=seed)
+        """The four-layer CNN alone; in the document SGD at 0.1, no momentum, times 0.2 every 30 epochs."""
+        return self._run(ModelSpec(name="cnn4"), self.cnn, seed)
 
     def teacher(self, seed: int = 0) -> RunSpec:
-        """The teacher, trained by the profile's schedule on all views; or from a file, as it is there."""
-        file = dict(model=ModelSpec(name="resnet32x4"), init=f"file:{self.teacher_file}", epochs=0)
-        sizes = dict(epochs=self.teacher_epochs, batch_size=self.teacher_batch, seed=seed)
-        spec = self._run(ModelSpec(name=self.network), self.teacher_optimiser, **sizes)
-        return spec.with_(data=self.data.with_(views=VIEWS), **file if self.teacher_file else {})
+        """The teacher: from a file, as it is there; a head on a frozen ResNet18; or trained, on all views."""
+        if self.teacher_file:
+            file = dict(init=f"file:{self.teacher_file}", epochs=0, data=self.data.with_(views=VIEWS))
+            return self._run(ModelSpec(name="resnet32x4"), self.teacher_training, seed, **file)
+        if self.has_frozen_teacher:
+            return self._head(self.network, seed, self.frozen_size)
+        spec = self._run(ModelSpec(name=self.network), self.teacher_training, seed, init=self.init)
+        return spec.with_(data=self.data.with_(views=VIEWS, test_size=self.resnet_tests or self.data.test_size))
 
     def taught(self, method: KD, seed: int = 0) -> RunSpec:
         """The four-layer CNN with the teacher."""
@@ -78,7 +99,7 @@ class Cifar100(Study):
         """ResNet8x4 alone and with the same teacher, by the literature's schedule, at T = 4 and kd_weight 0.9."""
         if not self.beyond_epochs:
             return {}
-        model, sizes = ModelSpec(name="resnet8x4"), dict(epochs=self.beyond_epochs, batch_size=self.teacher_batch)
-        alone = [self._run(model, self.teacher_optimiser, seed=seed, **sizes) for seed in self.seeds]
+        training = self.teacher_training.with_(epochs=self.beyond_epochs)
+        alone = [self._run(ModelSpec(name="resnet8x4"), training, seed) for seed in self.seeds]
         teacher, method = self.teacher(self.teacher_seeds[0]), KD(temperature=4.0, kd_weight=0.9)
         return {"ResNet8x4 alone": alone, "ResNet8x4, KD": [taught(spec, method, teacher) for spec in alone]}

@@ -3,8 +3,12 @@
 from typing import ClassVar, Literal
 
 from kdutils.data.views import VIEWS
-from kdutils.specs import DataSpec, ModelSpec, OptimiserSpec, RunSpec
-from kdutils.studies.base import Study, Temperatures, Weights, taught
+from kdutils.networks.residual import Stem
+from kdutils.specs import DataSpec, ModelSpec, RunSpec
+from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Study, Temperatures, Training, Weights, taught
+
+_STUDENT = Training(optimiser=ONE_CYCLE.with_(learning_rate=4e-3), epochs=10, batch_size=64)
+_TEACHER = Training(optimiser=SGD_CYCLE.with_(learning_rate=0.02), epochs=10, batch_size=64)
 
 
 class TeacherInit(Study):
@@ -16,38 +20,46 @@ class TeacherInit(Study):
 
     PROFILES: ClassVar = {
         "smoke": dict(data=dict(train_size=200, test_size=200, views=2), seeds=(0, 1), teacher_seeds=(0,))
-        | dict(network="resnet18", teacher_epochs=1, epochs=2),
-        "quick": dict(data=dict(train_size=3000, test_size=2000, views=8), seeds=(0, 1), teacher_seeds=(0,))
-        | dict(network="resnet18", teacher_epochs=3),
-        "overnight": dict(
-            data=dict(views=8), seeds=(0, 1, 2), teacher_seeds=(0,), network="resnet18", teacher_epochs=5
-        ),
+        | dict(network="resnet18", student_training=_STUDENT.with_(epochs=2))
+        | dict(teacher_training=_TEACHER.with_(epochs=1)),
+        "quick": dict(data=dict(train_size=3000, test_size=2000, views=4), seeds=(0, 1), teacher_seeds=(0,))
+        | dict(network="resnet18", student_training=_STUDENT.with_(epochs=30), stem="resized", size=64)
+        | dict(teacher_training=_TEACHER.with_(epochs=3)),
+        "overnight": dict(data=dict(views=8), seeds=(0, 1, 2), teacher_seeds=(0,), network="resnet18")
+        | dict(student_training=_STUDENT.with_(epochs=30), teacher_training=_TEACHER.with_(epochs=5)),
     }
 
     data: DataSpec = DataSpec(name="cifar10", normalisation="half")
     network: Literal["resnet18", "resnet50", "resnet101"] = "resnet101"  # of the teachers
-    epochs: int = 10
-    teacher_epochs: int = 10
+    stem: Stem = "cifar_pool"
+    size: int = 96  # pixels, under the stem "resized"
+    student_training: Training = _STUDENT
+    teacher_training: Training = _TEACHER
     temperatures: Temperatures = (2.0,)
     kd_weights: Weights = (0.5,)
     init: Literal["imagenet", "pretrain:cifar100"] = "imagenet"  # where the pretrained weights come from
 
+    @property
+    def imagenet_networks(self) -> tuple[str, ...]:
+        return (self.network,)
+
+    @property
+    def trainings(self) -> dict[str, Training]:
+        return {"students": self.student_training, "teachers": self.teacher_training}
+
     def student(self, seed: int = 0) -> RunSpec:
-        """The student of 94,538 parameters, alone: Adam on one cycle that peaks at 4e-3, batch 64."""
-        adam = OptimiserSpec(name="adam", learning_rate=4e-3, schedule="one_cycle")
-        sizes = dict(epochs=self.epochs, batch_size=64, seed=seed)
-        return self._run(ModelSpec(name="sparse_cnn"), adam, **sizes, test_curve=True)
+        """The student of 94,538 parameters, alone."""
+        return self._run(ModelSpec(name="sparse_cnn"), self.student_training, seed, test_curve=True)
 
     def teacher(self, pretrained: bool, seed: int = 0) -> RunSpec:
-        """A ResNet with a 3x3 stem: SGD on one cycle that peaks at 0.02, momentum 0.9, weight decay 5e-4, batch 64.
+        """A ResNet of which all layers train, on all 162 views.
 
-        It sees all 162 views. Pretrained without ImageNet, it goes on from the same training on other classes.
+        Pretrained without ImageNet, it goes on from the same training on other classes.
         """
-        model = ModelSpec(name=self.network, options={"stem": "cifar_pool"})
-        sgd = OptimiserSpec(name="sgd", learning_rate=0.02, momentum=0.9, weight_decay=5e-4, schedule="one_cycle")
-        scratch = self._run(model, sgd, epochs=self.teacher_epochs, batch_size=64, seed=seed)
-        scratch = scratch.with_(data=self.data.with_(views=VIEWS), test_curve=True)
-        other = scratch.data.with_(name="synthetic-other" if self.data.name == "synthetic" else "cifar100")
+        options = {"stem": self.stem} | ({"size": self.size} if self.stem == "resized" else {})
+        data, model = self.data.with_(views=VIEWS), ModelSpec(name=self.network, options=options)
+        scratch = self._run(model, self.teacher_training, seed, data=data, test_curve=True)
+        other = data.with_(name="synthetic-other" if data.name == "synthetic" else "cifar100")
         start = "imagenet" if self.init == "imagenet" else scratch.with_(data=other)
         return scratch.with_(init=start) if pretrained else scratch
 

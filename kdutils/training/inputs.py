@@ -8,38 +8,39 @@ import numpy as np
 
 from kdutils.data.datasets import Dataset
 from kdutils.data.views import IDENTITY_VIEW, VIEWS, epoch_stream, split_indices
-from kdutils.distillation.tables import ViewTable
+from kdutils.distillation.tables import HeadTable, ViewTable
 from kdutils.errors import InputError
 from kdutils.machine import Runtime
 from kdutils.specs import RunSpec
+
+NONE = np.array([], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Inputs:
     """A run's data set and split (int64 indices of training images), its machine, and what it need not compute.
 
-    tables: the teachers' logits, filled where the run looks; features: a frozen backbone's outputs. facts: the digests
-    of all of it and of the start weights, which its record and its checkpoints keep.
+    tables: the teachers' logits, filled where the run looks; features: a frozen backbone's outputs, and the seconds
+    that these took to compute. facts: the digests of all of it and of the start weights, which its record and its
+    checkpoints keep.
     """
 
     dataset: Dataset
     runtime: Runtime
     train: np.ndarray
     val: np.ndarray
-    tables: tuple[ViewTable, ...] = ()
+    tables: tuple[ViewTable | HeadTable, ...] = ()
     features: ViewTable | None = None
     facts: dict = field(default_factory=dict)
+    features_seconds: float = 0.0
 
 
-def training_codes(spec: RunSpec, train: np.ndarray) -> np.ndarray:
-    """Every entry code (image * 162 + view), int64, that the run's epochs look up; the same for all its seeds."""
+def looked_up(spec: RunSpec, train: np.ndarray, val: np.ndarray = NONE) -> np.ndarray:
+    """Every entry code (image * 162 + view), int64, that the run looks up in its teachers' tables, the same for all its
+    seeds; and in a table of features those of the validation images (int64 indices, as `train`) as they are."""
     epochs = (epoch_stream(train, spec.data.views, spec.seed, epoch) for epoch in range(spec.epochs))
-    return np.unique(np.concatenate([(indices * VIEWS + views).numpy() for indices, views in epochs]))
-
-
-def validation_codes(val: np.ndarray) -> np.ndarray:
-    """The entry codes, int64, of validation images as they are."""
-    return val * VIEWS + IDENTITY_VIEW
+    codes = [(indices * VIEWS + views).numpy() for indices, views in epochs]
+    return np.unique(np.concatenate(codes + [val * VIEWS + IDENTITY_VIEW] * spec.has_frozen_backbone))
 
 
 def check_teachers(spec: RunSpec, dataset: Dataset) -> None:

@@ -53,7 +53,8 @@ def train(
 ) -> Outcome:
     """Train `model` in place as `spec` says and evaluate it; the test set is read once, after the last epoch.
 
-    (With `spec.test_curve` after every epoch too.) With `inputs.features` only the head, `model.fc`, is computed.
+    (With `spec.test_curve` after every epoch too.) With `inputs.features` only the head, `model.fc`, is computed, and
+    the seconds that the features took count among the run's.
     report(epoch) is called after every epoch; `checkpoint` is continued from if it is there.
     """
     torch.use_deterministic_algorithms(True)
@@ -67,6 +68,7 @@ def train(
     trained = model.fc if inputs.features else model
     optimiser = make_optimiser(spec.optimiser, trained)
     progress = checkpoint.resume(model, optimiser) if checkpoint else Progress()
+    progress.seconds = progress.seconds or inputs.features_seconds
     feed, test = _Feed(spec, inputs), _Feed(spec, inputs, is_test=True)
     tested = test.predict(model) if spec.test_curve and progress.epoch == spec.epochs else None
     while progress.epoch < spec.epochs and not progress.diverged:

@@ -34,7 +34,7 @@ from kdutils.runs.records import environment
 from kdutils.settings import settings
 from kdutils.specs import Distillation, ModelSpec, RunSpec
 from kdutils.studies import study
-from kdutils.training.inputs import Inputs, training_codes
+from kdutils.training.inputs import Inputs, looked_up
 from kdutils.training.loop import train
 
 from .baseline import loaded_batches, network, resident_batches, teach, teacher_network
@@ -61,7 +61,7 @@ def inputs(spec: RunSpec, dataset: Dataset, runtime: Runtime, tables: tuple[View
 
 def entry_codes(spec: RunSpec, dataset: Dataset) -> np.ndarray:
     """The entries of the teacher's table that the run looks up, int64."""
-    return training_codes(spec, split_indices(dataset.train_labels, *spec.data.split)[0])
+    return looked_up(spec, split_indices(dataset.train_labels, *spec.data.split)[0])
 
 
 def fill(spec: RunSpec, folder: Path, codes: np.ndarray) -> float:

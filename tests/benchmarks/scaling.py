@@ -27,7 +27,7 @@ from kdutils.runs.run import run, run_all
 from kdutils.settings import write_atomic
 from kdutils.specs import RunSpec
 from kdutils.studies import study
-from kdutils.training.inputs import training_codes
+from kdutils.training.inputs import looked_up
 
 
 def fill_rate(teacher: Record, entries: int = 512) -> float:
@@ -58,7 +58,7 @@ def grid_needs(student: Record, teacher: Record, fill_rate: float, runs=10_000, 
     facts = [record.summary["environment"] for record in (student, teacher)]
     machines = sorted({f"{fact['hardware']}, threads used {fact['threads']}" for fact in facts})
     train, _ = split_indices(data.train_labels, *spec.data.split)
-    one, training, entries = student.summary["seconds"], teacher.summary["seconds"], len(training_codes(spec, train))
+    one, training, entries = student.summary["seconds"], teacher.summary["seconds"], len(looked_up(spec, train))
     filling, wall = entries / fill_rate, training + entries / fill_rate / workers + math.ceil(runs / workers) * one
     table = 2 * len(train) * spec.data.views * spec.data.num_classes
     arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)

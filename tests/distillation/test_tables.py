@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,11 @@ import torch
 from kdutils.data.datasets import Dataset
 from kdutils.data.views import IDENTITY_VIEW, epoch_stream, render, split_indices
 from kdutils.distillation.methods import KD
-from kdutils.distillation.tables import ViewTable
+from kdutils.distillation.tables import HeadTable, ViewTable
 from kdutils.machine import Runtime
 from kdutils.networks.registry import build_model
 from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
-from kdutils.training.inputs import training_codes, validation_codes
+from kdutils.training.inputs import looked_up
 
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
 BFLOAT16 = Runtime(torch.device("cpu"), torch.bfloat16)
@@ -125,7 +127,7 @@ def test_all_handles_share_one_file(tmp_path, dataset, teacher):
     other.fill(model, dataset, codes, "half", FLOAT32)
     assert one.missing(codes).size == 0 and np.array_equal(read(one, codes), read(other, codes))
     assert np.array_equal(read(ViewTable(tmp_path, 60, 10), codes), read(one, codes))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["filled.npy", "values.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["filled.npy", "seconds.txt", "values.npy"]
 
 
 def test_opening_a_table_late_does_not_empty_it(tmp_path, dataset, teacher, monkeypatch):
@@ -195,8 +197,11 @@ def test_a_runs_codes_are_what_its_epochs_show(dataset):
     for epoch in range(3):
         order, views = epoch_stream(train, 3, 2, epoch)
         expected |= {(image, view) for image, view in zip(order.tolist(), views.tolist())}
-    assert {divmod(code, 162) for code in training_codes(spec, train).tolist()} == expected
-    assert [divmod(code, 162) for code in validation_codes(val).tolist()] == [(image, IDENTITY_VIEW) for image in val]
+    assert {divmod(code, 162) for code in looked_up(spec, train).tolist()} == expected
+    assert looked_up(spec, train, val).tolist() == looked_up(spec, train).tolist(), "a student asks nobody about them"
+    head = spec.with_(model=ModelSpec(name="resnet18", options={"stem": "resized"}), trainable="head", init="imagenet")
+    evaluated = set(looked_up(head, train, val).tolist()) - set(looked_up(spec, train).tolist())
+    assert {divmod(code, 162) for code in evaluated} == {(image, IDENTITY_VIEW) for image in val}
 
 
 def test_students_of_any_seed_temperature_and_weight_look_at_the_same_entries(dataset):
@@ -211,4 +216,32 @@ def test_students_of_any_seed_temperature_and_weight_look_at_the_same_entries(da
             for change in ({"seed": 1}, {"distillation": kd}, {"model": ModelSpec(name="resnet18")})
         ),
     ]
-    assert len({training_codes(spec, np.arange(30)).tobytes() for spec in variants}) == 1
+    assert len({looked_up(spec, np.arange(30)).tobytes() for spec in variants}) == 1
+
+
+def test_a_heads_logits_come_from_its_backbones_features(dataset, tmp_path):
+    torch.manual_seed(0)
+    model = build_model("resnet18", 10, stem="resized", size=40).eval()
+    backbone = copy.deepcopy(model)
+    backbone.fc = torch.nn.Identity()
+    codes, features = some_codes(6), ViewTable(tmp_path, 60, 512)
+    features.fill(backbone, dataset, codes, "half", FLOAT32)
+    images, views = (torch.from_numpy(part) for part in np.divmod(codes, 162))
+    found = HeadTable(features, model.fc).lookup(images, views)
+    with torch.no_grad():
+        expected = model(render(dataset.train_images, images, views, "half"))
+    assert found.dtype == torch.float32 and not found.requires_grad
+    torch.testing.assert_close(found, expected, rtol=5e-3, atol=5e-3)
+    with pytest.raises(LookupError, match="not filled"):
+        HeadTable(features, model.fc).lookup(images, (views + 1) % 162)
+
+
+def test_the_seconds_of_entries_are_those_that_were_measured(dataset, tmp_path, monkeypatch):
+    now = iter(range(0, 1000, 5))
+    monkeypatch.setattr("kdutils.distillation.tables.time.monotonic", lambda: float(next(now)))
+    model, table = build_model("small_cnn", 10), ViewTable(tmp_path, 60, 10)
+    assert table.seconds(7) == 0
+    table.fill(model, dataset, some_codes(20), "half", FLOAT32)
+    assert table.seconds(20) == pytest.approx(5) and table.seconds(40) == pytest.approx(10)
+    table.fill(model, dataset, some_codes(20), "half", FLOAT32)  # nothing was missing
+    assert ViewTable(tmp_path, 60, 10).seconds(20) == pytest.approx(5)

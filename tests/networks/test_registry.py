@@ -38,7 +38,7 @@ def test_small_cnn_has_the_published_layers_and_parameters():
 @pytest.mark.parametrize(
     ("name", "published"), [("resnet18", 11_173_962), ("resnet50", 23_520_842), ("resnet101", None)]
 )
-@pytest.mark.parametrize("stem", ["imagenet", "cifar_pool", "cifar"])
+@pytest.mark.parametrize("stem", ["imagenet", "resized", "cifar_pool", "cifar"])
 def test_resnets_have_torchvisions_parameters_but_for_stem_and_head(name, published, stem):
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     width = 512 if name == "resnet18" else 2048
@@ -46,10 +46,10 @@ def test_resnets_have_torchvisions_parameters_but_for_stem_and_head(name, publis
         weights.meta["num_params"]
         - (width + 1) * 1000
         + (width + 1) * 10
-        - (0 if stem == "imagenet" else 3 * 64 * (49 - 9))
+        - (0 if stem in ("imagenet", "resized") else 3 * 64 * (49 - 9))
     )
     assert parameter_count(on_paper(name, stem=stem)) == expected
-    assert published is None or stem == "imagenet" or expected == published
+    assert published is None or "cifar" not in stem or expected == published
 
 
 def test_every_count_in_a_docstring_is_true():
@@ -301,3 +301,23 @@ def test_reduced_cnn_is_three_times_conv_norm_relu_pool():
     for conv, norm in zip(convs, norms, strict=True):
         features = F.max_pool2d(F.relu(norm(conv(features))), 2)
     torch.testing.assert_close(model(x), linear[1](F.relu(linear[0](features.flatten(1)))))
+
+
+def test_a_resized_stem_is_torchvisions_network_on_torchvisions_resized_images():
+    torch.manual_seed(0)
+    ours = build_model("resnet18", 10, stem="resized", size=64).eval()
+    theirs = torchvision.models.resnet18(num_classes=10).eval()
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.rand(3, 3, 32, 32)
+    resized = torchvision.transforms.functional.resize(images, [64, 64], antialias=False)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(resized), rtol=1e-4, atol=1e-5)
+        assert (ours(images) - theirs(images)).abs().max() > 0.1
+    small, large = (forward_macs("resnet18", 10, {"stem": "resized", "size": size}) for size in (64, 128))
+    assert large / small == pytest.approx(4, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [31, 513, 64.5, "64"])
+def test_a_size_of_no_image_is_refused(size):
+    with pytest.raises(InputError, match="size"):
+        normal_options("resnet18", {"stem": "resized", "size": size})

@@ -73,7 +73,7 @@ def test_networks_start_from_imagenet_where_all_weights_can_be_had(name, present
     here.update(present)
     assert open_study(name, "smoke", "synthetic", init=init).init == expected
     printed = capsys.readouterr().out
-    replaced = init == "auto" and expected == "random" and name != "cifar100"
+    replaced = init == "auto" and expected == "random"
     assert printed.count("\n") == replaced and ("random weights stand in" in printed) == replaced
 
 
@@ -102,8 +102,8 @@ def test_what_cannot_be_had_for_study_c_is_replaced_and_named(present, expected,
     plan = open_study("teacher-init", "quick", "synthetic", init="auto", network="resnet101")
     assert (plan.network, plan.init) == expected
     assert ("stand" in capsys.readouterr().out) == (expected != ("resnet101", "imagenet"))
-    setting = chapter._setting(plan)
-    assert ("stand in for ResNet101" in setting) == (expected[0] != "resnet101")
+    setting = " ".join(chapter.setting_table(plan).iloc[:, 1])
+    assert ("ResNet50 for ResNet101" in chapter._short(plan)) == (expected[0] == "resnet50")
     assert ("other synthetic images" in setting) == (expected[1] != "imagenet")
     if present:
         assert (
@@ -148,24 +148,44 @@ def test_a_chapter_has_its_study_and_a_page_that_says_what_its_numbers_hold_for(
     opened, page = open_chapter("assignment", "smoke", "synthetic", seeds=[3])
     assert opened == open_study("assignment", "smoke", "synthetic", seeds=[3]) and isinstance(page, Page)
     assert page.setting == (
-        "Synthetic data: 200 training, 100 validation and 200 test images, 2 of 162 views, 1 seed; profile smoke."
+        "Synthetic data: 200 training, 100 validation and 200 test images, 1 seed; profile smoke "
+        "(small CNNs: Adam, 0.001, 2 epochs, batch 32)."
     )
-    _, page = open_chapter("binary", "quick", "synthetic", init="random")
-    assert page.setting == (
-        "Synthetic data: 2,000 training and 1,000 test images, 8 of 162 views, 2 seeds; profile quick. "
-        "The ResNets start from random weights. WRN-16-1 stands in for WRN-16-7. "
-        "Learning rate 0.1 for the short schedule, 0.01 in the document."
-    )
+    table = chapter.setting_table(opened).set_index("what")
+    here, full = table["here (profile smoke)"], table["full protocol (profile paper)"]
+    assert (here["data"], full["data"]) == ("Synthetic data", "CIFAR-10")
+    assert (here["training images"], full["training images"], full["test images"]) == ("200", "9,000", "all")
+    assert (here["views of an image"], full["views of an image"]) == ("2 of 162", "162 of 162")
+    assert (here["seeds of students"], full["seeds of students"]) == ("1", "5")
+    assert full["training of ResNets"] == "Adam, 0.0001, 20 epochs, batch 32"
+    assert "frozen" in here["teachers"] and "all layers" in full["teachers"]
+
+
+def test_a_chapter_begins_with_its_setting(capsys):
+    shown = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Page, "table", lambda page, frame, name, caption: shown.update({name: frame}))
+        opened, _ = open_chapter("binary", "smoke", "synthetic", init="random")
+    assert shown["setting"].equals(chapter.setting_table(opened))
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_captions_say_what_a_profile_changed(profile):
-    binary, cifar100 = (chapter._setting(study(name, profile, dataset="synthetic")) for name in ("binary", "cifar100"))
-    assert f"profile {profile}." in binary
-    assert ("stands in for WRN-16-7" in binary) == ("0.01 in the document" in binary) == (profile != "paper")
-    assert ("stands in for ResNet32x4" in cifar100) == ("in the document" in cifar100) == (profile != "paper")
+@pytest.mark.parametrize("name", STUDIES)
+def test_captions_say_in_short_what_a_profile_changed(name, profile):
+    plan = study(name, profile, dataset="synthetic")
+    short = chapter._short(plan)
+    assert f"profile {profile} (" in short and short.startswith("Synthetic data: ")
+    assert str(next(iter(plan.trainings.values()))) in short
+    stand_in = {"binary": "for WRN-16-7", "cifar100": "for ResNet32x4", "teacher-init": "for ResNet101"}.get(name)
+    assert stand_in is None or (stand_in in short) == (profile != "paper")
 
 
-def test_a_caption_names_the_teachers_file(tmp_path):
+def test_where_the_resnets_are_tested_on_fewer_images_captions_say_so():
+    assert "2,000 test (ResNets" not in chapter._short(study("binary", "quick", dataset="synthetic"))
+    plan = study("assignment", "quick", dataset="synthetic", resnet_tests=500)
+    assert "(ResNets: 500) test images" in chapter._short(plan)
+
+
+def test_the_setting_names_the_teachers_file(tmp_path):
     plan = study("cifar100", "quick", dataset="synthetic", teacher_file=str(tmp_path / "public.pth"))
-    assert "The teacher is public.pth; nothing is known here" in chapter._setting(plan)
+    assert "public.pth; nothing is known here" in " ".join(chapter.setting_table(plan).iloc[:, 1])

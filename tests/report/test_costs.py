@@ -47,8 +47,10 @@ def test_policies_count_the_parameters_that_train(tmp_path):
         )
         for stem, policy in counts
     ]
-    table = costs.policies_table([Untrained(record.path, record.spec, record.summary) for record in made])
-    assert table[["stem", "trained"]].apply(tuple, axis=1).tolist() == list(counts)
+    names = ["head", "last block", "all layers"]
+    records = [Untrained(record.path, record.spec, record.summary) for record in made]
+    table = costs.policies_table(dict(zip(names, records)))
+    assert table["what trains"].tolist() == names
     assert table["trained parameters"].tolist() == [f"{count:,}" for count in counts.values()]
     shown = ["train (%)", "val (%)", "test (%)", "time (s)"]
     assert table.loc[0, shown].tolist() == ["45.00", "50.00", "60.00", "31"]

@@ -276,7 +276,7 @@ def test_bars_differ_by_hatch_too(dataset):
 
 
 def test_size_and_accuracy_have_a_point_for_each_run(tmp_path):
-    figure = drawn(plots.plot_size_accuracy(arms_of(tmp_path, 7, 2)))
+    figure = drawn(plots.plot_cost_accuracy(arms_of(tmp_path, 7, 2)))
     (axis,) = figure.axes
     assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_xscale()) == ("parameters", "test accuracy (%)", "log")
     assert legend_of(figure) == list(NAMES)
@@ -314,7 +314,7 @@ def test_the_gain_of_a_single_pair_has_no_interval(tmp_path):
 # Many arms, and runs that diverged
 
 
-@pytest.mark.parametrize("figure_of", [plots.plot_overlay, plots.plot_size_accuracy])
+@pytest.mark.parametrize("figure_of", [plots.plot_overlay, plots.plot_cost_accuracy])
 def test_more_arms_than_colours_stay_distinguishable_in_grey_too(tmp_path, figure_of):
     records = [record_of(tmp_path)]
     lines = lines_of(figure_of({f"arm {number}": records for number in range(20)}).axes[0])
@@ -330,7 +330,7 @@ def test_a_diverged_run_is_named_and_left_out_of_the_curves(tmp_path):
     for half, whole in zip(lines_of(figure.axes[0]), lines_of(figure.axes[1]), strict=True):
         assert half.get_xydata().tolist() == whole.get_xydata().tolist()
     assert legend_of(drawn(plots.plot_overlay(arms))) == ["half, 1 diverged", "whole"]
-    assert legend_of(drawn(plots.plot_size_accuracy(arms))) == ["half, 1 diverged", "whole"]
+    assert legend_of(drawn(plots.plot_cost_accuracy(arms))) == ["half, 1 diverged", "whole"]
 
 
 def test_an_arm_that_diverged_wholly_is_drawn_until_it_did(tmp_path):
@@ -340,7 +340,7 @@ def test_an_arm_that_diverged_wholly_is_drawn_until_it_did(tmp_path):
     assert list(lines_of(figure.axes[0])[0].get_xdata()) == [1, 2]
     confusion = drawn(plots.plot_confusion(arms, CLASSES))
     assert confusion.axes[0].get_title() == "small CNN, 2 diverged" and not confusion.axes[0].texts
-    (points,) = lines_of(drawn(plots.plot_size_accuracy(arms)).axes[0])
+    (points,) = lines_of(drawn(plots.plot_cost_accuracy(arms)).axes[0])
     assert points.get_xydata().tolist() == []
 
 

@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save_file
 
 import kdutils.runs.run as runs
 from kdutils.data.datasets import load_dataset
+from kdutils.data.views import IDENTITY_VIEW, render, split_indices
 from kdutils.distillation.methods import KD
 from kdutils.errors import InputError
 from kdutils.runs import records
 from kdutils.runs.cluster import workers
 from kdutils.runs.records import Record, Store
+from kdutils.runs.resolve import resolve
 from kdutils.runs.run import run, run_all
 from kdutils.settings import settings
 from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
@@ -119,30 +121,63 @@ def test_one_table_serves_every_student_of_a_teacher():
 def test_no_file_of_the_store_is_a_pickle():
     run(student(cnn(seed=1)))
     suffixes = {path.suffix for path in settings().runs_dir.rglob("*") if path.is_file()}
-    assert suffixes == {".json", ".csv", ".npz", ".npy", ".safetensors"}
+    assert suffixes == {".json", ".csv", ".npz", ".npy", ".safetensors", ".txt"}
     for path in settings().runs_dir.rglob("*.np[yz]"):
         np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
 
 
-def test_a_head_on_imagenet_weights_trains_on_cached_features_and_names_the_weights():
+@pytest.fixture
+def imagenet() -> dict[str, torch.Tensor]:
+    """A file of ImageNet weights of ResNet18, as random as any; its state dict."""
     folder = Path(os.environ["KD_DATA_DIR"]) / "imagenet"
     folder.mkdir()
     torch.manual_seed(0)
     state = torchvision.models.resnet18(num_classes=1000).state_dict()
     save_file(state, folder / "resnet18.safetensors")
+    return state
+
+
+def head(**changes) -> RunSpec:
     data = DataSpec(name="cifar10", train_size=12, val_size=4, test_size=4, views=1)
-    spec = cnn(
-        data=data,
-        model=ModelSpec(name="resnet18", options={"stem": "imagenet"}),
-        init="imagenet",
-        trainable="head",
-        batch_size=6,
-    )
-    record = run(spec)
+    resized = ModelSpec(name="resnet18", options={"stem": "resized", "size": 40})
+    fields = dict(data=data, model=resized, init="imagenet", trainable="head", batch_size=6)
+    return cnn(**fields | changes)
+
+
+@pytest.mark.parametrize("stem", [{"stem": "imagenet"}, {"stem": "resized", "size": 40}])
+def test_a_head_on_imagenet_weights_trains_on_cached_features_and_names_the_weights(stem, imagenet):
+    record = run(head(model=ModelSpec(name="resnet18", options=stem)))
     assert "resnet18.safetensors" in record.summary["weights"]
     assert [path.name.rsplit("-", 1)[0] for path in (settings().runs_dir / "tables").iterdir()] == ["resnet18-features"]
     trained = record.load_model().state_dict()
-    assert all(torch.equal(trained[name], tensor) for name, tensor in state.items() if not name.startswith("fc."))
+    assert all(torch.equal(trained[name], tensor) for name, tensor in imagenet.items() if not name.startswith("fc."))
+
+
+def test_heads_of_one_backbone_and_their_students_share_one_table_of_features(imagenet, monkeypatch, tmp_path):
+    """Two heads, a head of another size, and students of both: no table of logits, and equal numbers in any order."""
+    heads = [head(), head(seed=1)]
+    other = head(model=ModelSpec(name="resnet18", options={"stem": "resized", "size": 48}))
+    specs = [student(each, data=each.data) for each in (*heads, other)] + [student(*heads, data=heads[0].data, seed=3)]
+    records = run_all(specs)
+    tables = list((settings().runs_dir / "tables").iterdir())
+    assert len(tables) == 2 and all(table.name.startswith("resnet18-features-") for table in tables)
+    assert all(record.summary["teachers"] for record in records)
+    elsewhere(tmp_path, monkeypatch)
+    monkeypatch.setattr(runs, "SHARD", 3)
+    assert [numbers(run(spec)) for spec in reversed(specs)] == [numbers(record) for record in reversed(records)]
+
+
+def test_a_student_of_a_head_learns_what_the_whole_network_would_say(imagenet):
+    teacher = run(head())
+    record = run(student(teacher.spec, data=teacher.spec.data, epochs=1))
+    data = load_dataset("cifar10")
+    (indices, _) = split_indices(data.train_labels, *teacher.spec.data.split)
+    (inputs,) = resolve(record.spec, {teacher.spec.key: teacher}, Store.default())[1].tables
+    views = torch.full((len(indices),), IDENTITY_VIEW)
+    with torch.no_grad():
+        pixels = render(data.train_images, torch.from_numpy(indices), views, teacher.spec.data.normalisation)
+        expected = teacher.load_model()(pixels)
+    torch.testing.assert_close(inputs.lookup(torch.from_numpy(indices), views), expected, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("name", ["spec.json", "summary.json", "history.csv", "predictions.npz", "model.safetensors"])

@@ -38,7 +38,7 @@ from kdutils.runs.run import run, run_all
 from kdutils.runs.schedule import Job, Pool, Progress, execute
 from kdutils.settings import ROOT
 from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
-from kdutils.training.inputs import training_codes
+from kdutils.training.inputs import looked_up
 
 HERE = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "processes": False, "protocol": "tcp"}
 
@@ -268,7 +268,7 @@ def test_a_bit_for_each_entry_that_any_student_looks_up():
     labels = load_dataset("synthetic").train_labels
     graph, tables = runs._plan({spec.key: spec for spec in specs}, {"synthetic": load_dataset("synthetic")})
     [(node, (teacher, bits))] = tables.items()
-    codes = [training_codes(spec, split_indices(labels, *spec.data.split)[0]) for spec in specs[:4]]
+    codes = [looked_up(spec, split_indices(labels, *spec.data.split)[0]) for spec in specs[:4]]
     entries = np.flatnonzero(np.unpackbits(bits, count=len(labels) * VIEWS))
     assert entries.tolist() == np.unique(np.concatenate(codes)).tolist()
     assert teacher == cnn(seed=1) and graph[node] == {teacher.key} and graph[specs[0].key] == {node, teacher.key}

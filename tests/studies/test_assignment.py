@@ -28,14 +28,15 @@ def test_as_published():
     assert len(plan.seeds) == len(plan.teacher_seeds) == 5
 
 
-def test_the_quick_profile_is_what_it_was():
-    """The numbers of chapters 00 to 04 rest on these sizes."""
+def test_short_profiles_teach_with_heads_on_frozen_resnets_that_see_enlarged_images():
     plan = study("assignment", "quick")
-    assert plan.data.model_dump(exclude_defaults=True) == {
-        "name": "cifar10", "train_size": 3000, "val_size": 1000, "test_size": 2000, "views": 8
-    }  # fmt: skip
-    assert (plan.seeds, plan.teacher_seeds, plan.epochs, plan.resnet_epochs) == ((0, 1, 2), (0,), 20, 3)
-    assert [(cell.temperature, cell.kd_weight) for cell in plan.methods] == [(2, 0.5), (2, 0.9), (4, 0.5), (4, 0.9)]
+    teacher = plan.resnet("resnet50")
+    assert teacher.has_frozen_backbone and teacher.init == "imagenet"
+    assert (teacher.model.option("stem"), teacher.model.option("size")) == ("resized", 96)
+    assert teacher in plan.student(("resnet50",), ONE).teachers and teacher.with_(seed=1) == plan.resnet("resnet50", 1)
+    without = study("assignment", "quick", init="random").resnet("resnet50")
+    assert (without.init, without.trainable, without.model.option("stem")) == ("random", "all", "cifar_pool")
+    assert without.epochs > plan.policy_epochs, "a teacher from random weights needs longer"
 
 
 def test_it_searches_every_temperature_with_every_weight_and_trains_every_policy():
@@ -45,13 +46,18 @@ def test_it_searches_every_temperature_with_every_weight_and_trains_every_policy
         (t, w) for t in (2, 4, 8) for w in (0.3, 0.5, 0.7, 0.9)
     }
     assert len({spec.key for spec in grid}) == 12 and all(spec.teachers == (plan.resnet("resnet50"),) for spec in grid)
-    assert {(spec.model.option("stem"), spec.trainable) for spec in plan.policies()} == {
-        ("imagenet", "head"),
-        ("imagenet", "all"),
-        ("cifar_pool", "last_block"),
-        ("cifar_pool", "layer3_up"),
-        ("cifar_pool", "all"),
-    }
+    shown = [
+        (spec.trainable, spec.model.option("stem"), spec.model.option("size")) for spec in plan.policies().values()
+    ]
+    assert shown == [
+        ("head", "imagenet", 96),
+        ("head", "resized", 64),
+        ("head", "resized", 96),
+        ("last_block", "cifar_pool", 96),
+        ("all", "cifar_pool", 96),
+    ]
+    assert [spec.has_frozen_backbone for spec in plan.policies().values()] == [True, True, True, False, False]
+    assert list(plan.policies().values())[-1] == plan.resnet("resnet18", plan.teacher_seeds[0])
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -34,7 +34,7 @@ def test_it_differs_in_the_loss_alone_where_it_compares(profile):
         assert (without.bayesian.feature_weight, with_it.bayesian.feature_weight) == (0.0, 1e-2)
         assert without.init == with_it.init == plan.wide_resnet("bonn", without.seed)
         assert with_it.with_(bayesian=without.bayesian) == without
-        assert without.optimiser.learning_rate == pytest.approx(plan.learning_rate / 10)
+        assert without.optimiser.learning_rate == pytest.approx(plan.wide.optimiser.learning_rate / 10)
 
 
 def test_what_coincides_is_run_once():
@@ -51,3 +51,18 @@ def test_beyond_the_document_bonn_has_its_own_widths():
     ]
     assert {spec.epochs for specs in arms.values() for spec in specs} == {200}
     assert study("binary", "quick").beyond() == {}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_lambda_is_looked_at_on_validation_images_under_both_optimisers(profile):
+    plan = study("binary", profile)
+    arms = plan.lambdas()
+    assert list(arms) == ["BONN, Adam", "XNOR, Adam", "BONN, SGD", "XNOR, SGD"]
+    assert all(spec.data.val_size for specs in arms.values() for spec in specs)
+    for name in ("BONN, Adam", "BONN, SGD"):
+        weights = [spec.bayesian.kernel_weight for spec in arms[name]]
+        assert weights == list(plan.kernel_weights) and {plan.kernel_weight, 1e-4} <= set(weights)
+        (xnor,) = arms[name.replace("BONN", "XNOR")]
+        assert {spec.with_(bayesian=None, model=xnor.model) for spec in arms[name]} == {xnor}
+    if plan.data.val_size:  # then the run of the chosen value is that of phase one
+        assert plan.wide_resnet("bonn", plan.seeds[0]) in arms["BONN, Adam"]

@@ -34,7 +34,8 @@ def test_the_grid_holds_the_student_alone_once_and_every_cell_with_a_teacher(pro
     assert alone == plan.student(plan.seeds[0])
     assert [spec.distillation.method for spec in taught] == plan.methods
     assert {spec.teachers for spec in taught} == {(plan.teacher(plan.teacher_seeds[0]),)}
-    assert all(spec.with_(distillation=None) == alone for spec in taught) and plan.teacher().data.views == 162
+    assert all(spec.with_(distillation=None) == alone for spec in taught)
+    assert plan.teacher().data.views == (plan.data.views if plan.has_frozen_teacher else 162)
     assert len({spec.key for spec in plan.grid()}) == len(plan.temperatures) * len(plan.kd_weights) + 1
     assert len(taught) == 12 or profile != "paper"
 
@@ -73,3 +74,9 @@ def test_beyond_the_document_the_students_differ_in_the_teacher_alone():
         {("resnet8x4", 240, "random")}
     )
     assert study("cifar100", "quick").beyond() == {}
+
+
+def test_short_profiles_take_a_resnet18_from_imagenet_and_without_weights_a_resnet8x4():
+    assert study("cifar100", "quick").teacher().has_frozen_backbone
+    without = study("cifar100", "quick", init="random", network="resnet8x4").teacher()
+    assert (without.model.name, without.init, without.trainable) == ("resnet8x4", "random", "all")

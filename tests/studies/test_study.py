@@ -19,9 +19,10 @@ def runs_of(plan: Study) -> list[RunSpec]:
     """All runs that a study can ask for."""
     match plan.__class__.__name__:
         case "Assignment":
-            found = [plan.arms(CELL, CELL), {"grid": plan.grid(("resnet50",)), "policies": plan.policies()}]
+            found = [plan.arms(CELL, CELL), {"grid": plan.grid(("resnet50",))}]
+            found.append({name: [spec] for name, spec in plan.policies().items()})
         case "Binary":
-            found = [plan.phase_one(), plan.phase_two(), plan.fine_tuning(), plan.beyond()]
+            found = [plan.phase_one(), plan.phase_two(), plan.fine_tuning(), plan.beyond(), plan.lambdas()]
         case "TeacherInit":
             found = [plan.arms()]
         case "Cifar100":
@@ -55,20 +56,46 @@ def test_every_study_can_be_had_on_synthetic_images(name):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_profiles_change_sizes_and_never_what_the_numbers_rest_on(name):
+def test_profiles_change_sizes_and_optimisers_and_never_what_the_numbers_rest_on(name):
     paper = study(name, "paper")
     for profile in PROFILES:
         plan = study(name, profile)
         assert (plan.data.name, plan.data.normalisation) == (paper.data.name, paper.data.normalisation)
         assert set(plan.temperatures) <= set(paper.temperatures) and set(plan.kd_weights) <= set(paper.kd_weights)
-        assert set(plan.seeds) <= set(paper.seeds) and plan.init == paper.init
+        assert set(plan.seeds) <= set(paper.seeds) and (plan.init == paper.init or name == "cifar100")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_is_told_of_the_trainings_is_what_the_runs_do(name, profile):
+    """Every run of the study has one of its named trainings, but for what is compared or goes on from another run."""
+    plan = study(name, profile)
+    told = {(each.optimiser, each.epochs, each.batch_size) for each in plan.trainings.values()}
+    match name:
+        case "assignment":
+            arms = plan.arms(CELL, CELL)
+        case "binary":
+            arms = plan.phase_one() | plan.phase_two()
+        case "teacher-init":
+            arms = plan.arms()
+        case "cifar100":
+            arms = plan.arms(CELL)
+    done = {(run.optimiser, run.epochs, run.batch_size) for runs in arms.values() for run in runs}
+    assert done == told
 
 
 def test_given_values_take_the_place_of_the_profiles():
     plan = study(
-        "assignment", "quick", seeds=[3, 4], teacher_seeds=[7], temperature=3, kd_weight=0.25, init="random", epochs=2
+        "assignment",
+        "quick",
+        seeds=[3, 4],
+        teacher_seeds=[7],
+        temperature=3,
+        kd_weight=0.25,
+        init="random",
+        frozen=False,
     )
-    assert (plan.seeds, plan.teacher_seeds, plan.init, plan.epochs) == ((3, 4), (7,), "random", 2)
+    assert (plan.seeds, plan.teacher_seeds, plan.init, plan.frozen) == ((3, 4), (7,), "random", False)
     assert plan.methods == [KD(temperature=3.0, kd_weight=0.25)]
     (spec,) = plan.grid(("resnet18",))
     assert (spec.seed, spec.teachers[0].seed, spec.teachers[0].init) == (3, 7, "random")
@@ -77,9 +104,9 @@ def test_given_values_take_the_place_of_the_profiles():
 
 
 def test_a_given_temperature_leaves_the_weights_of_the_grid():
-    assert [(cell.temperature, cell.kd_weight) for cell in study("assignment", "quick", temperature=8).methods] == [
-        (8.0, 0.5),
-        (8.0, 0.9),
+    assert [(cell.temperature, cell.kd_weight) for cell in study("assignment", "quick", temperature=4).methods] == [
+        (4.0, 0.5),
+        (4.0, 0.9),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import platform
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +24,7 @@ from kdutils.networks.binary import SIGMA_FLOOR, UNDECAYED
 from kdutils.networks.registry import build_model
 from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.training.checkpoints import Checkpoint
-from kdutils.training.inputs import Inputs, training_codes, validation_codes
+from kdutils.training.inputs import Inputs, looked_up
 from kdutils.training.loop import train as train_on
 from kdutils.training.objective import objective
 from kdutils.training.optimisers import learning_rate
@@ -163,7 +164,7 @@ def test_distilling_from_tables_equals_asking_the_teachers_in_every_step(tmp_pat
         copy.deepcopy(model), spec, dataset, lambda outputs, pixels, labels: F.cross_entropy(outputs, labels)
     )
     tables = [
-        filled(tmp_path / str(n), teacher, spec, dataset, training_codes(spec, train_indices(spec, dataset)))
+        filled(tmp_path / str(n), teacher, spec, dataset, looked_up(spec, train_indices(spec, dataset)))
         for n, teacher in enumerate(models)
     ]
     outcome = train(model, spec, dataset, FLOAT32, tables)
@@ -179,12 +180,7 @@ def test_training_on_cached_features_equals_training_under_a_frozen_backbone(tmp
     slow = network(spec)
     quick, backbone, start = copy.deepcopy(slow), copy.deepcopy(slow), copy.deepcopy(slow)
     backbone.fc = torch.nn.Identity()
-    codes = np.concatenate(
-        [
-            training_codes(spec, train_indices(spec, dataset)),
-            validation_codes(split_indices(dataset.train_labels, *spec.data.split)[1]),
-        ]
-    )
+    codes = looked_up(spec, *split_indices(dataset.train_labels, *spec.data.split))
     features = filled(tmp_path, backbone, spec, dataset, codes, columns=512)
     outcomes = train(slow, spec, dataset, FLOAT32), train(quick, spec, dataset, FLOAT32, features=features)
     assert_same_weights(quick, slow, 2e-3)
@@ -439,9 +435,7 @@ def test_the_bayesian_losses_join_the_cross_entropy_and_stand_in_the_history(dat
 def test_distillation_and_the_bayesian_losses_add_up(tmp_path, dataset):
     teacher = spec_of(data=bonn().data)
     spec = bonn(distillation=Distillation(teachers=(teacher,), method=KD(temperature=3.0, kd_weight=0.7)), epochs=2)
-    table = filled(
-        tmp_path, network(teacher, seed=10), spec, dataset, training_codes(spec, train_indices(spec, dataset))
-    )
+    table = filled(tmp_path, network(teacher, seed=10), spec, dataset, looked_up(spec, train_indices(spec, dataset)))
     for row in train(network(spec), spec, dataset, FLOAT32, [table]).history:
         parts = 0.3 * row["train_ce"] + 0.7 * row["train_kd"] + row["train_kernel"] + row["train_feature"]
         assert (
@@ -521,16 +515,24 @@ def test_a_head_on_cached_features_has_a_test_curve_too(tmp_path, dataset):
     model = network(spec)
     backbone = copy.deepcopy(model)
     backbone.fc = torch.nn.Identity()
-    codes = np.concatenate(
-        [
-            training_codes(spec, train_indices(spec, dataset)),
-            validation_codes(split_indices(dataset.train_labels, *spec.data.split)[1]),
-        ]
-    )
+    codes = looked_up(spec, *split_indices(dataset.train_labels, *spec.data.split))
     outcome = train(
         model, spec, dataset, FLOAT32, features=filled(tmp_path, backbone, spec, dataset, codes, columns=512)
     )
     assert outcome.metrics["test"] == {name: outcome.history[-1][f"test_{name}"] for name in ("loss", "accuracy")}
+
+
+def test_the_seconds_of_a_head_hold_those_of_its_features(tmp_path, dataset):
+    data = DataSpec(name="synthetic", train_size=4, val_size=2, test_size=3, views=1)
+    spec = spec_of(model=RESNET, trainable="head", data=data, epochs=1, batch_size=2)
+    model = network(spec)
+    backbone = copy.deepcopy(model)
+    backbone.fc = torch.nn.Identity()
+    codes = looked_up(spec, *split_indices(dataset.train_labels, *spec.data.split))
+    features = filled(tmp_path, backbone, spec, dataset, codes, columns=512)
+    inputs = Inputs(dataset, FLOAT32, *split_indices(dataset.train_labels, *data.split), features=features)
+    alone = train_on(copy.deepcopy(model), spec, inputs).seconds
+    assert alone + 900 < train_on(model, spec, replace(inputs, features_seconds=1000.0)).seconds < alone + 1100
 
 
 def test_two_binary_runs_are_bit_identical_in_half_precision_too(dataset):
@@ -563,7 +565,7 @@ def test_the_objective_of_one_batch_is_the_loss_that_the_loop_notes(tmp_path, da
     kd = Distillation(teachers=(spec_of(),), method=KD(temperature=3.0, kd_weight=0.7))
     spec = spec_of(distillation=kd, epochs=1, batch_size=50, optimiser=STILL)
     model, teacher = network(spec), network(spec, seed=10)
-    table = filled(tmp_path, teacher, spec, dataset, training_codes(spec, train_indices(spec, dataset)))
+    table = filled(tmp_path, teacher, spec, dataset, looked_up(spec, train_indices(spec, dataset)))
     row = train(copy.deepcopy(model), spec, dataset, FLOAT32, [table]).history[0]
     order, views = epoch_stream(train_indices(spec, dataset), 5, 0, 0)
     with torch.no_grad():

@@ -1,0 +1,117 @@
+"""What a run rests on: its network as it starts, its data, its teachers' answers, all resolved once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdutils.data.datasets import load_dataset
+from kdutils.data.views import split_indices
+from kdutils.distillation.tables import HeadTable, ViewTable
+from kdutils.errors import InputError
+from kdutils.machine import detect_runtime
+from kdutils.networks.registry import build_model
+from kdutils.networks.weights import load_imagenet, load_weights_file
+from kdutils.runs.records import Record, Store
+from kdutils.specs import RunSpec
+from kdutils.training.inputs import NONE, Inputs, check_teachers, looked_up
+
+
+def resolve(spec: RunSpec, needed: dict[str, Record], store: Store) -> tuple[nn.Module, Inputs]:
+    """The network as it starts, and all that its training rests on; what it looks up is computed where it is missing.
+
+    needed: the records of the runs that come before this one, by key. Raises `InputError` where one of them diverged,
+    or a teacher was trained on images that validate its student.
+    """
+    for record in needed.values():
+        if record.diverged:
+            raise InputError(
+                f"{record.spec.key}, which {spec.key} needs, diverged in epoch {record.summary['diverged']}: "
+                "lower its learning rate"
+            )
+    dataset = load_dataset(spec.data.name)
+    check_teachers(spec, dataset)
+    model, weights = start(spec, store)
+    begun_from = needed[spec.init.key] if isinstance(spec.init, RunSpec) else None
+    facts = {
+        "data": {"title": dataset.title, "digest": dataset.digest},
+        "weights": weights,
+        "teachers": {teacher.key: needed[teacher.key].digest for teacher in spec.teachers},
+        **({"start": {begun_from.spec.key: begun_from.digest}} if begun_from else {}),
+    }
+    train, val = split_indices(dataset.train_labels, *spec.data.split)
+    codes = looked_up(spec, train, val) if spec.teachers or spec.has_frozen_backbone else NONE
+    answers = []
+    for teacher in spec.teachers:
+        table = fill(teacher, codes, store)
+        head = needed[teacher.key].load_model().fc if teacher.has_frozen_backbone else None
+        answers.append(HeadTable(table, head) if head else table)
+    features = fill(spec, codes, store) if spec.has_frozen_backbone else None
+    spent = features.seconds(len(codes)) if features else 0.0
+    return model, Inputs(dataset, detect_runtime(), train, val, tuple(answers), features, facts, spent)
+
+
+def start(spec: RunSpec, store: Store) -> tuple[nn.Module, str | None]:
+    """The network as its training begins, and where its weights come from, with their digest; None for random ones."""
+    torch.manual_seed(spec.seed)
+    model = build_model(spec.model.name, spec.data.num_classes, **spec.model.options)
+    if spec.weights_file:
+        return model, load_weights_file(model, spec.weights_file)
+    if spec.init == "imagenet":
+        return model, load_imagenet(model, spec.model.name)
+    if spec.init == "random":
+        return model, None
+    record = store.find(spec.init)
+    same = spec.init.data.name == spec.data.name  # another data set has other classes: their classifier stays behind
+    state = record.load_model().state_dict()
+    kept = {name: value for name, value in state.items() if same or not name.startswith("fc.")}
+    model.load_state_dict(kept, strict=same)
+    return model, f"run {spec.init.key} (SHA-256 {record.digest[:16]})"
+
+
+def table_name(spec: RunSpec) -> str:
+    """What `spec`'s table is called in a plan: runs of one name share it."""
+    if not spec.has_frozen_backbone:
+        return f"table of {spec.key}"
+    begun = spec.init if isinstance(spec.init, str) else spec.init.key
+    model = f"{spec.model.name} {spec.model.canonical()}"
+    return f"features of {model} from {begun}, {spec.data.name}, {spec.data.normalisation}"
+
+
+def open_table(spec: RunSpec, store: Store) -> tuple[ViewTable, Callable[[], nn.Module]]:
+    """The table of what `spec`'s network says, and what gives that network.
+
+    Its logits, after its training; or, of a frozen backbone, the features that its head is trained on, which need no
+    training. A table is known by the weights, the data and the arithmetic that it is computed in.
+    """
+    dataset, runtime = load_dataset(spec.data.name), detect_runtime()
+    if spec.has_frozen_backbone:
+        backbone = start(spec, store)[0]
+        columns, backbone.fc = backbone.fc.in_features, nn.Identity()
+        weights = [tensor.contiguous().numpy().tobytes() for tensor in backbone.state_dict().values()]
+        weights.append(spec.model.canonical().encode())  # a resized stem has the same weights at every size
+        label, network = f"{spec.model.name}-features", lambda: backbone
+    else:
+        record = store.find(spec)
+        weights, columns, label, network = [record.digest], spec.data.num_classes, spec.model.name, record.load_model
+    name = _hash(*weights, dataset.digest, spec.data.normalisation, runtime.name)
+    folder = store.folder / "tables" / f"{label}-{name}"
+    return ViewTable(folder, len(dataset.train_labels), columns), network
+
+
+def fill(spec: RunSpec, codes: np.ndarray, store: Store, report: Callable[[float], None] = lambda _: None) -> ViewTable:
+    """`spec`'s table (`open_table`), filled at entry codes (image * 162 + view), int64 [N]."""
+    table, network = open_table(spec, store)
+    if len(table.missing(codes)):
+        dataset = load_dataset(spec.data.name)
+        table.fill(network(), dataset, codes, spec.data.normalisation, detect_runtime(), report)
+    return table
+
+
+def _hash(*parts: str | bytes) -> str:
+    content = b"\n".join(part if isinstance(part, bytes) else part.encode() for part in parts)
+    return hashlib.sha256(content).hexdigest()[:16]
