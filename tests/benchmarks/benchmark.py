@@ -84,9 +84,10 @@ def _here(name: str) -> str:
 def student_spec(images: int, epochs: int, seed: int = 0, stem: str = "cifar_pool") -> RunSpec:
     """The study's student in the benchmark's size, on CIFAR-10 where it can be had, else on the synthetic data."""
     plan = study("assignment", "paper", dataset=_here("cifar10"), init="random")
-    plan = plan.with_(data=plan.data.with_(train_size=images, val_size=0, test_size=250), epochs=epochs)
-    method = KD(temperature=4.0, kd_weight=0.7)
-    teacher = plan.resnet("resnet18", stem=stem)
+    plan = plan.with_(data=plan.data.with_(train_size=images, val_size=0, test_size=250))
+    plan, method = plan.with_(cnn=plan.cnn.with_(epochs=epochs)), KD(temperature=4.0, kd_weight=0.7)
+    teacher = plan.resnet("resnet18")
+    teacher = teacher.with_(model=ModelSpec(name="resnet18", options={"stem": stem}))
     return plan.small_cnn(seed).with_(distillation=Distillation(teachers=(teacher,), method=method))
 
 
@@ -283,7 +284,7 @@ def benchmark_binary(images: int = 1600, rounds: int = 3, json_file: Path | None
     results = []
     for name, count in (("wrn_22", images), ("wrn_16_7", images // 8)):
         data = plan.data.with_(train_size=count, test_size=1)
-        sized = plan.with_(data=data, network=ModelSpec(name=name), epochs=1)
+        sized = plan.with_(data=data, network=ModelSpec(name=name), wide=plan.wide.with_(epochs=1, batch_size=64))
         seconds: dict[str, list[float]] = {precision: [] for precision in ("full", "xnor", "bonn")}
         for _ in range(rounds):
             for precision, measured in seconds.items():
