@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from kdutils.distillation.methods import KD
+from kdutils.distillation.methods import KD, Method
 from kdutils.specs import DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.values import Value
 
@@ -47,6 +47,6 @@ class Study(Value):
         return RunSpec(data=self.data, model=model, optimiser=optimiser, **fields)
 
 
-def taught(student: RunSpec, method: KD, *teachers: RunSpec) -> RunSpec:
+def taught(student: RunSpec, method: Method, *teachers: RunSpec) -> RunSpec:
     """`student` with teachers; alone and taught, runs of one seed differ in nothing but their loss."""
     return student.with_(distillation=Distillation(teachers=teachers, method=method))
