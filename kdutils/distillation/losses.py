@@ -179,7 +179,7 @@ def mt_ebkd(student, teachers, labels, temperature: float) -> Terms:
     Kwon et al., "Adaptive Knowledge Distillation Based on Entropy" (ICASSP 2020). Weights sum to teachers - 1.
     """
     log_p = F.log_softmax(teachers, 2)
-    entropies = -(log_p.exp() * log_p).sum(2).clamp_min(torch.finfo(log_p.dtype).tiny)  # all sure: all the same
+    entropies = (log_p.exp() * -log_p).sum(2).clamp_min(torch.finfo(log_p.dtype).tiny)  # all sure: all the same
     return {"kd": ((1 - entropies / entropies.sum(0)) * _divergences(student, teachers, temperature)).mean()}
 
 

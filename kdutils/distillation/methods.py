@@ -1,6 +1,6 @@
 """The methods of distillation by name: each a frozen value with its parameters, and the one function of their loss.
 
-Parameters that are not given are the authors'; where theirs differ by pair, those of ResNet32x4 and ResNet8x4 on CIFAR-100.
+Parameters that are not given are the authors'; where theirs differ by pair, those of ResNet32x4 and ResNet8x4.
 """
 
 from __future__ import annotations
