@@ -8,6 +8,7 @@ term of distillation, and its parts. Throughout, p_T = softmax(z_t / T), q_T = s
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -208,15 +209,17 @@ def mt_aekd(student, teachers, labels, temperature: float, C: float) -> Terms:
 def agreement_weights(gradients: torch.Tensor, C: float) -> torch.Tensor:
     """argmin_w |sum_m w_m g_m|^2 with sum w = 1 and 0 <= w_m <= C, of gradients [teachers, classes]: [teachers].
 
-    C is at least 1 / teachers.
+    C is at least 1 / teachers. Solved as non-negative least squares in w and the slacks C - w, with equations for
+    both that weigh so much that they hold to 1e-7.
     """
-    from scipy.optimize import lsq_linear
+    from scipy.optimize import nnls
 
-    columns = gradients.T.double().cpu().numpy()
-    weight = 1e4 * max(abs(columns).max(), 1e-30)  # of the row that asks for sum w = 1: an error of 1e-8
-    rows, wanted = [*columns, [weight] * len(gradients)], [0.0] * len(columns) + [weight]
-    found = lsq_linear(rows, wanted, bounds=(0, C), method="bvls", tol=1e-14).x
-    return torch.from_numpy(found / found.sum()).to(gradients)
+    many, firm, g = len(gradients), 1e4, gradients.double().cpu().numpy()
+    toward = np.linalg.qr(g.T / max(abs(g).max(), 1e-30), mode="r")  # [teachers, teachers]: as long as the gradients
+    sums, each = np.full((1, many), firm), firm * np.eye(many)
+    equations = np.block([[toward, 0 * toward], [sums, 0 * sums], [each, each]])
+    weights = nnls(equations, np.concatenate([np.zeros(len(toward)), [firm], np.full(many, firm * C)]))[0][:many]
+    return torch.from_numpy(weights / weights.sum()).to(gradients)
 
 
 def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
