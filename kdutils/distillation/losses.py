@@ -214,6 +214,8 @@ def agreement_weights(gradients: torch.Tensor, C: float) -> torch.Tensor:
     """
     from scipy.optimize import nnls
 
+    if not gradients.isfinite().all():  # of a run that has diverged: its loss says so
+        return torch.full_like(gradients[:, 0], 1 / len(gradients))
     many, firm, g = len(gradients), 1e4, gradients.double().cpu().numpy()
     toward = np.linalg.qr(g.T / max(abs(g).max(), 1e-30), mode="r")  # [teachers, teachers]: as long as the gradients
     sums, each = np.full((1, many), firm), firm * np.eye(many)
