@@ -252,5 +252,5 @@ def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _share_to_median(values: torch.Tensor) -> torch.Tensor:
-    """The share of values [N] that are at most their median (the mean of the middle two); a scalar."""
-    return (values <= values.quantile(0.5)).to(values).mean()
+    """The share of values [N] that are at most their median; a scalar."""
+    return (values <= values.median()).to(values).mean()
