@@ -9,7 +9,12 @@ from .data.views import (
     split_indices as split_indices,
 )
 from .distillation.losses import soft_loss as soft_loss, teacher_log_probabilities as teacher_log_probabilities
-from .distillation.methods import KD as KD, method_loss as method_loss
+from .distillation.methods import (
+    KD as KD,
+    METHODS as METHODS,
+    build_method as build_method,
+    method_loss as method_loss,
+)
 from .errors import InputError as InputError
 from .networks.counting import (
     accounting as accounting,

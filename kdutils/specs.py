@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from kdutils.data.datasets import DATASETS
 from kdutils.data.views import VIEWS
-from kdutils.distillation.methods import KD
+from kdutils.distillation.methods import AnyMethod
 from kdutils.networks.registry import IMAGENET_NETWORKS, default_options, normal_options
 from kdutils.networks.residual import FROZEN_STEMS
 from kdutils.values import Value
@@ -79,7 +79,7 @@ class Distillation(Value):
     """The teachers of a run, and the method by which their knowledge enters its loss."""
 
     teachers: Annotated[tuple[RunSpec, ...], Field(min_length=1)]
-    method: KD
+    method: AnyMethod
 
 
 class Bayesian(Value):
@@ -120,6 +120,9 @@ class RunSpec(Value):
                     f"its student {self.model.name} learns {self.data.name} ({self.data.num_classes} classes): "
                     "train both on one data set"
                 )
+        if self.distillation:
+            images = min(self.batch_size, self.data.train_size or self.batch_size)
+            self.distillation.method.check(len(self.teachers), self.data.num_classes, images)
         if self.model.name not in IMAGENET_NETWORKS and (self.init == "imagenet" or self.trainable != "all"):
             raise ValueError(
                 f"{self.model.name} has no ImageNet weights and no frozen parts: "

@@ -174,7 +174,7 @@ DATA_CHANGES = {
 OPTIMISER_CHANGES = {"name": "sgd", "learning_rate": 2e-3, "momentum": 0.9, "weight_decay": 1e-4}
 OPTIMISER_CHANGES |= {"schedule": "step", "milestones": (3,), "factor": 0.2}
 BAYESIAN_CHANGES = {"kernel_weight": 0.0, "nu": 1e-3, "feature_weight": 1e-2}
-KD_CHANGES = {"temperature": 3.0, "kd_weight": 0.4, "ce_weight": 0.6, "average": "probabilities"}
+KD_CHANGES = {"temperature": 3.0, "kd_weight": 0.4, "ce_weight": 0.6, "average": "probabilities", "warmup": 5}
 
 
 def test_every_field_changes_the_key():

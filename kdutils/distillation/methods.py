@@ -1,30 +1,71 @@
-"""The methods of distillation: each a frozen value with its parameters, and a pure function that is its formula."""
+"""The methods of distillation by name: each a frozen value with its parameters, and the one function of their loss.
+
+Parameters that are not given are the authors'; where theirs differ by pair, those of ResNet32x4 and ResNet8x4.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from kdutils.distillation.losses import soft_loss, teacher_log_probabilities
+from kdutils.distillation import losses
+from kdutils.distillation.losses import Terms, working
 from kdutils.errors import InputError
-from kdutils.values import Value
+from kdutils.values import Value, explain
 
-Terms = dict[str, torch.Tensor]
 Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 
 
-class KD(Value):
-    """Knowledge distillation with soft targets (`method_loss`): Hinton, Vinyals, Dean (2015), section 2.
+class Method(Value):
+    """What every method has: the loss ce_weight CE + kd_weight min(epoch / warmup, 1) kd, with epochs counted from 1.
 
-    A `ce_weight` that is not given is 1 - kd_weight. `average` says how several teachers count as one
-    (`kdutils.distillation.losses.teacher_log_probabilities`).
+    `formula` gives `kd` from logits and the parameters that a method adds to these. A method also says how many
+    teachers it takes, and how few classes and images of a batch leave its loss something to learn from.
     """
 
+    formula: ClassVar[Callable[..., Terms]]
+    teachers: ClassVar[tuple[int, float]] = (1, 1)
+    classes: ClassVar[int] = 2
+    images: ClassVar[int] = 1
+
+    name: str
+    ce_weight: Weight = 1.0
+    kd_weight: Weight = 1.0
+    warmup: Annotated[int, Field(gt=0)] = 1  # epochs; 1: none
+
+    def terms(self, student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> Terms:
+        """The `kd` of a batch and its parts, without weights: `formula` with this value's parameters."""
+        parameters = {name: value for name, value in self if name not in Method.model_fields}
+        return type(self).formula(student, teacher, labels, **parameters)
+
+    def check(self, teachers: int, classes: int, images: int) -> None:
+        """Raise `InputError` where the method cannot learn from so many teachers, classes, or images of a batch."""
+        fewest, most = self.teachers
+        if not fewest <= teachers <= most:
+            takes = "one teacher" if most == 1 else f"at least {fewest} teachers"
+            raise InputError(f"{self.name} takes {takes}, got {teachers}: {_suited(teachers)} take so many")
+        if classes < self.classes:
+            raise InputError(
+                f"{self.name} needs at least {self.classes} classes, got {classes}: what it says of the classes other "
+                "than the label vanishes, take kd"
+            )
+        if images < self.images:
+            raise InputError(f"{self.name} compares the images of a batch and needs at least {self.images} of them")
+
+
+class KD(Method):
+    """Knowledge distillation with soft targets (`losses.kd`); a `ce_weight` that is not given is 1 - kd_weight."""
+
+    formula = losses.kd
+    teachers = (1, math.inf)
     name: Literal["kd"] = "kd"
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Positive
     kd_weight: Weight
     ce_weight: Weight
     average: Literal["logits", "probabilities"] = "logits"
@@ -32,7 +73,8 @@ class KD(Value):
     @model_validator(mode="before")
     @classmethod
     def _complement(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        weight = fields.get("kd_weight")
+        fields = {"temperature": 4.0, "kd_weight": 0.9} | fields  # no defaults: runs are keyed by all but defaults
+        weight = fields["kd_weight"]
         if fields.get("ce_weight") is not None or not isinstance(weight, (int, float)):
             return fields
         if weight > 1:
@@ -40,19 +82,198 @@ class KD(Value):
         return fields | {"ce_weight": round(1.0 - weight, 12)}
 
 
-def method_loss(
-    method: KD, student_logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, Terms]:
-    """The loss of a batch, ce_weight CE(student, labels) + kd_weight T^2 KL(teacher_T || student_T), and both terms.
+class LSKD(Method):
+    """Logit standardisation (`losses.lskd`)."""
 
-    student_logits: [B, classes]; teacher_logits: [B, classes] or [teachers, B, classes]; labels: int64 [B]. The loss
-    and its terms, `ce` and `kd`, are scalars, float32 (nats). Raises `InputError` where teacher and student know
-    different numbers of classes.
+    formula = losses.lskd
+    classes = 3
+    name: Literal["lskd"] = "lskd"
+    temperature: Positive = 2.0
+    ce_weight: Weight = 0.1
+    kd_weight: Weight = 9.0
+
+
+class DKD(Method):
+    """Decoupled knowledge distillation (`losses.dkd`)."""
+
+    formula = losses.dkd
+    classes = 3
+    name: Literal["dkd"] = "dkd"
+    temperature: Positive = 4.0
+    alpha: Weight = 1.0
+    beta: Weight = 8.0
+    warmup: Annotated[int, Field(gt=0)] = 20
+
+
+class DKDLSKD(DKD):
+    """DKD of standardised logits (`losses.dkd_lskd`)."""
+
+    formula = losses.dkd_lskd
+    name: Literal["dkd_lskd"] = "dkd_lskd"
+    temperature: Positive = 2.0
+    kd_weight: Weight = 9.0
+
+
+class DIST(Method):
+    """Relations between classes and between images (`losses.dist`)."""
+
+    formula = losses.dist
+    images = 2
+    name: Literal["dist"] = "dist"
+    temperature: Positive = 4.0
+    beta: Weight = 1.0
+    gamma: Weight = 1.0
+    kd_weight: Weight = 2.0
+
+
+class TTM(Method):
+    """Transformed teacher matching (`losses.ttm`)."""
+
+    formula = losses.ttm
+    name: Literal["ttm"] = "ttm"
+    power: Positive = 0.1
+    kd_weight: Weight = 100.0
+
+
+class WTTM(Method):
+    """Weighted transformed teacher matching (`losses.wttm`)."""
+
+    formula = losses.wttm
+    name: Literal["wttm"] = "wttm"
+    power: Positive = 0.1
+    kd_weight: Weight = 3.0
+
+
+class RLD(Method):
+    """Refined logits (`losses.rld`)."""
+
+    formula = losses.rld
+    classes = 3
+    name: Literal["rld"] = "rld"
+    temperature: Positive = 4.0
+    confidence_temperature: Positive = 1.0
+    alpha: Weight = 1.0
+    beta: Weight = 8.0
+    warmup: Annotated[int, Field(gt=0)] = 20
+
+
+class NKD(Method):
+    """Normalised knowledge distillation (`losses.nkd`); the authors take T = 3 and gamma = 3.5 for CIFAR-100."""
+
+    formula = losses.nkd
+    classes = 3
+    name: Literal["nkd"] = "nkd"
+    temperature: Positive = 1.0
+    gamma: Weight = 1.5
+
+
+class MLKDWeak(Method):
+    """Multi-level logit distillation without its second view (`losses.mlkd_weak`)."""
+
+    formula = losses.mlkd_weak
+    name: Literal["mlkd_weak"] = "mlkd_weak"
+    temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4.0, 3.0, 5.0, 2.0, 6.0)
+    ce_weight: Weight = 0.1
+    kd_weight: Weight = 0.9
+
+
+class MTAverage(Method):
+    """The average of several teachers' losses (`losses.mt_average`)."""
+
+    formula = losses.mt_average
+    teachers = (2, math.inf)
+    name: Literal["mt_average"] = "mt_average"
+    temperature: Positive = 4.0
+
+
+class MTEBKD(MTAverage):
+    """Several teachers weighed by their entropy (`losses.mt_ebkd`)."""
+
+    formula = losses.mt_ebkd
+    name: Literal["mt_ebkd"] = "mt_ebkd"
+
+
+class MTCAMKD(MTAverage):
+    """Several teachers weighed by their error on the label (`losses.mt_camkd`)."""
+
+    formula = losses.mt_camkd
+    name: Literal["mt_camkd"] = "mt_camkd"
+
+
+class MTAEKD(MTAverage):
+    """Several teachers weighed by what their gradients agree on (`losses.mt_aekd`); no weight exceeds `C`."""
+
+    formula = losses.mt_aekd
+    name: Literal["mt_aekd"] = "mt_aekd"
+    kd_weight: Weight = 0.9
+    C: Annotated[float, Field(gt=0, le=1)] = 0.6
+
+    def check(self, teachers: int, classes: int, images: int) -> None:
+        """As for every method; and C must leave the weights of so many teachers a sum of 1."""
+        super().check(teachers, classes, images)
+        if self.C * teachers < 1:
+            raise InputError(f"C must be at least {1 / teachers:.3g} for {teachers} teachers, got {self.C}")
+
+
+_Any = KD | LSKD | DKD | DKDLSKD | DIST | TTM | WTTM | RLD | NKD | MLKDWeak | MTAverage | MTEBKD | MTCAMKD | MTAEKD
+AnyMethod = Annotated[_Any, Field(discriminator="name")]
+
+METHODS: dict[str, type[Method]] = {method.model_fields["name"].default: method for method in get_args(_Any)}
+"""The methods by name."""
+
+
+def build_method(name: str, **parameters: Any) -> Method:
+    """The method `name` with `parameters`, the authors' where none is given.
+
+    Raises `InputError` for a name, a parameter or a value that cannot be, naming those that can.
     """
-    ours, theirs = student_logits.shape[-1], teacher_logits.shape[-1]
-    if ours != theirs:
-        raise InputError(f"the teacher has {theirs} classes, its student {ours}: they must agree")
-    ce = F.cross_entropy(student_logits.float(), labels)
-    targets = teacher_log_probabilities(teacher_logits, method.temperature, method.average)
-    kd = soft_loss(student_logits, targets, method.temperature)
-    return method.ce_weight * ce + method.kd_weight * kd, {"ce": ce, "kd": kd}
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}: allowed are {', '.join(METHODS)}")
+    allowed = METHODS[name].model_fields.keys() - {"name"}
+    for unknown in parameters.keys() - allowed:
+        raise InputError(f"{name} has no parameter {unknown!r}: allowed are {', '.join(sorted(allowed))}")
+    try:
+        return METHODS[name](**parameters)
+    except ValidationError as error:
+        raise InputError(f"{name}, {explain(error)}") from None
+
+
+def method_loss(
+    method: str | Method,
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    labels: torch.Tensor,
+    epoch: int = 1,
+    **parameters: Any,
+) -> tuple[torch.Tensor, Terms]:
+    """The loss of a batch in epoch `epoch`, counted from 1, and its terms without weights: `ce`, `kd` and kd's parts.
+
+    method: a value, or a name with `parameters` (`build_method`); student_logits: [B, classes]; teacher_logits: the
+    same or [teachers, B, classes], no gradient flows into them; labels: int64 [B]. Scalars, float64 if any logits are,
+    else float32 (nats). Raises `InputError` where the method cannot be or cannot learn from these shapes.
+    """
+    if isinstance(method, str):
+        method = build_method(method, **parameters)
+    elif parameters:
+        raise InputError(
+            f"parameters ({', '.join(parameters)}) go with a method's name; this {method.name} has its own"
+        )
+    teachers = teacher_logits if teacher_logits.dim() == 3 else teacher_logits[None]
+    if teachers.shape[1:] != student_logits.shape:
+        theirs, ours = (
+            f"{shape[-1]} classes for {shape[-2]} images" for shape in (teachers.shape, student_logits.shape)
+        )
+        raise InputError(f"the teacher has {theirs}, its student {ours}: they must agree")
+    method.check(len(teachers), student_logits.shape[1], len(student_logits))
+    if epoch < 1:
+        raise InputError(f"epochs count from 1, got {epoch}")
+    student, teachers = working(student_logits), working(teachers.detach())
+    if torch.float64 in (student.dtype, teachers.dtype):
+        student, teachers = student.double(), teachers.double()
+    terms = {"ce": F.cross_entropy(student, labels)}
+    terms |= method.terms(student, teachers if method.teachers[1] > 1 else teachers[0], labels)
+    return method.ce_weight * terms["ce"] + method.kd_weight * min(epoch / method.warmup, 1.0) * terms["kd"], terms
+
+
+def _suited(teachers: int) -> str:
+    return ", ".join(name for name, method in METHODS.items() if method.teachers[0] <= teachers <= method.teachers[1])

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from kdutils.distillation.methods import KD
+from kdutils.distillation.methods import KD, Method
 from kdutils.specs import Count, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.values import Value
 
@@ -79,10 +79,8 @@ class Study(Value):
 
     def _resnet(self, name: str, training: Training, seed: int, trainable: str = "all", **stem) -> RunSpec:
         """A ResNet from `init`, under the stem that `stem` gives as options."""
-        data, model = (
-            self.data.with_(test_size=self.resnet_tests or self.data.test_size),
-            ModelSpec(name=name, options=stem),
-        )
+        data = self.data.with_(test_size=self.resnet_tests or self.data.test_size)
+        model = ModelSpec(name=name, options=stem)
         return self._run(model, training, seed, data=data, init=self.init, trainable=trainable)
 
     def _head(self, name: str, seed: int, size: int = 96) -> RunSpec:
@@ -91,6 +89,6 @@ class Study(Value):
         return self._resnet(name, self.head, seed, "head", **stem)
 
 
-def taught(student: RunSpec, method: KD, *teachers: RunSpec) -> RunSpec:
+def taught(student: RunSpec, method: Method, *teachers: RunSpec) -> RunSpec:
     """`student` with teachers; alone and taught, runs of one seed differ in nothing but their loss."""
     return student.with_(distillation=Distillation(teachers=teachers, method=method))

@@ -182,7 +182,7 @@ def _train_epoch(model, optimiser, feed: _Feed, spec: RunSpec, inputs: Inputs, e
                     logits = model(pixels[part])
                 taught = teacher_logits[:, part] if inputs.tables else None
                 seen = features.pop() if features is not None else None
-                loss, terms = objective(spec, model, logits.float(), labels[part], taught, seen)
+                loss, terms = objective(spec, model, logits.float(), labels[part], taught, seen, epoch + 1)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()

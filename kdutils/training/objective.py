@@ -18,15 +18,17 @@ def objective(
     labels: torch.Tensor,
     teacher_logits: torch.Tensor | None = None,
     features: torch.Tensor | None = None,
+    epoch: int = 1,
 ) -> tuple[torch.Tensor, Terms]:
     """The loss of one batch of the optimiser, and the terms that it is made of, by name; scalars, float32 (nats).
 
     logits: float32 [B, classes] of `model`; labels: int64 [B]; teacher_logits: float32 [teachers, B, classes] where
-    `spec` distils; features: [B, D] before the classifier, where it has a Bayesian feature loss. Terms: `ce` where it
-    is not all; `kd` of distillation; `kernel` and `feature` of the Bayesian losses, with their weights.
+    `spec` distils; features: [B, D] before the classifier, where it has a Bayesian feature loss; epoch: counted from 1.
+    Terms: `ce` where it is not all; `kd` of distillation and its parts; `kernel` and `feature` of the Bayesian losses,
+    with their weights.
     """
     if spec.distillation:
-        loss, terms = method_loss(spec.distillation.method, logits, teacher_logits, labels)
+        loss, terms = method_loss(spec.distillation.method, logits, teacher_logits, labels, epoch)
     else:
         loss = F.cross_entropy(logits, labels)
         terms = {"ce": loss} if spec.bayesian else {}

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [distillation|cifar100|binary|scaling] [--json FILE]`: measure, print, keep figures."""
+"""`python -m tests.benchmarks [distillation|cifar100|binary|methods|scaling] [--json FILE]`: measure, print, keep."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from .benchmark import benchmark, benchmark_binary, benchmark_cifar100
+from .methods import benchmark_methods
 from .scaling import benchmark_scaling
 
 BENCHMARKS = {"distillation": benchmark, "cifar100": benchmark_cifar100, "binary": benchmark_binary}
-BENCHMARKS["scaling"] = benchmark_scaling
+BENCHMARKS |= {"methods": benchmark_methods, "scaling": benchmark_scaling}
 
 
 def main(arguments: list[str] | None = None) -> None:

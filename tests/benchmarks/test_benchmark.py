@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from benchmarks import __main__ as command, baseline, benchmark
+from benchmarks.methods import benchmark_methods
 
 from kdutils.data.datasets import load_dataset
 from kdutils.data.views import VIEWS, render, split_indices
-from kdutils.distillation.methods import KD, method_loss
+from kdutils.distillation.methods import KD, METHODS, method_loss
 from kdutils.machine import Runtime
 from kdutils.studies import study
 from kdutils.training.loop import train
@@ -186,6 +187,14 @@ def test_binary_networks_are_measured_beside_their_full_precision_twins(tmp_path
     assert "wrn_16_7" in capsys.readouterr().out
 
 
+def test_every_method_is_measured_beside_kd(tmp_path, capsys):
+    result = benchmark_methods(rounds=1, batch=4, json_file=tmp_path / "methods.json")
+    assert json.loads((tmp_path / "methods.json").read_text()) == result
+    assert [row["method"] for row in result["methods"]] == list(METHODS) and result["methods"][0]["ratio"] == 1
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in METHODS)
+
+
 def test_cifar100_writes_its_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KD_RUNS_DIR", str(tmp_path / "runs"))
     small = benchmark.cifar100_spec(images=32, epochs=1).with_(batch_size=16)
@@ -218,7 +227,7 @@ def test_cifar100_writes_its_figures(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["distillation"], ["cifar100"], ["binary"]])
+@pytest.mark.parametrize("arguments", [[], ["distillation"], ["cifar100"], ["binary"], ["methods"]])
 def test_each_benchmark_has_its_command(arguments, monkeypatch, tmp_path):
     asked = []
     for name in command.BENCHMARKS:
