@@ -1,0 +1,90 @@
+"""What a report answers first: every published accuracy beside ours, and what distillation gained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from kdutils.report.results import Numbers, PairedGain, Results
+from kdutils.report.statistics import with_diverged
+
+_DOCUMENTS = {
+    "assignment": "A: four classifiers on CIFAR-10",
+    "binary": "B: binary networks and distillation",
+    "teacher-init": "C: the teacher's initialisation",
+    "cifar100": "D: CIFAR-100 with a grid",
+}
+_SPLITS = {"val": "validation", "best val": "validation, best epoch", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One row: ours (accuracies in percent or, for a gain, percentage points) and the published value, if any."""
+
+    what: str
+    images: str
+    ours: Numbers
+    published: float | None = None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """As a table shows it: what, images, ours, its interval, n, published, our difference."""
+        sign, interval = "+" * isinstance(self.ours, PairedGain), self.ours.interval
+        ours = "diverged" if self.ours.mean is None else f"{self.ours.mean:{sign}.2f}"
+        ours += "" if self.ours.sd is None else f" ± {self.ours.sd:.2f}"
+        shown = f"[{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]" if interval else "–"
+        there = None not in (self.published, self.ours.mean)
+        beside = ("–" if self.published is None else f"{self.published:g}", "–")
+        beside = (beside[0], f"{self.ours.mean - self.published:+.2f}") if there else beside
+        return (self.what, self.images, ours, shown, str(with_diverged(self.ours.n, self.ours.diverged)), *beside)
+
+
+COLUMNS = ("classifier or gain", "images", "ours (%)", "95% interval", "n", "published (%)", "difference")
+
+
+def answers(results: Results) -> dict[str, list[Answer]]:
+    """By document: its published accuracies in their order (but those on training images) beside ours, then the gains.
+
+    What several chapters show alike stands once.
+    """
+    networks, gains = {}, {}  # by document
+    for chapter in results.chapters.values():
+        for name, arm in chapter.arms.items():
+            for split, images in _SPLITS.items():
+                ours = arm.metrics.get(split, {}).get("accuracy")
+                for study, value in ours.published.items() if ours else ():
+                    document, _, part = study.partition("/")
+                    what = f"{name} ({part.replace('-', ' ')})" if part else name
+                    networks.setdefault(document, []).append((part, Answer(what, images, ours, value)))
+        for name, gain in chapter.gains.items():
+            gains.setdefault(chapter.study, []).append(Answer(name, "test", gain))
+    ordered = {}
+    for document in dict.fromkeys([*networks, *gains]):
+        beside = sorted(networks.get(document, []), key=lambda found: (found[0], found[1].published))
+        rows = [row for _, row in beside] + gains.get(document, [])
+        ordered[_DOCUMENTS.get(document, document)] = list({row.cells: row for row in rows}.values())
+    return ordered
+
+
+def answers_table(found: dict[str, list[Answer]]) -> pd.DataFrame:
+    """All rows with their document, as texts."""
+    rows = [(document, *row.cells) for document, rows in found.items() for row in rows]
+    return pd.DataFrame(rows, columns=["document", *COLUMNS])
+
+
+def answers_sentence(found: dict[str, list[Answer]]) -> str:
+    """How many gains there are, and how ours lie to what is published."""
+    rows = [row for rows in found.values() for row in rows]
+    beside = [row.ours.mean - row.published for row in rows if row.published is not None and row.ours.mean is not None]
+    gains = [row.ours for row in rows if isinstance(row.ours, PairedGain)]
+    told = [gain for gain in gains if gain.n > 1]
+    above, below = sum(gain.low > 0 for gain in told), sum(gain.high < 0 for gain in told)
+    over = "; ".join(dict.fromkeys(gain.over for gain in told))
+    sentences = [
+        f"Of {len(gains)} paired differences in test accuracy, {above} lie above zero with their whole 95% interval "
+        f"and {below} below; {len(gains) - above - below} cannot be told from zero{f' ({over})' if over else ''}."
+    ] * bool(gains)
+    higher = sum(difference > 0 for difference in beside)
+    sentences += [f"Of {len(beside)} published accuracies, ours is higher in {higher}."] * bool(beside)
+    return " ".join(sentences)
