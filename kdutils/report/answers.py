@@ -74,17 +74,24 @@ def answers_table(found: dict[str, list[Answer]]) -> pd.DataFrame:
 
 
 def answers_sentence(found: dict[str, list[Answer]]) -> str:
-    """How many gains there are, and how ours lie to what is published."""
+    """How many gains can be told from zero, and how many of our accuracies are higher than the published ones."""
     rows = [row for rows in found.values() for row in rows]
-    beside = [row.ours.mean - row.published for row in rows if row.published is not None and row.ours.mean is not None]
+    beside = [row.ours.mean > row.published for row in rows if None not in (row.published, row.ours.mean)]
     gains = [row.ours for row in rows if isinstance(row.ours, PairedGain)]
-    told = [gain for gain in gains if gain.n > 1]
-    above, below = sum(gain.low > 0 for gain in told), sum(gain.high < 0 for gain in told)
-    over = "; ".join(dict.fromkeys(gain.over for gain in told))
-    sentences = [
-        f"Of {len(gains)} paired differences in test accuracy, {above} lie above zero with their whole 95% interval "
-        f"and {below} below; {len(gains) - above - below} cannot be told from zero{f' ({over})' if over else ''}."
-    ] * bool(gains)
-    higher = sum(difference > 0 for difference in beside)
-    sentences += [f"Of {len(beside)} published accuracies, ours is higher in {higher}."] * bool(beside)
-    return " ".join(sentences)
+    above = sum(gain.n > 1 and gain.low > 0 for gain in gains)
+    below = sum(gain.n > 1 and gain.high < 0 for gain in gains)
+    told = (
+        f"Of {len(gains)} paired differences in test accuracy, {above} lie above zero with their whole 95% interval, "
+        f"{below} below it, and {len(gains) - above - below} cannot be told from zero."
+    )
+    higher = f"Ours is higher than {sum(beside)} of {len(beside)} published accuracies."
+    return " ".join([told] * bool(gains) + [higher] * bool(beside))
+
+
+def answers_caption(found: dict[str, list[Answer]]) -> str:
+    """What stands in the table and the figure, and what the intervals of the gains are conditional on."""
+    gains = [row.ours for rows in found.values() for row in rows if isinstance(row.ours, PairedGain)]
+    over = "; ".join(dict.fromkeys(gain.over for gain in gains))
+    text = "Ours: mean ± sample SD over n seeds, and the 95% interval of that mean (Student’s t)."
+    paired = f" A gain is a paired difference in percentage points, seed by seed, its interval {over}."
+    return text + paired * bool(gains)

@@ -11,7 +11,7 @@ from nbconvert.utils.exceptions import ConversionException
 from pydantic import ValidationError
 
 from kdutils.errors import InputError
-from kdutils.report.answers import COLUMNS, answers, answers_sentence, answers_table
+from kdutils.report.answers import COLUMNS, answers, answers_caption, answers_sentence, answers_table
 from kdutils.report.exporters import Chapter, PageExporter, PrintExporter, pandoc, typeset, with_mathml
 from kdutils.report.page import rendered
 from kdutils.report.results import Results, collect
@@ -34,8 +34,9 @@ def export(notebook: Path, folder: Path) -> list[Path]:
 def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path, ...] | list[Path] = ()) -> Path:
     """Write all of a report into `folder`: a page and a PDF of every notebook, results.json, report.pdf, index.html.
 
-    The index's path is returned. `cover` holds a title, facts (a dict) and perhaps a subtitle and a notice, all plain text. Notebooks that `failed`
-    are only listed, each with its error. What cannot be set costs its own PDF and a warning on standard error.
+    Returns the index's path. `cover` holds a title, facts (a dict) and perhaps a subtitle and a notice, all plain text.
+    Notebooks that `failed` are only listed, each with its error. What cannot be set costs its own PDF and a warning on
+    standard error.
     """
     read = {path: _read(path) for path in [*notebooks, *failed]}
     exporter, chapters, texts, images = PageExporter(), [], [], {}
@@ -81,7 +82,8 @@ def _opening(notebooks: dict[str, nbformat.NotebookNode], folder: Path, cover: d
     results = Results(facts=cover["facts"], chapters=chapters)
     found, texts, files = answers(results), {}, {"results.json": results.model_dump_json(indent=1).encode()}
     if found:
-        shown = {"answers": found, "columns": COLUMNS, "notice": cover.get("notice", "")}
+        shown = {"answers": found, "columns": COLUMNS}
+        shown["caption"] = " ".join([answers_caption(found), cover.get("notice", "")]).strip()
         texts["table"] = templates.get_template("answers.html.j2").render(shown)
         texts["sentence"] = answers_sentence(found)
         files["tables/answers.csv"] = answers_table(found).to_csv(index=False).encode()

@@ -1,8 +1,8 @@
 """Tables and sentences: pure functions of records that return DataFrames or strings.
 
 Accuracies are in percent, losses in nats. A spread is the sample standard deviation (ddof 1) with the number of runs
-beside it; `conditions(arms)` says for a caption what it is conditional on. Tables of arms and gains carry their unrounded
-numbers for `results.json` in `attrs["results"]` (`kdutils.report.results`).
+beside it; `conditions(arms)` says for a caption what it is conditional on. Tables of arms and gains carry their
+unrounded numbers for `results.json` in `attrs["results"]` (`kdutils.report.results`).
 """
 
 from __future__ import annotations
