@@ -79,7 +79,7 @@ def _opening(notebooks: dict[str, nbformat.NotebookNode], folder: Path, cover: d
             chapters |= {stem: found} if (found := collect(notebook)) else {}
         except ValidationError:
             print(f"results.json is without {stem}, which another version made: run it again", file=sys.stderr)
-    results = Results(facts=cover["facts"], chapters=chapters)
+    results = Results(format="kdutils results 1", facts=cover["facts"], chapters=chapters)
     found, texts, files = answers(results), {}, {"results.json": results.model_dump_json(indent=1).encode()}
     if found:
         shown = {"answers": found, "columns": COLUMNS}
@@ -94,10 +94,10 @@ def _opening(notebooks: dict[str, nbformat.NotebookNode], folder: Path, cover: d
         files |= {f"figures/answers.{kind}": rendered(figure, kind) for kind in ("svg", "png")}
         plots.plt.close(figure)
         texts |= {"picture": "answers.svg", "alt": f"{ALT} {texts['sentence']}"}
-    for old in folder.glob("*/answers.*"):
-        old.unlink()
     for name, content in files.items():
         write_atomic(folder / name, content)
+    for old in {path.relative_to(folder).as_posix() for path in folder.glob("*/answers.*")} - files.keys():
+        (folder / old).unlink()
     return texts, files
 
 

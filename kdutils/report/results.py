@@ -70,7 +70,7 @@ class Chapter(Value):
 class Results(Value):
     """A report: `facts` as on its first page, and chapters by the name of their notebook."""
 
-    format: Literal["kdutils results 1"] = "kdutils results 1"
+    format: Literal["kdutils results 1"]
     facts: dict[str, str]
     chapters: dict[str, Chapter]
 
