@@ -81,8 +81,8 @@ def answers_sentence(found: dict[str, list[Answer]]) -> str:
     above = sum(gain.n > 1 and gain.low > 0 for gain in gains)
     below = sum(gain.n > 1 and gain.high < 0 for gain in gains)
     told = (
-        f"Of {len(gains)} paired differences in test accuracy, {above} lie above zero with their whole 95% interval, "
-        f"{below} below it, and {len(gains) - above - below} cannot be told from zero."
+        f"Paired differences in test accuracy: {above} above zero with the whole 95% interval, {below} below, "
+        f"{len(gains) - above - below} not to be told from zero."
     )
     higher = f"Ours is higher than {sum(beside)} of {len(beside)} published accuracies."
     return " ".join([told] * bool(gains) + [higher] * bool(beside))

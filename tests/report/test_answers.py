@@ -70,8 +70,8 @@ def test_ours_stand_with_spread_interval_and_number(found):
 
 def test_the_sentence_counts_what_the_intervals_allow(found):
     assert answers_sentence(found) == (
-        "Of 3 paired differences in test accuracy, 1 lie above zero with their whole 95% interval, 1 below it, and 1 "
-        "cannot be told from zero. Ours is higher than 2 of 4 published accuracies."
+        "Paired differences in test accuracy: 1 above zero with the whole 95% interval, 1 below, 1 not to be told from "
+        "zero. Ours is higher than 2 of 4 published accuracies."
     )
     assert answers_sentence({}) == ""
 

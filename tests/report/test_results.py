@@ -178,7 +178,7 @@ def test_index_and_pdf_open_with_the_answers(chapter, arms):
     row = pd.read_csv(folder / "tables" / "answers.csv", dtype=str).iloc[0]
     assert (row["classifier or gain"], row["published (%)"], row["n"]) == ("small CNN", "62.43", "3")
     (alternative,) = re.findall(r'<img src="figures/answers.svg" alt="([^"]*)"', index)
-    assert "dot for every seed" in alternative and "1 paired difference" in alternative
+    assert "dot for every seed" in alternative and "1 not to be told" in alternative
     opening = PdfReader(folder / "report.pdf").pages[0].extract_text().replace("\xa0", " ")
     for text in (index.replace("\xa0", " "), opening):
         assert row["ours (%)"] in text and row["95% interval"] in text.replace("−", "-") and "62.43" in text
