@@ -30,14 +30,14 @@ class Answer:
     @property
     def cells(self) -> tuple[str, ...]:
         """As a table shows it: what, images, ours, its interval, n, published, our difference."""
-        sign, interval = "+" * isinstance(self.ours, PairedGain), self.ours.interval
-        ours = "diverged" if self.ours.mean is None else f"{self.ours.mean:{sign}.2f}"
-        ours += "" if self.ours.sd is None else f" ± {self.ours.sd:.2f}"
-        shown = f"[{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]" if interval else "–"
-        there = None not in (self.published, self.ours.mean)
-        beside = ("–" if self.published is None else f"{self.published:g}", "–")
-        beside = (beside[0], f"{self.ours.mean - self.published:+.2f}") if there else beside
-        return (self.what, self.images, ours, shown, str(with_diverged(self.ours.n, self.ours.diverged)), *beside)
+        ours, interval, sign = self.ours, self.ours.interval, "+" * isinstance(self.ours, PairedGain)
+        mean = "diverged" if ours.mean is None else f"{ours.mean:{sign}.2f}"
+        spread = "" if ours.sd is None else f" ± {ours.sd:.2f}"
+        between = f"[{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]" if interval else "–"
+        published = "–" if self.published is None else f"{self.published:g}"
+        difference = "–" if None in (ours.mean, self.published) else f"{ours.mean - self.published:+.2f}"
+        n = str(with_diverged(ours.n, ours.diverged))
+        return self.what, self.images, mean + spread, between, n, published, difference
 
 
 COLUMNS = ("classifier or gain", "images", "ours (%)", "95% interval", "n", "published (%)", "difference")
