@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from kdutils.errors import InputError
-from kdutils.settings import absolute, pin_settings, settings
+from kdutils.settings import ROOT, absolute, pin_settings, settings
 
 _EPILOG = """\
 examples:
@@ -17,6 +18,7 @@ examples:
   python -m kdutils run 03_one_teacher -p temperature=4
   python -m kdutils data                                what data there is; `data cifar10` fetches it
   python -m kdutils export my_executed_notebook.ipynb   HTML and PDF beside it
+  python -m kdutils compare reports/quick reports/reference
   python -m kdutils pack wrn_22-d4884a27c5571bbd bonn.safetensors
 
 environment (folders as seen from where the command is given; empty means not set):
@@ -30,7 +32,7 @@ A run that is recorded is never run again; an interrupted suite goes on where it
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit code: 0, 1 if a notebook failed, 2 if the input cannot be used."""
+    """Run a command; the exit code: 0, 1 if a notebook failed or reports differ, 2 if the input cannot be used."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal may lack a sign of a path or of a progress bar
@@ -74,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     data("--rebuild", action="store_true", help="build the cache anew")
     export = command("export", _export, "executed notebooks to HTML and PDF, beside them")
     export("notebooks", nargs="+", metavar="NOTEBOOK")
+    compare = command("compare", _compare, "two reports side by side; exit code 1 where their numbers differ")
+    compare("first", metavar="A", help="the folder of a report, with its results.json")
+    compare("second", metavar="B", nargs="?", default=ROOT / "reports" / "reference", help="default: reports/reference")
     pack = command("pack", _pack, "write a recorded binary network at one bit for each binary weight")
     pack("run", metavar="RUN", help="a run's key in KD_RUNS_DIR, or a record's folder")
     pack("out", metavar="OUT", help="the file to write, such as bonn.safetensors")
@@ -134,6 +139,16 @@ def _export(notebooks: list[str]) -> int:
     for notebook in map(absolute, notebooks):
         print(*export(notebook, notebook.parent), sep="\n")
     return 0
+
+
+def _compare(first: str, second: str | Path) -> int:
+    from kdutils.report.comparison import compare_reports
+    from kdutils.report.results import read_results
+
+    folders = absolute(first), absolute(second)
+    text, differ = compare_reports(*map(read_results, folders))
+    print(f"A: {folders[0]}\nB: {folders[1]}\n\n{text}")
+    return int(differ)
 
 
 def _pack(run: str, out: str) -> int:

@@ -268,13 +268,14 @@ def report(plan: Plan) -> list[Result]:
 def _is_published(folder: Path) -> bool:
     """Whether index.html, which is written last, is newer than all chapters: a command may have been killed before."""
     index, chapters = folder / "index.html", list(folder.glob("*.ipynb"))
-    pages = [folder / "report.pdf", *(path.with_suffix(suffix) for path in chapters for suffix in (".html", ".pdf"))]
+    pages = [folder / "results.json", folder / "report.pdf"]
+    pages += [path.with_suffix(suffix) for path in chapters for suffix in (".html", ".pdf")]
     made = [path.stat().st_mtime_ns for path in (*chapters, *folder.glob("failed"))]  # a folder: its last change
     return index.is_file() and all(page.is_file() for page in pages) and max(made) <= index.stat().st_mtime_ns
 
 
 def publish(plan: Plan) -> None:
-    """Export all of the profile's executed notebooks, and write report.pdf, the runs' summaries and index.html."""
+    """Export all of the profile's executed notebooks, and make the report of them (`kdutils.report.publish`)."""
     folder = plan.folder
     whole = [folder / notebook.name for notebook in list_notebooks() if (folder / notebook.name).is_file()]
     failed = [path for path in ((folder / "failed" / notebook.name) for notebook in list_notebooks()) if path.is_file()]

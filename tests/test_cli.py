@@ -109,6 +109,7 @@ def complaint(arguments, world, capsys) -> str:
         "report --scheduler=": ["''", "tcp://host:8786"],
         "data mnist": ["'mnist'", "cifar10", "cifar100", "synthetic"],
         "export missing.ipynb": ["missing.ipynb"],
+        "compare missing": ["missing/results.json", "reports/quick"],
         "pack wrn_22-0 bonn.safetensors": ["'wrn_22-0'", "recorded are none yet", "records/"],
     }.items(),
     ids=lambda value: value if isinstance(value, str) else "",
@@ -257,6 +258,7 @@ def test_help_teaches(capsys):
         "data",
         "export",
         "pack",
+        "compare",
         "lab",
         "examples:",
         "-p 03.temperature=4",
@@ -268,7 +270,7 @@ def test_help_teaches(capsys):
         assert word in said
 
 
-@pytest.mark.parametrize("command", ["report", "run", "lab", "data", "export", "pack"])
+@pytest.mark.parametrize("command", ["report", "run", "lab", "data", "export", "compare", "pack"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])

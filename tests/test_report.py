@@ -22,6 +22,7 @@ from pypdf import PdfReader
 from smoke_report import Copy
 
 import kdutils as kd
+from kdutils.report import results as kd_results
 
 pytest_plugins = ["smoke_report"]
 PUBLISHED = """
@@ -179,7 +180,7 @@ def test_the_index_leads_to_everything(report):
     links = {unquote(link) for link in pages(report)["index.html"].links}
     files = {
         path.relative_to(report).as_posix()
-        for pattern in ("*.pdf", "0*.*", "figures/*.svg", "tables/*.csv")
+        for pattern in ("*.pdf", "0*.*", "results.json", "figures/*.svg", "tables/*.csv")
         for path in report.glob(pattern)
     }
     assert files <= links
@@ -205,26 +206,47 @@ def test_every_caption_says_that_the_data_are_synthetic(report):
     assert count > 20
 
 
-def test_the_first_page_says_what_the_report_holds_for(report, printed):
-    first, index = printed[0], " ".join((report / "index.html").read_text().split())
-    for text in (first, index):
-        for words in (
-            "Knowledge distillation",
-            "Nothing here is a result on CIFAR",
-            "synthetic data (digest",
-            "smoke",
-            "random weights",
-            "torch",
-            "Python",
-            "cores",
-        ):
+def test_the_report_says_what_it_holds_for(report, printed):
+    whole, index = " ".join(printed), " ".join((report / "index.html").read_text().split())
+    for text in (whole, index):
+        for words in ("synthetic data (digest", "smoke", "random weights", "torch", "Python", "cores"):
             assert words in text, words
-    assert re.search(r"Date \d+ \w+ 20\d\d", first)
+    for text in (printed[0], index):
+        assert "Knowledge distillation" in text and "Nothing here is a result on CIFAR" in text
+    assert re.search(r"Date \d+ \w+ 20\d\d", whole)
+
+
+def test_the_report_opens_with_its_answers(report, printed):
+    index = (report / "index.html").read_text()
+    table = pd.read_csv(report / "tables" / "answers.csv", dtype=str)
+    assert table["document"].nunique() == 4 and {"62.43", "70.2", "81", "56.39"} <= set(table["published (%)"])
+    gains = table["classifier or gain"].str.contains(" against ")
+    assert gains.sum() > 10 and table["95% interval"][gains].str.match(r"\[[+-]").all()
+    assert index.index("figures/answers.svg") < index.index("<table") < index.index("<article")
+    assert index.count("<details") == index.count("<details>") + len(CHAPTERS) and "<details open" not in index
+    assert "Paired differences in test accuracy" in printed[0]
+    opening = " ".join(printed[:4]).replace("−", "-")
+    assert [value for value in table["ours (%)"].str.split().str[0] if value not in opening] == []
+
+
+def test_the_results_hold_what_the_tables_show(report):
+    results = kd_results.read_results(report)
+    assert list(results.chapters) == [chapter for chapter in CHAPTERS if chapter != "00_data"]
+    for stem, chapter in results.chapters.items():
+        shown = [pd.read_csv(path, dtype=str) for path in (report / "tables").glob(f"{stem[:2]}_*.csv")]
+        for table in (table for table in shown if {"classifier", "n", "test (%)"} <= set(table)):
+            for row in table.to_dict("records"):
+                numbers = chapter.arms[row["classifier"]].metrics["test"]["accuracy"]
+                assert row["test (%)"].split()[0] == f"{numbers.mean:.2f}" and row["n"] == str(numbers.n)
+        for table in (table for table in shown if "95% CI" in table):
+            for row in table.to_dict("records"):
+                gain = chapter.gains[f"{row['classifier']} against {row['against']}"]
+                assert row["95% CI"] == f"[{gain.low:+.2f}, {gain.high:+.2f}]"
 
 
 def test_the_pdf_is_one_course_report(report, printed):
     whole = " ".join(printed)
-    assert "Contents" in printed[0] + printed[1]
+    assert "Contents" in " ".join(printed[:4])
     for path in report.glob("*.html"):
         title = re.search(r"<h1[^>]*>(.*?)</h1>", path.read_text(), re.DOTALL)[1]
         assert re.sub(r"\s+", " ", title) in whole

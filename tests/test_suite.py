@@ -393,7 +393,7 @@ def test_a_failing_notebook_is_told_and_kept_aside_and_the_others_are_published(
     write("02_good", "print('fine')")
     assert main(["report", "--profile", "smoke", "--dataset", "synthetic"]) == 1
     good = {"02_good.ipynb", "02_good.html", "02_good.pdf"}
-    assert files(folder) == good | {"failed/01_bad.ipynb", "index.html", "report.pdf"}
+    assert files(folder) == good | {"failed/01_bad.ipynb", "index.html", "report.pdf", "results.json"}
     table = capsys.readouterr().out.partition("notebook ")[2]
     assert "ValueError: the loss is" in next(line for line in table.splitlines() if line.startswith("01_bad"))
     assert next(line for line in table.splitlines() if line.startswith("02_good")).endswith("done")
@@ -556,7 +556,7 @@ def published(monkeypatch):
         names = [f"{path.stem}{suffix}" for path in notebooks for suffix in (".html", ".pdf")] + ["report.pdf"] * bool(
             notebooks
         )
-        for name in [*names, "index.html"]:
+        for name in [*names, "results.json", "index.html"]:
             (folder / name).write_text("page")
 
     monkeypatch.setattr(suite.exports, "publish", publish)
@@ -595,7 +595,7 @@ def test_a_report_that_was_killed_before_it_was_made_is_made(project, executed, 
     assert results[0].outcome == "unchanged" and len(published) == 2
 
 
-@pytest.mark.parametrize("name", ["index.html", "report.pdf", "01_a.html", "01_a.pdf"])
+@pytest.mark.parametrize("name", ["index.html", "results.json", "report.pdf", "01_a.html", "01_a.pdf"])
 def test_a_report_that_was_deleted_is_made_again(project, executed, published, name):
     write("01_a", "1")
     suite.report(make_plan(VALUES))
@@ -612,7 +612,7 @@ def test_a_chapter_that_failed_keeps_its_last_version_in_the_report(project, exe
     with monkeypatch.context() as patch:
         patch.setattr(Kernel, "execute", lambda *_: "cell 1: ValueError: no")
         suite.report(make_plan(VALUES))
-    whole = {"01_a.ipynb", "01_a.html", "01_a.pdf", "index.html", "report.pdf"}
+    whole = {"01_a.ipynb", "01_a.html", "01_a.pdf", "index.html", "report.pdf", "results.json"}
     assert files(folder) == whole | {"failed/01_a.ipynb"} and [stems for stems, _ in published] == [["01_a"], ["01_a"]]
     path.write_bytes(first)  # nothing to run, but the index lists a failure that is none any more
     suite.report(make_plan(VALUES))
@@ -623,7 +623,7 @@ def test_no_report_is_made_of_chapters_that_all_failed(project, executed, publis
     write("01_a", "1")
     monkeypatch.setattr(Kernel, "execute", lambda *_: "cell 1: ValueError: no")
     suite.report(make_plan(VALUES))
-    assert files(project / "reports" / "smoke") == {"failed/01_a.ipynb", "index.html"}
+    assert files(project / "reports" / "smoke") == {"failed/01_a.ipynb", "index.html", "results.json"}
 
 
 def test_a_report_warns_of_every_chapter_on_synthetic_data(project, executed, published):

@@ -90,7 +90,7 @@ class PrintExporter(PageExporter):
         html, resources = self.read(nb, resources, **kw)
         chapter = resources["chapter"]
         for text in (html, None):
-            resources["typst"] = _pandoc(text or _with_sources(html), "typst")
+            resources["typst"] = pandoc(text or _with_sources(html), "typst")
             try:
                 pdf, resources["warnings"] = typeset(resources["typst"], chapter.images, {"title": chapter.title})
                 break
@@ -107,7 +107,7 @@ def with_mathml(html: str) -> str:
     formulas = list(dict.fromkeys(reversed(FORMULA.findall(html))))[::-1]  # as in the text: contents stand before it
     if not formulas:
         return html
-    made = _pandoc("".join(f"<p>{formula}</p>" for formula in formulas), "html")
+    made = pandoc("".join(f"<p>{formula}</p>" for formula in formulas), "html")
     done = dict(zip(formulas, re.findall("<p>(.*?)</p>", made, re.DOTALL), strict=True))
     return FORMULA.sub(lambda formula: done[formula[0]], html)
 
@@ -118,13 +118,14 @@ def _with_sources(html: str) -> str:
 
     for formula in set(FORMULA.findall(html)):
         try:
-            typst.query(_pandoc(formula, "typst").encode(), "heading")
+            typst.query(pandoc(formula, "typst").encode(), "heading")
         except RuntimeError:
             html = html.replace(formula, formula.replace(' class="math"', ""))
     return html
 
 
-def _pandoc(html: str, target: str) -> str:
+def pandoc(html: str, target: str) -> str:
+    """HTML as `target` (html or typst); raises `ConversionException` if pandoc fails."""
     import pypandoc
 
     options = ["--from=html", f"--to={target}", f"--lua-filter={TEMPLATES / 'print.lua'}", "--wrap=none", "--sandbox"]
@@ -134,9 +135,10 @@ def _pandoc(html: str, target: str) -> str:
     return made.stdout.decode()
 
 
-def typeset(text: str, images: dict[str, bytes], cover: dict) -> tuple[bytes, list[str]]:
+def typeset(text: str, images: dict[str, bytes], cover: dict, front: str = "") -> tuple[bytes, list[str]]:
     """The PDF of a Typst text, and warnings; with `facts` in its `cover` it is a report with a title page.
 
+    `cover` may name a `picture` of the `images`, and its `alt`, for the title page; `front` (Typst) follows that page.
     Raises `ConversionException` if Typst cannot set it.
     """
     import typst
@@ -148,7 +150,8 @@ def typeset(text: str, images: dict[str, bytes], cover: dict) -> tuple[bytes, li
         (folder / "cover.json").write_text(json.dumps(cover))
         shutil.copy(TEMPLATES / "report.typ", folder)
         main = folder / "main.typ"
-        main.write_text(f'#import "report.typ": *\n#show: report.with(json("cover.json"))\n{text}', encoding="utf-8")
+        shown = f'#show: report.with(json("cover.json"), front: [\n{front}\n])'
+        main.write_text(f'#import "report.typ": *\n{shown}\n{text}', encoding="utf-8")
         warnings = []
         for standards in (["a-2b"], []):  # PDF/A forbids characters without a glyph
             try:

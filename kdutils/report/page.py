@@ -31,31 +31,33 @@ class Page:
         """Show a figure under its caption, and close it."""
         import matplotlib.pyplot as plt  # the suite, which opens studies and draws nothing, need not wait for it
 
-        svg, png = _rendered(figure, "svg"), _rendered(figure, "png")
+        svg, png = rendered(figure, "svg"), rendered(figure, "png")
         plt.close(figure)
         self._keep("figures", f"{name}.svg", svg)
         self._keep("figures", f"{name}.png", png)
         self._show("figure", name, caption, {"image/svg+xml": svg.decode(), "image/png": png})
 
     def table(self, frame: pd.DataFrame, name: str, caption: str) -> None:
-        """Show a table over its caption."""
+        """Show a table over its caption; what it carries for `results.json` goes into the output's metadata."""
+        carried = frame.attrs.get("results")
+        results = {"results": {"setting": self.setting} | carried} if carried else {}
         self._keep("tables", f"{name}.csv", frame.to_csv(index=False).encode())
         frame = frame.map(lambda value: f"{value:,}" if isinstance(value, (int, np.integer)) else value)
         alignment = ["left"] + ["right" if _is_number(frame[column]) else "left" for column in frame.columns[1:]]
         literal = frame.map(_literal).rename(columns=_literal)
         markdown = literal.to_markdown(index=False, colalign=alignment, disable_numparse=True)
         data = {"text/html": frame.to_html(index=False, border=0, justify="left"), "text/markdown": markdown}
-        self._show("table", name, caption, data)
+        self._show("table", name, caption, data, results)
 
     def say(self, text: str) -> None:
         """Show a computed sentence as prose."""
         display(Markdown(text))
 
-    def _show(self, kind: str, name: str, caption: str, data: dict) -> None:
+    def _show(self, kind: str, name: str, caption: str, data: dict, results: dict | None = None) -> None:
         caption = f"{caption} {self.setting}"
         display(
             data | {"text/plain": caption},
-            metadata={"kdutils": {"kind": kind, "name": name, "caption": caption}},
+            metadata={"kdutils": {"kind": kind, "name": name, "caption": caption} | (results or {})},
             raw=True,
         )
         display(
@@ -82,7 +84,8 @@ def _is_number(column: pd.Series) -> bool:
     return bool(column.astype(str).str.match(r"^[\[+−-]?[\d,.]+").all())
 
 
-def _rendered(figure: Figure, kind: str) -> bytes:
+def rendered(figure: Figure, kind: str) -> bytes:
+    """A figure's file, svg or png: the same for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(
         buffer, format=kind, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None

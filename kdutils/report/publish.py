@@ -1,4 +1,4 @@
-"""A report of many executed notebooks: a page and a PDF for each, all of them in one PDF, and an index."""
+"""A report of many executed notebooks: a page and a PDF for each, all of them in one PDF, an index and results.json."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from pathlib import Path
 
 import nbformat
 from nbconvert.utils.exceptions import ConversionException
+from pydantic import ValidationError
 
 from kdutils.errors import InputError
-from kdutils.report.exporters import Chapter, PageExporter, PrintExporter, typeset, with_mathml
+from kdutils.report.answers import COLUMNS, answers, answers_caption, answers_sentence, answers_table
+from kdutils.report.exporters import Chapter, PageExporter, PrintExporter, pandoc, typeset, with_mathml
+from kdutils.report.page import rendered
+from kdutils.report.results import Results, collect
 from kdutils.settings import write_atomic
+
+ALT = (
+    "Dot plot of accuracies, a row for each network, grouped by document: a dot for every seed of ours, a line for "
+    "their mean and its 95% interval, a diamond for the published value. The table has the numbers."
+)
 
 
 def export(notebook: Path, folder: Path) -> list[Path]:
@@ -23,13 +32,15 @@ def export(notebook: Path, folder: Path) -> list[Path]:
 
 
 def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path, ...] | list[Path] = ()) -> Path:
-    """Write a page and a PDF of every notebook, report.pdf and index.html into `folder`; the index's path.
+    """Write all of a report into `folder`: a page and a PDF of every notebook, results.json, report.pdf, index.html.
 
-    `cover` holds a title, facts (a dict) and perhaps a subtitle and a notice, all plain text. Notebooks that `failed`
-    are only listed, each with its error. What cannot be set costs its own PDF and a warning on standard error.
+    Returns the index's path. `cover` holds a title, facts (a dict) and perhaps a subtitle and a notice, all plain text.
+    Notebooks that `failed` are only listed, each with its error. What cannot be set costs its own PDF and a warning on
+    standard error.
     """
     read = {path: _read(path) for path in [*notebooks, *failed]}
-    chapters, texts, images = [], [], {}
+    exporter, chapters, texts, images = PageExporter(), [], [], {}
+    opening, files = _opening({path.stem: read[path] for path in notebooks}, folder, cover, exporter.environment)
     for previous, path, following in zip([None, *notebooks], notebooks, [*notebooks[1:], None], strict=False):
         neighbours = [(relation, other) for relation, other in (("prev", previous), ("next", following)) if other]
         pages = [("index", "index.html", "Index")]
@@ -45,18 +56,49 @@ def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path
     whole.unlink(missing_ok=True)
     if texts:
         try:
-            write_atomic(whole, typeset("\n\n".join(texts), images, cover)[0])
+            images["answers.svg"] = files.get("figures/answers.svg", b"")
+            front = pandoc(opening.get("table", ""), "typst")
+            write_atomic(whole, typeset("\n\n".join(texts), images, cover | opening, front)[0])
         except ConversionException as error:
             print(f"report.pdf is not made: {error}", file=sys.stderr)
-    exporter = PageExporter()
     for path in failed:
         made = exporter.from_notebook_node(read[path], _resources(path))[1]["chapter"]
         made.error = made.error or "it failed; failed/ holds it for diagnosis"
         chapters.append(_entry(path, folder, made))
-    report = whole.name if whole.exists() else None
     chapters.sort(key=lambda chapter: chapter["stem"])
-    index = exporter.environment.get_template("index.html.j2").render(cover=cover, report=report, chapters=chapters)
+    given = opening | {"cover": cover, "report": whole.name if whole.exists() else None, "chapters": chapters}
+    index = exporter.environment.get_template("index.html.j2").render(given, files=files)
     return write_atomic(folder / "index.html", with_mathml(index).encode())
+
+
+def _opening(notebooks: dict[str, nbformat.NotebookNode], folder: Path, cover: dict, templates) -> tuple[dict, dict]:
+    """Write results.json and what the report answers first; its texts for the templates, and all these files."""
+    chapters = {}
+    for stem, notebook in notebooks.items():
+        try:
+            chapters |= {stem: found} if (found := collect(notebook)) else {}
+        except ValidationError:
+            print(f"results.json is without {stem}, which another version made: run it again", file=sys.stderr)
+    results = Results(format="kdutils results 1", facts=cover["facts"], chapters=chapters)
+    found, texts, files = answers(results), {}, {"results.json": results.model_dump_json(indent=1).encode()}
+    if found:
+        shown = {"answers": found, "columns": COLUMNS}
+        shown["caption"] = " ".join([answers_caption(found), cover.get("notice", "")]).strip()
+        texts["table"] = templates.get_template("answers.html.j2").render(shown)
+        texts["sentence"] = answers_sentence(found)
+        files["tables/answers.csv"] = answers_table(found).to_csv(index=False).encode()
+    if any(row.published is not None for rows in found.values() for row in rows):
+        from kdutils.report import plots  # heavy: a suite that has nothing to draw need not wait for it
+
+        figure = plots.plot_answers(found)
+        files |= {f"figures/answers.{kind}": rendered(figure, kind) for kind in ("svg", "png")}
+        plots.plt.close(figure)
+        texts |= {"picture": "answers.svg", "alt": f"{ALT} {texts['sentence']}"}
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    for old in {path.relative_to(folder).as_posix() for path in folder.glob("*/answers.*")} - files.keys():
+        (folder / old).unlink()
+    return texts, files
 
 
 def _read(path: Path) -> nbformat.NotebookNode:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -88,6 +88,7 @@ class Gain:
     n: int  # pairs without a run that diverged
     diverged: int = 0  # pairs left out
     over: str = "over seeds"  # what the interval is conditional on
+    values: dict[int, float] = field(default_factory=dict)  # the differences by seed, NaN for a pair left out
 
     @property
     def interval(self) -> str:
@@ -119,8 +120,9 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
     ours, theirs = ({record.spec.seed: record for record in records} for records in (treated, control))
     if ours.keys() != theirs.keys():
         raise InputError(f"a paired difference needs equal seeds, got {sorted(ours)} and {sorted(theirs)}")
-    pairs = [values([ours[seed], theirs[seed]], "test") for seed in sorted(ours)]
-    kept = np.array([pair for pair in pairs if len(pair) == 2]).reshape(-1, 2)
+    pairs = {seed: values([ours[seed], theirs[seed]], "test") for seed in sorted(ours)}
+    by_seed = {seed: pair[0] - pair[1] if len(pair) == 2 else float("nan") for seed, pair in pairs.items()}
+    kept = np.array([pair for pair in pairs.values() if len(pair) == 2]).reshape(-1, 2)
     differences = kept[:, 0] - kept[:, 1]
     with warnings.catch_warnings(
         action="ignore", category=RuntimeWarning
@@ -128,7 +130,7 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
         interval = ttest_rel(*kept.T).confidence_interval()
         numbers = map(float, (differences.mean(), differences.std(ddof=1), interval.low, interval.high))
         over = conditions({"treated": treated, "control": control})
-        return Gain(*names, *numbers, len(kept), len(pairs) - len(kept), over)
+        return Gain(*names, *numbers, len(kept), len(pairs) - len(kept), over, by_seed)
 
 
 def best_cell(records: list[Record]) -> KD:

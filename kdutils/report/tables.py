@@ -1,7 +1,8 @@
 """Tables and sentences: pure functions of records that return DataFrames or strings.
 
 Accuracies are in percent, losses in nats. A spread is the sample standard deviation (ddof 1) with the number of runs
-beside it; `conditions(arms)` says for a caption what it is conditional on.
+beside it; `conditions(arms)` says for a caption what it is conditional on. Tables of arms and gains carry their
+unrounded numbers for `results.json` in `attrs["results"]` (`kdutils.report.results`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kdutils.data.datasets import Dataset
 from kdutils.data.views import split_indices
 from kdutils.errors import InputError
 from kdutils.networks.counting import layer_summary
+from kdutils.report.results import describe_arms, describe_gains
 from kdutils.report.statistics import (
     Arms,
     Gain,
@@ -49,7 +51,7 @@ def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") ->
 
     What is published of an arm that is not among `arms` is left out, or shown as "not yet run".
     """
-    rows = []
+    rows, described = [], describe_arms(arms)
     for row in published(study).query("metric in ('accuracy', 'loss')").itertuples():
         metric, digits = ("accuracy (%)", 2) if row.metric == "accuracy" else ("loss (nats)", 3)
         ours, n, difference = "not yet run", 0, "–"
@@ -57,11 +59,17 @@ def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") ->
             numbers = values(arms[row.arm], row.split, row.metric)
             ours, n = spread(numbers, digits), count(arms[row.arm])
             difference = f"{np.mean(numbers) - row.value:+.{digits}f}" if numbers else "–"
+            described[row.arm]["metrics"][row.split][row.metric]["published"] = {study: row.value}
         elif absent == "skip":
             continue
         rows.append((row.arm, row.split, metric, ours, n, f"{row.value:g}", difference, row.remark))
     columns = ["classifier", "split", "metric", "ours", "n", "published", "difference", "remark"]
-    return pd.DataFrame(rows, columns=columns)
+    return _carrying(pd.DataFrame(rows, columns=columns), arms=described)
+
+
+def _carrying(table: pd.DataFrame, **results: dict) -> pd.DataFrame:
+    table.attrs["results"] = results
+    return table
 
 
 def published_sentences(arms: Arms, study: str) -> str:
@@ -96,7 +104,7 @@ def metrics_table(arms: Arms) -> pd.DataFrame:
             row[f"{split} (%)"] = spread(values(records, split)) if there else "–"
         rows.append(row)
     table = pd.DataFrame(rows)
-    return table.loc[:, table.ne("–").any()]
+    return _carrying(table.loc[:, table.ne("–").any()], arms=describe_arms(arms))
 
 
 def gains_table(gains: list[Gain]) -> pd.DataFrame:
@@ -107,7 +115,7 @@ def gains_table(gains: list[Gain]) -> pd.DataFrame:
         mean, pairs = f"{gain.mean:+.2f}" if gain.n else "diverged", with_diverged(gain.n, gain.diverged)
         rows.append((gain.treated, gain.control, mean, *interval, pairs))
     columns = ["classifier", "against", "gain (points)", "SD", "95% CI", "pairs"]
-    return pd.DataFrame(rows, columns=columns)
+    return _carrying(pd.DataFrame(rows, columns=columns), gains=describe_gains(gains))
 
 
 def grid_table(records: list[Record]) -> pd.DataFrame:

@@ -1,0 +1,97 @@
+"""What a report answers first: every published accuracy beside ours, and what distillation gained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from kdutils.report.results import Numbers, PairedGain, Results
+from kdutils.report.statistics import with_diverged
+
+_DOCUMENTS = {
+    "assignment": "A: four classifiers on CIFAR-10",
+    "binary": "B: binary networks and distillation",
+    "teacher-init": "C: the teacher's initialisation",
+    "cifar100": "D: CIFAR-100 with a grid",
+}
+_SPLITS = {"val": "validation", "best val": "validation, best epoch", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One row: ours (accuracies in percent or, for a gain, percentage points) and the published value, if any."""
+
+    what: str
+    images: str
+    ours: Numbers
+    published: float | None = None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """As a table shows it: what, images, ours, its interval, n, published, our difference."""
+        ours, interval, sign = self.ours, self.ours.interval, "+" * isinstance(self.ours, PairedGain)
+        mean = "diverged" if ours.mean is None else f"{ours.mean:{sign}.2f}"
+        spread = "" if ours.sd is None else f" ± {ours.sd:.2f}"
+        between = f"[{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]" if interval else "–"
+        published = "–" if self.published is None else f"{self.published:g}"
+        difference = "–" if None in (ours.mean, self.published) else f"{ours.mean - self.published:+.2f}"
+        n = str(with_diverged(ours.n, ours.diverged))
+        return self.what, self.images, mean + spread, between, n, published, difference
+
+
+COLUMNS = ("classifier or gain", "images", "ours (%)", "95% interval", "n", "published (%)", "difference")
+
+
+def answers(results: Results) -> dict[str, list[Answer]]:
+    """By document: its published accuracies in their order (but those on training images) beside ours, then the gains.
+
+    What several chapters show alike stands once.
+    """
+    networks, gains = {}, {}  # by document
+    for chapter in results.chapters.values():
+        for name, arm in chapter.arms.items():
+            for split, images in _SPLITS.items():
+                ours = arm.metrics.get(split, {}).get("accuracy")
+                for study, value in ours.published.items() if ours else ():
+                    document, _, part = study.partition("/")
+                    what = f"{name} ({part.replace('-', ' ')})" if part else name
+                    networks.setdefault(document, []).append((part, Answer(what, images, ours, value)))
+        for name, gain in chapter.gains.items():
+            gains.setdefault(chapter.study, []).append(Answer(name, "test", gain))
+    ordered = {}
+    for document in dict.fromkeys([*networks, *gains]):
+        beside = sorted(networks.get(document, []), key=lambda found: (found[0], found[1].published))
+        rows = [row for _, row in beside] + gains.get(document, [])
+        ordered[_DOCUMENTS.get(document, document)] = list({row.cells: row for row in rows}.values())
+    return ordered
+
+
+def answers_table(found: dict[str, list[Answer]]) -> pd.DataFrame:
+    """All rows with their document, as texts."""
+    rows = [(document, *row.cells) for document, rows in found.items() for row in rows]
+    return pd.DataFrame(rows, columns=["document", *COLUMNS])
+
+
+def answers_sentence(found: dict[str, list[Answer]]) -> str:
+    """How many gains can be told from zero, and how many of our accuracies are higher than the published ones."""
+    rows = [row for rows in found.values() for row in rows]
+    beside = [row.ours.mean > row.published for row in rows if None not in (row.published, row.ours.mean)]
+    gains = [row.ours for row in rows if isinstance(row.ours, PairedGain)]
+    above = sum(gain.n > 1 and gain.low > 0 for gain in gains)
+    below = sum(gain.n > 1 and gain.high < 0 for gain in gains)
+    told = (
+        f"Paired differences in test accuracy: {above} above zero with the whole 95% interval, {below} below, "
+        f"{len(gains) - above - below} not to be told from zero."
+    )
+    higher = f"Ours is higher than {sum(beside)} of {len(beside)} published accuracies."
+    return " ".join([told] * bool(gains) + [higher] * bool(beside))
+
+
+def answers_caption(found: dict[str, list[Answer]]) -> str:
+    """What stands in the table and the figure, and what the intervals of the gains are conditional on."""
+    gains = [row.ours for rows in found.values() for row in rows if isinstance(row.ours, PairedGain)]
+    over = "; ".join(dict.fromkeys(gain.over for gain in gains))
+    text = "Ours: mean ± sample SD over n seeds, and the 95% interval of that mean (Student’s t)."
+    paired = f" A gain is a paired difference in percentage points, seed by seed, its interval {over}."
+    return text + paired * bool(gains)

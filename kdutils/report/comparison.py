@@ -1,0 +1,148 @@
+"""Two reports side by side, by their `results.json`: which settings differ, and which numbers agree."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from statistics import fmean
+
+import pandas as pd
+from pydantic import JsonValue
+from scipy.stats import ttest_ind, ttest_rel
+
+from kdutils.report.results import Chapter, Numbers, Results
+from kdutils.report.statistics import with_diverged
+
+
+def compare_reports(first: Results, second: Results) -> tuple[str, bool]:
+    """Both reports, A and B, as text, and whether the interval of any difference excludes zero."""
+    settings, numbers = compare_settings(first, second), compare_numbers(first, second)
+    count = numbers["verdict"].value_counts().reindex(["equal", "agrees", "differs", "no interval"], fill_value=0)
+    told = int(count["agrees"] + count["differs"])
+    counted = (
+        f"{count['equal']} numbers are equal, {count['agrees']} agree within their interval, {count['differs']} differ "
+        f"(of {told} intervals, about {told / 20:.0f} would exclude zero by chance alone), and {count['no interval']} "
+        "have no interval, which takes two runs in each report."
+    )
+    parts = ["Settings, data, weights and code", _text(settings, "The same wherever both reports have them.")]
+    parts += ["Numbers: B - A with its 95% interval", _text(numbers.query("verdict != 'equal'"), ""), counted]
+    parts += [f"Only in {name}: {'; '.join(alone)}." for name, alone in _alone(first, second).items() if alone]
+    return "\n\n".join(filter(None, parts)), bool(count["differs"])
+
+
+def _text(table: pd.DataFrame, otherwise: str) -> str:
+    look = {"tablefmt": "simple", "disable_numparse": True, "maxcolwidths": 60}
+    return table.to_markdown(index=False, **look) if len(table) else otherwise
+
+
+def compare_settings(first: Results, second: Results) -> pd.DataFrame:
+    """What of the setting, data, weights and code differs where both reports have it, and for which arms."""
+    ours, theirs, differing = _settings(first), _settings(second), {}
+    for place, settings in ours.items():
+        other = theirs.get(place, settings)
+        for what in dict.fromkeys([*settings, *other]):
+            pair = settings.get(what, "–"), other.get(what, "–")
+            if pair[0] != pair[1]:
+                differing.setdefault((what, *pair), []).append(place)
+    rows = [(*found, _listed(places)) for found, places in differing.items()]
+    return pd.DataFrame(rows, columns=["what", "A", "B", "where"])
+
+
+def _listed(places: list[str]) -> str:
+    shown = list(dict.fromkeys(places))
+    return ", ".join(shown[:2]) + (f" and {len(shown) - 2} more" if len(shown) > 2 else "")
+
+
+def _settings(results: Results) -> dict[str, dict[str, str]]:
+    """By place (the report, a chapter, an arm) what was set, and what it rests on."""
+    found = {"report": {name: fact for name, fact in results.facts.items() if name not in ("Date", "Code", "Data")}}
+    for stem, chapter in results.chapters.items():
+        found[stem] = {"setting": chapter.setting}
+        for name, arm in chapter.arms.items():
+            rests = {"data": arm.data, "weights": arm.weights, "code": arm.code, "seeds": arm.runs}
+            found[f"{stem[:2]} {name}"] = _flat(arm.spec) | {what: ", ".join(each) for what, each in rests.items()}
+    return found
+
+
+def _flat(content: JsonValue, path: str = "") -> dict[str, str]:
+    """Nested settings by their path: {"data.views": "8"}."""
+    if not isinstance(content, dict):
+        return {path: str(content)}
+    inner = (_flat(value, f"{path}.{name}" if path else name) for name, value in content.items())
+    return {name: value for each in inner for name, value in each.items()}
+
+
+def compare_numbers(first: Results, second: Results) -> pd.DataFrame:
+    """Every number that both reports have, once: equal, agrees, differs, or no interval.
+
+    The interval of B - A is Student's of the differences by seed where both have the same seeds, else Welch's.
+    """
+    rows = {}
+    for stem in (stem for stem in first.chapters if stem in second.chapters):
+        ours, theirs = _numbers(first.chapters[stem]), _numbers(second.chapters[stem])
+        for name in (name for name in ours if name in theirs):
+            pair = ours[name], theirs[name]
+            rows.setdefault(
+                (name, *(str(numbers.values) for numbers in pair)),
+                (*_verdict(*pair), f"{stem[:2]} {name}", *map(_shown, pair)),
+            )
+    columns = ["verdict", "B - A", "95% interval", "by", "number", "A", "B"]
+    return pd.DataFrame(rows.values(), columns=columns)
+
+
+def _numbers(chapter: Chapter) -> dict[str, Numbers]:
+    """All numbers of a chapter by their name."""
+    units = {"accuracy": "accuracy (%)", "loss": "loss (nats)"}
+    found = {
+        f"{arm}, {split} {units[metric]}": numbers
+        for arm, described in chapter.arms.items()
+        for split, metrics in described.metrics.items()
+        for metric, numbers in metrics.items()
+    }
+    return found | {f"gain of {name} (points)": gain for name, gain in chapter.gains.items()}
+
+
+def _shown(numbers: Numbers) -> str:
+    mean = "diverged" if numbers.mean is None else f"{numbers.mean:.3f}"
+    spread = "" if numbers.sd is None else f" ± {numbers.sd:.3f}"
+    return f"{mean}{spread} (n={with_diverged(numbers.n, numbers.diverged)})"
+
+
+def _verdict(first: Numbers, second: Numbers) -> tuple[str, str, str, str]:
+    """Whether two numbers agree, their difference, its interval and how that was made."""
+    if first.values == second.values:
+        return "equal", "–", "–", "–"
+    paired = first.values.keys() == second.values.keys()
+    pairs = [(first.values[seed], second.values[seed]) for seed in first.values] if paired else []
+    whole = [pair for pair in pairs if None not in pair]
+    ours, theirs = zip(*whole, strict=True) if whole else (_kept(first), _kept(second))
+    if min(len(ours), len(theirs)) < 2:
+        return "no interval", "–", "–", "–"
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of equal differences
+        test = ttest_rel(theirs, ours) if whole else ttest_ind(theirs, ours, equal_var=False)
+        low, high = test.confidence_interval()
+    difference = fmean(theirs) - fmean(ours)
+    if not math.isfinite(low + high):  # there is no spread at all
+        low = high = difference
+    verdict = "differs" if low > 0 or high < 0 else "agrees"
+    return verdict, f"{difference:+.3f}", f"[{low:+.3f}, {high:+.3f}]", "paired" if whole else "Welch"
+
+
+def _kept(numbers: Numbers) -> list[float]:
+    return [value for value in numbers.values.values() if value is not None]
+
+
+def _alone(first: Results, second: Results) -> dict[str, list[str]]:
+    """What only A has, and what only B has: chapters, and arms and gains of the others."""
+    named = [
+        {stem: [*chapter.arms, *chapter.gains] for stem, chapter in results.chapters.items()}
+        for results in (first, second)
+    ]
+
+    def only(ours: dict[str, list[str]], theirs: dict[str, list[str]]) -> list[str]:
+        inner = [
+            f"{stem[:2]} {name}" for stem in ours if stem in theirs for name in ours[stem] if name not in theirs[stem]
+        ]
+        return [stem for stem in ours if stem not in theirs] + inner
+
+    return {"A": only(*named), "B": only(*reversed(named))}

@@ -1,0 +1,164 @@
+"""What a report found, for programs: the schema of `results.json`, and how its parts are made and read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from nbformat import NotebookNode
+from pydantic import JsonValue, ValidationError
+from scipy import stats
+
+from kdutils.errors import InputError
+from kdutils.report.statistics import Arms, Gain, finished, values
+from kdutils.runs.records import Record
+from kdutils.specs import RunSpec
+from kdutils.values import Value, explain
+
+
+class Numbers(Value):
+    """One number of several seeds: their single values, mean and sample SD; null for what there is not."""
+
+    values: dict[str, float | None]  # by seed; null: its run diverged
+    n: int  # values that are no null
+    diverged: int
+    mean: float | None
+    sd: float | None
+    published: dict[str, float] = {}  # by study, as in reports/published.csv
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% confidence interval of the mean (Student's t, n - 1 degrees of freedom); None for one value."""
+        half = None if self.sd is None else stats.t.ppf(0.975, self.n - 1) * self.sd / self.n**0.5
+        return None if half is None else (self.mean - half, self.mean + half)
+
+
+class PairedGain(Numbers):
+    """Differences of test accuracies (percentage points) by seed, with their 95% confidence interval."""
+
+    treated: str
+    control: str
+    low: float | None
+    high: float | None
+    over: str  # what the interval is conditional on
+
+
+class Arm(Value):
+    """A classifier: its setting, what its runs rest on, and its numbers."""
+
+    spec: dict[
+        str, JsonValue
+    ]  # of the first run, without its seed; other runs by their keys. Chosen: distillation.method
+    runs: dict[str, str]  # keys by seed, as the files of records/
+    data: list[str]  # digests, each once: of the data,
+    weights: list[str]  # of the weights that the runs start from,
+    code: list[str]  # and of the code that trained them
+    metrics: dict[str, dict[str, Numbers]]  # split (train, val, test, best val), then accuracy (%) and loss (nats)
+
+
+class Chapter(Value):
+    """What the tables of one notebook hold; `setting` is that of their captions."""
+
+    study: str
+    setting: str
+    arms: dict[str, Arm] = {}
+    gains: dict[str, PairedGain] = {}  # by "treated against control"
+
+
+class Results(Value):
+    """A report: `facts` as on its first page, and chapters by the name of their notebook."""
+
+    format: Literal["kdutils results 1"]
+    facts: dict[str, str]
+    chapters: dict[str, Chapter]
+
+
+def describe_arms(arms: Arms) -> dict[str, dict]:
+    """Every arm as an `Arm` in plain values."""
+    return {name: _arm(records) for name, records in arms.items()}
+
+
+def _arm(records: list[Record]) -> dict:
+    first, summaries = records[0].spec, [record.summary for record in records]
+    spec = first.model_dump(mode="json", exclude={"seed"})
+    if first.distillation:
+        spec["distillation"]["teachers"] = [teacher.key for teacher in first.teachers]
+    if isinstance(first.init, RunSpec):
+        spec["init"] = first.init.key
+    splits = [split for split in ("train", "val", "test") if all(split in each["metrics"] for each in summaries)]
+    splits += ["best val"] * ("val" in splits and all("best_val" in record.summary for record in finished(records)))
+
+    def numbers(split: str, metric: str) -> dict:
+        return _numbers({run.spec.seed: (values([run], split, metric) or [np.nan])[0] for run in records})
+
+    return {
+        "spec": spec,
+        "runs": {str(record.spec.seed): record.spec.key for record in records},
+        "data": sorted({f"{each['data']['title']} (digest {each['data']['digest']})" for each in summaries}),
+        "weights": sorted({each["weights"] or "random" for each in summaries}),
+        "code": sorted({each["environment"]["code"] for each in summaries}),
+        "metrics": {split: {name: numbers(split, name) for name in ("accuracy", "loss")} for split in splits},
+    }
+
+
+def describe_gains(gains: list[Gain]) -> dict[str, dict]:
+    """Every gain as a `PairedGain` in plain values."""
+    bounds = [{name: getattr(gain, name) if gain.n > 1 else None for name in ("low", "high")} for gain in gains]
+    return {
+        f"{gain.treated} against {gain.control}": _numbers(gain.values)
+        | {"treated": gain.treated, "control": gain.control, "over": gain.over}
+        | bound
+        for gain, bound in zip(gains, bounds, strict=True)
+    }
+
+
+def _numbers(by_seed: dict[int, float]) -> dict:
+    kept = [value for value in by_seed.values() if np.isfinite(value)]
+    return {
+        "values": {str(seed): value if np.isfinite(value) else None for seed, value in by_seed.items()},
+        "n": len(kept),
+        "diverged": len(by_seed) - len(kept),
+        "mean": float(np.mean(kept)) if kept else None,
+        "sd": float(np.std(kept, ddof=1)) if len(kept) > 1 else None,
+    }
+
+
+def collect(notebook: NotebookNode) -> Chapter | None:
+    """What the tables of an executed notebook carry (`Page.table`); None for nothing.
+
+    An arm whose runs are not those of an earlier table under its name also gets the name of its own table. Raises
+    `ValidationError` for a notebook that was executed by a version of another schema.
+    """
+    chapter = {}
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        shown = output.get("metadata", {}).get("kdutils", {})
+        found = dict(shown.get("results", {}))
+        known = chapter.get("arms", {})
+        found["arms"] = {
+            name if known.get(name, arm).get("runs") == arm.get("runs") else f"{name} ({shown['name']})": arm
+            for name, arm in found.get("arms", {}).items()
+        }
+        chapter = _merged(chapter, found) if "setting" in found else chapter
+    study = {"study": notebook.metadata.get("kdutils", {}).get("study", "")}
+    return Chapter.model_validate_json(json.dumps(study | chapter)) if chapter else None
+
+
+def _merged(old: dict, new: dict) -> dict:
+    """Both, dictionaries within them included; of two other values the new one."""
+    both = {name: _merged(old[name], new[name]) for name in old.keys() & new.keys() if isinstance(new[name], dict)}
+    return old | new | both
+
+
+def read_results(folder: Path) -> Results:
+    """The results of the report in `folder`; raises `InputError` where they are not there or not of this form."""
+    path = folder / "results.json"
+    try:
+        return Results.model_validate_json(path.read_bytes())
+    except OSError as error:
+        needed = "give the folder of a report, such as reports/quick (`python -m kdutils report` makes one)"
+        raise InputError(f"{path} cannot be read ({error.strerror}): {needed}") from None
+    except ValidationError as error:
+        wrong = f"{path} is not what this version writes ({explain(error)})"
+        raise InputError(f"{wrong}: make that report again with `python -m kdutils report`") from None
