@@ -28,36 +28,39 @@ class Page:
         self._folder, self._chapter = settings().report_dir, settings().chapter.partition("_")[0]
 
     def figure(self, figure: Figure, name: str, caption: str) -> None:
-        """Show a figure under its caption, and close it."""
+        """Show a figure under its caption, and close it; what it carries for `results.json`, as a table does."""
         import matplotlib.pyplot as plt  # the suite, which opens studies and draws nothing, need not wait for it
 
         svg, png = rendered(figure, "svg"), rendered(figure, "png")
         plt.close(figure)
         self._keep("figures", f"{name}.svg", svg)
         self._keep("figures", f"{name}.png", png)
-        self._show("figure", name, caption, {"image/svg+xml": svg.decode(), "image/png": png})
+        data = {"image/svg+xml": svg.decode(), "image/png": png}
+        self._show("figure", name, caption, data, self._carried(getattr(figure, "results", None)))
 
     def table(self, frame: pd.DataFrame, name: str, caption: str) -> None:
         """Show a table over its caption; what it carries for `results.json` goes into the output's metadata."""
-        carried = frame.attrs.get("results")
-        results = {"results": {"setting": self.setting} | carried} if carried else {}
+        carried = self._carried(frame.attrs.get("results"))
         self._keep("tables", f"{name}.csv", frame.to_csv(index=False).encode())
         frame = frame.map(lambda value: f"{value:,}" if isinstance(value, (int, np.integer)) else value)
         alignment = ["left"] + ["right" if _is_number(frame[column]) else "left" for column in frame.columns[1:]]
         literal = frame.map(_literal).rename(columns=_literal)
         markdown = literal.to_markdown(index=False, colalign=alignment, disable_numparse=True)
         data = {"text/html": frame.to_html(index=False, border=0, justify="left"), "text/markdown": markdown}
-        self._show("table", name, caption, data, results)
+        self._show("table", name, caption, data, carried)
 
     def say(self, text: str) -> None:
         """Show a computed sentence as prose."""
         display(Markdown(text))
 
-    def _show(self, kind: str, name: str, caption: str, data: dict, results: dict | None = None) -> None:
+    def _carried(self, results: dict | None) -> dict:
+        return {"results": {"setting": self.setting} | results} if results else {}
+
+    def _show(self, kind: str, name: str, caption: str, data: dict, carried: dict) -> None:
         caption = f"{caption} {self.setting}"
         display(
             data | {"text/plain": caption},
-            metadata={"kdutils": {"kind": kind, "name": name, "caption": caption} | (results or {})},
+            metadata={"kdutils": {"kind": kind, "name": name, "caption": caption} | carried},
             raw=True,
         )
         display(

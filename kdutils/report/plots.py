@@ -159,6 +159,7 @@ def plot_grid(table: pd.DataFrame, best: KD) -> Figure:
     frame = axis.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=2))
     frame.set(path_effects=[withStroke(linewidth=5, foreground="white")], clip_on=False)
     axis.set(xlabel="temperature", ylabel="kd_weight")
+    figure.results = table.attrs.get("results")  # for the page
     return figure
 
 

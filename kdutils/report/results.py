@@ -12,7 +12,7 @@ from pydantic import JsonValue, ValidationError
 from scipy import stats
 
 from kdutils.errors import InputError
-from kdutils.report.statistics import Arms, Gain, finished, values
+from kdutils.report.statistics import Arms, Gain, finished, standard_error, values
 from kdutils.runs.records import Record
 from kdutils.specs import RunSpec
 from kdutils.values import Value, explain
@@ -58,13 +58,29 @@ class Arm(Value):
     metrics: dict[str, dict[str, Numbers]]  # split (train, val, test, best val), then accuracy (%) and loss (nats)
 
 
+class Cell(Value):
+    """A run of a grid; the student alone has no temperature. A run that diverged has no accuracy."""
+
+    temperature: float | None
+    kd_weight: float
+    accuracy: float | None  # on validation, %
+
+
+class Grid(Value):
+    """The runs that a cell is chosen from, and the binomial standard error of one accuracy (percentage points)."""
+
+    cells: list[Cell]
+    standard_error: float
+
+
 class Chapter(Value):
-    """What the tables of one notebook hold; `setting` is that of their captions."""
+    """What the tables and grids of one notebook hold; `setting` is that of their captions."""
 
     study: str
     setting: str
     arms: dict[str, Arm] = {}
     gains: dict[str, PairedGain] = {}  # by "treated against control"
+    grids: dict[str, Grid] = {}  # by the name of their figure
 
 
 class Results(Value):
@@ -114,6 +130,17 @@ def describe_gains(gains: list[Gain]) -> dict[str, dict]:
     }
 
 
+def describe_grid(records: list[Record]) -> dict:
+    """A grid's runs as a `Grid` in plain values."""
+    cells = []
+    for record in records:
+        method = record.spec.distillation and record.spec.distillation.method
+        where = {"temperature": method and method.temperature, "kd_weight": method.kd_weight if method else 0.0}
+        cells.append(where | {"accuracy": None if record.diverged else record.metric("val")})
+    error = standard_error(records) if finished(records) else 0.0
+    return {"cells": cells, "standard_error": error}
+
+
 def _numbers(by_seed: dict[int, float]) -> dict:
     kept = [value for value in by_seed.values() if np.isfinite(value)]
     return {
@@ -126,7 +153,7 @@ def _numbers(by_seed: dict[int, float]) -> dict:
 
 
 def collect(notebook: NotebookNode) -> Chapter | None:
-    """What the tables of an executed notebook carry (`Page.table`); None for nothing.
+    """What the tables of an executed notebook carry (`Page`); None for nothing.
 
     An arm whose runs are not those of an earlier table under its name also gets the name of its own table. Raises
     `ValidationError` for a notebook that was executed by a version of another schema.
@@ -136,6 +163,8 @@ def collect(notebook: NotebookNode) -> Chapter | None:
         shown = output.get("metadata", {}).get("kdutils", {})
         found = dict(shown.get("results", {}))
         known = chapter.get("arms", {})
+        if grid := found.pop("grid", None):
+            found["grids"] = {shown["name"]: grid}
         found["arms"] = {
             name if known.get(name, arm).get("runs") == arm.get("runs") else f"{name} ({shown['name']})": arm
             for name, arm in found.get("arms", {}).items()

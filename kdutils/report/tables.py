@@ -18,7 +18,7 @@ from kdutils.data.datasets import Dataset
 from kdutils.data.views import split_indices
 from kdutils.errors import InputError
 from kdutils.networks.counting import layer_summary
-from kdutils.report.results import describe_arms, describe_gains
+from kdutils.report.results import describe_arms, describe_gains, describe_grid
 from kdutils.report.statistics import (
     Arms,
     Gain,
@@ -131,7 +131,8 @@ def grid_table(records: list[Record]) -> pd.DataFrame:
         where = [(method.kd_weight, method.temperature)] if method else [(0.0, each) for each in taught]
         cells += [(*cell, shown) for cell in where]
     table = pd.DataFrame(cells, columns=["kd_weight", "temperature", "accuracy"])
-    return table.pivot(index="kd_weight", columns="temperature", values="accuracy")
+    table = table.pivot(index="kd_weight", columns="temperature", values="accuracy")
+    return _carrying(table, grid=describe_grid(records))
 
 
 def confused_sentence(records: list[Record], classes: tuple[str, ...]) -> str:

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_records import record_of, runs, spec_of
+from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from pypdf import PdfReader
 from scipy import stats
 
 from kdutils.errors import InputError
-from kdutils.report import page as display, tables
+from kdutils.report import page as display, plots, tables
 from kdutils.report.publish import publish
 from kdutils.report.results import read_results
 from kdutils.report.statistics import gain
@@ -26,17 +27,21 @@ ALONE, TAUGHT = (62.0, 64.5, 63.0), (65.5, 66.0, 67.5)
 
 @pytest.fixture
 def chapter(tmp_path, monkeypatch):
-    """Shows tables on a page, keeps them as an executed notebook and publishes all there are: the report's folder."""
+    """Shows tables and figures on a page, keeps them as an executed notebook, publishes all: the report's folder."""
 
     def made(stem: str, *shown) -> None:
         outputs = []
         monkeypatch.setattr(
             display,
             "display",
-            lambda data, metadata, raw: outputs.append(new_output("display_data", data, metadata=metadata)),
+            lambda data, metadata, raw: outputs.append(
+                new_output("display_data", data | {"image/png": ""} if "image/png" in data else data, metadata=metadata)
+            ),
         )
-        for number, table in enumerate(shown):
-            display.Page("Synthetic data; profile smoke.").table(table, f"table{number}", "Caption.")
+        for number, each in enumerate(shown):
+            page = display.Page("Synthetic data; profile smoke.")
+            show = page.figure if isinstance(each, Figure) else page.table
+            show(each, f"table{number}", "Caption.")
         metadata = {"kdutils": {"study": "assignment"}}
         notebook = new_notebook(cells=[new_code_cell("", outputs=outputs)], metadata=metadata)
         folder = tmp_path / "report"
@@ -122,6 +127,26 @@ def test_an_arm_says_what_was_chosen_and_what_it_rests_on(chapter, arms):
     assert written["runs"] == {str(run.spec.seed): run.spec.key for run in arms["distilled"]}
     assert written["data"] == ["synthetic data (digest feedfacecafebeef)"]
     assert written["weights"] == ["random", "resnet18 (digest 0123)"] and written["code"] == ["sources 0123456789ab"]
+
+
+def test_a_grid_is_there_cell_by_cell_with_the_error_of_one_accuracy(chapter, tmp_path):
+    alone = record_of(tmp_path, spec_of(), val=50.0)
+    taught = [
+        record_of(tmp_path, spec_of(temperature=t, kd_weight=w), val=val, diverged=diverged)
+        for t, w, val, diverged in ((2.0, 0.5, 54.0, False), (2.0, 0.9, 46.0, False), (8.0, 0.9, 9.0, True))
+    ]
+    table = tables.grid_table([alone, *taught])
+    folder = chapter("03_one", plots.plot_grid(table, taught[0].spec.distillation.method))
+    (grid,) = read(folder)["chapters"]["03_one"]["grids"].values()
+    assert [tuple(cell.values()) for cell in grid["cells"]] == [
+        (None, 0.0, 50.0),
+        (2.0, 0.5, 54.0),
+        (2.0, 0.9, 46.0),
+        (8.0, 0.9, None),
+    ]
+    images = alone.spec.data.val_size
+    assert grid["standard_error"] == pytest.approx(100 * np.sqrt(0.5 * 0.5 / images))
+    assert len(read_results(folder).chapters["03_one"].grids["table0"].cells) == 4
 
 
 def test_other_runs_under_the_same_name_stand_beside(chapter, arms, tmp_path):
