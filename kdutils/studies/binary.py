@@ -41,12 +41,7 @@ class Binary(Study):
     wide: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
     tuning_epochs: Count = 10  # of fine-tuning with the feature loss
     kernel_weight: float = 1e-6  # BONN's lambda, of a loss that is summed over all entries
-    kernel_weights: tuple[float, ...] = (
-        0.0,
-        1e-6,
-        1e-5,
-        1e-4,
-    )  # looked at on validation images; the last is the paper's
+    kernel_weights: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4)  # looked at on validation; the last is the paper's
     cnn: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
     tuning: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
     frozen: bool = False  # the teacher: a linear layer on a frozen ResNet18, or all layers fine-tuned
