@@ -12,6 +12,7 @@ from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from kdutils.settings import ROOT
@@ -37,6 +38,22 @@ class _Manager(AsyncKernelManager):
             client.stop_channels()
 
 
+class _Engine(NBClientEngine):
+    """papermill's own, but for one thing: it saves the notebook once, however it ended, not twice for every cell."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, *arguments, **options) -> None:
+        """Execute the cells; what calls this saves afterwards."""
+        path, nb_man.output_path = nb_man.output_path, None
+        try:
+            super().execute_managed_notebook(nb_man, *arguments, **options)
+        finally:
+            nb_man.output_path = path
+
+
+papermill_engines.register("once", _Engine)
+
+
 class Kernel:
     """One kernel for all chapters, because importing PyTorch and the rest takes longer than a short chapter.
 
@@ -49,7 +66,7 @@ class Kernel:
     def execute(self, notebook: Path, draft: Path, given: dict, environment: dict[str, str]) -> str | None:
         """Execute `notebook` with the values `given` into `draft`; None, or what went wrong in one line."""
         paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, draft)]  # they are no templates
-        named = {"kernel_name": "python3", "language": "python"}  # some notebooks name neither
+        named = {"kernel_name": "python3", "language": "python", "engine_name": "once"}  # some notebooks name neither
         shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
         error = None
         try:

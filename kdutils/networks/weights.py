@@ -104,7 +104,7 @@ def file_digest(path: Path) -> str:
     return _digest_of(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=None)
 def _digest_of(path: Path, written: int) -> str:
     return hashlib.sha256(_bytes(path)).hexdigest()[:16]
 
