@@ -19,6 +19,8 @@ from kdutils.settings import ROOT
 
 _LIMITS = {"start_timeout": 120, "execution_timeout": 24 * 3600, "iopub_timeout": 120}
 """Seconds for a kernel to start, for a cell (it may train for a night, never for ever) and for its output to arrive."""
+_BEFOREHAND = "import torchvision, kdutils.report.chapter, kdutils.report.plots"
+"""What a kernel does while nobody waits for it yet: it imports what chapters use."""
 
 
 class _Manager(AsyncKernelManager):
@@ -87,7 +89,7 @@ class Kernel:
         return error.splitlines()[0] if error else None
 
     def begin(self) -> None:
-        """Start the process if there is none; it imports what chapters use, and nobody waits for it yet."""
+        """Start the process if there is none, without waiting for it."""
         if self._manager is None:
             try:
                 run_sync(self._start)()
@@ -96,7 +98,7 @@ class Kernel:
                 return
             client = self._manager.client()
             client.start_channels()
-            client.execute("import torchvision, kdutils.report.chapter, kdutils.report.plots", silent=True)
+            client.execute(_BEFOREHAND, silent=True)
 
     async def _start(self) -> None:
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # this very package
