@@ -17,7 +17,7 @@ report: $(READY)
 	$(BIN)/python -m kdutils report $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest --numprocesses logical --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check
