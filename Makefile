@@ -17,7 +17,7 @@ report: $(READY)
 	$(BIN)/python -m kdutils report $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest --numprocesses logical --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check
@@ -35,12 +35,13 @@ benchmark: $(READY)
 cluster-demo: $(READY)
 	$(BIN)/python -m tests.benchmarks.cluster_demo $(ARGS)
 
-# uv installs the same wheels as pip, with several downloads at once
+# uv installs the same wheels as pip, with several downloads at once. They are compiled here, as pip does it: where Python
+# may write no bytecode (PYTHONDONTWRITEBYTECODE), each process would compile PyTorch anew, longer than most take to run
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] < (3, 11) and 'Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12' % sys.version_info[:2])"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -r requirements.txt
 	touch $@
 
 clean:

@@ -12,12 +12,15 @@ from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from kdutils.settings import ROOT
 
 _LIMITS = {"start_timeout": 120, "execution_timeout": 24 * 3600, "iopub_timeout": 120}
 """Seconds for a kernel to start, for a cell (it may train for a night, never for ever) and for its output to arrive."""
+_BEFOREHAND = "import torchvision, kdutils.report.chapter, kdutils.report.plots"
+"""What a kernel does while nobody waits for it yet: it imports what chapters use."""
 
 
 class _Manager(AsyncKernelManager):
@@ -37,6 +40,22 @@ class _Manager(AsyncKernelManager):
             client.stop_channels()
 
 
+class _Engine(NBClientEngine):
+    """papermill's own, but for one thing: it saves the notebook once, however it ended, not twice for every cell."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, *arguments, **options) -> None:
+        """Execute the cells; what calls this saves afterwards."""
+        path, nb_man.output_path = nb_man.output_path, None
+        try:
+            super().execute_managed_notebook(nb_man, *arguments, **options)
+        finally:
+            nb_man.output_path = path
+
+
+papermill_engines.register("once", _Engine)
+
+
 class Kernel:
     """One kernel for all chapters, because importing PyTorch and the rest takes longer than a short chapter.
 
@@ -49,7 +68,7 @@ class Kernel:
     def execute(self, notebook: Path, draft: Path, given: dict, environment: dict[str, str]) -> str | None:
         """Execute `notebook` with the values `given` into `draft`; None, or what went wrong in one line."""
         paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, draft)]  # they are no templates
-        named = {"kernel_name": "python3", "language": "python"}  # some notebooks name neither
+        named = {"kernel_name": "python3", "language": "python", "engine_name": "once"}  # some notebooks name neither
         shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
         error = None
         try:
@@ -70,7 +89,7 @@ class Kernel:
         return error.splitlines()[0] if error else None
 
     def begin(self) -> None:
-        """Start the process if there is none; it imports what chapters use, and nobody waits for it yet."""
+        """Start the process if there is none, without waiting for it."""
         if self._manager is None:
             try:
                 run_sync(self._start)()
@@ -79,7 +98,7 @@ class Kernel:
                 return
             client = self._manager.client()
             client.start_channels()
-            client.execute("import torchvision, kdutils.report.chapter, kdutils.report.plots", silent=True)
+            client.execute(_BEFOREHAND, silent=True)
 
     async def _start(self) -> None:
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # this very package

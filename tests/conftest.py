@@ -19,6 +19,13 @@ settings.register_profile("short", max_examples=15, derandomize=True, deadline=N
 settings.register_profile("fuzz", max_examples=500, deadline=None)  # `make fuzz`
 settings.load_profile("short")
 
+LONGEST = ("test_report.py", "test_schedule.py", "test_benchmark.py", "test_suite.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: of processes that share the files, none is left with one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):

@@ -89,9 +89,3 @@ def smoke(tmp_path_factory, data_folder):
             told.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
     copy.outcome = subprocess.CompletedProcess(copy.command, *json.loads(told.read_text()))
     return copy
-
-
-@pytest.fixture
-def another_copy(tmp_path, data_folder):
-    """A copy of the project in which nothing was run."""
-    return Copy(tmp_path, data_folder)

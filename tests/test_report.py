@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import functools
 import re
 import subprocess
 import time
@@ -18,6 +19,7 @@ import pandas as pd
 import psutil
 import pytest
 from chapters import CHAPTERS
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pypdf import PdfReader
 from smoke_report import Copy
 
@@ -331,17 +333,6 @@ def test_the_same_command_again_takes_nothing(smoke, report):
     assert state(smoke.runs, report) == before
 
 
-def test_relative_folders_hold_from_where_the_command_is_given(tmp_path, data_folder):
-    copy = Copy(tmp_path / "a b #{x}", data_folder)
-    command = ("run", "./notebooks/01_baseline_small_cnn.ipynb", "--profile", "smoke", "--dataset", "synthetic")
-    for outcome in ("done", "unchanged"):
-        done = copy.run(*command, KD_RUNS_DIR="my runs")
-        assert done.returncode == 0 and f" {outcome}\n" in done.stdout, done.stdout + done.stderr
-    assert len(list((copy.root / "my runs").glob("small_cnn-*/summary.json"))) == 2
-    assert list(tmp_path.rglob("my runs")) == [copy.root / "my runs"]
-    assert (copy.reports / "01_baseline_small_cnn.pdf").is_file()
-
-
 # Killed
 
 
@@ -360,47 +351,60 @@ def kill(processes: list[psutil.Process]) -> None:
             pass
 
 
-def test_a_killed_command_takes_its_processes_along_and_goes_on_to_the_same_numbers(another_copy):
-    copy = another_copy
-    chapter = copy.root / "reports" / "quick" / "01_baseline_small_cnn.ipynb"
-    command = (
-        "report",
-        "--profile",
-        "quick",
-        "--dataset",
-        "synthetic",
-        "--only",
-        "01",
-        "--seeds",
-        "0,1",
-    )  # runs of many seconds
+RUNS = """
+import kdutils as kd
+data = kd.DataSpec(name="synthetic", train_size=48, val_size=20, test_size=30, views=3)
+specs = [kd.RunSpec(data=data, model=kd.ModelSpec(name="small_cnn"), epochs=100, seed=seed) for seed in (0, 1)]
+records = kd.run_all(specs)
+"""  # seconds, in which there are a hundred checkpoints
 
-    process = copy.start(*command)  # the command alone is killed: nothing of it may go on
-    wait_for("*.partial", copy.runs, process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert any("ipykernel" in " ".join(member.cmdline()) for member in family)
-    process.kill()
-    process.wait()
-    alive = psutil.wait_procs(family, timeout=10)[1]
-    kill(alive)
-    assert alive == []
 
-    process = copy.start(*command, KD_CHECKPOINT_SECONDS="0")  # all are killed at once, in the middle of a run
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, data_folder):
+    """A copy in a strange folder, its runs in a relative one, whose command was killed within runs and then repeated.
+
+    It tells the processes of the killed command, which of them were left, what was there, and the second outcome.
+    """
+    copy = Copy(tmp_path_factory.mktemp("killed") / "a b #{x}", data_folder)
+    copy.runs, copy.reports = copy.root / "my runs", copy.root / "reports" / "quick"
+    tagged = new_code_cell('dataset = "auto"', metadata={"tags": ["parameters"]})
+    chapter = new_notebook(cells=[new_markdown_cell("# A chapter"), tagged, new_code_cell(RUNS)])
+    nbformat.write(chapter, copy.root / "notebooks" / "10_runs.ipynb")
+    command = ("run", "./notebooks/10_runs.ipynb", "--dataset", "synthetic")
+    copy.again = functools.partial(copy.run, *command, KD_RUNS_DIR="my runs")
+    process = copy.start(*command, KD_RUNS_DIR="my runs", KD_CHECKPOINT_SECONDS="0")
     wait_for("*.partial/checkpoint.safetensors", copy.runs, process)
     family = psutil.Process(process.pid).children(recursive=True)
-    kill([*map(psutil.Process, [process.pid]), *family])
+    copy.family = [" ".join(member.cmdline()) for member in family]
+    process.kill()  # the command alone: nothing of it may go on
     process.wait()
-    assert psutil.wait_procs(family, timeout=10)[1] == []
-    interrupted = {
-        path.parent.name.removesuffix(".partial") for path in copy.runs.glob("*.partial/checkpoint.safetensors")
-    }
-    assert interrupted and not copy.summaries() and not chapter.exists()
-    (copy.runs / f".{min(interrupted)}-half").mkdir()  # and in the middle of a write
-    (copy.runs / f".{min(interrupted)}-half" / "model.safetensors").write_bytes(b"half of it")
+    copy.left = psutil.wait_procs(family, timeout=60)[1]
+    kill(copy.left)
+    copy.begun = {path.parent.stem for path in copy.runs.glob("*.partial/checkpoint.safetensors")}
+    copy.made = [*copy.summaries(), *copy.reports.glob("*")]
+    half = copy.runs / f".{min(copy.begun)}-half"  # and in the middle of a write
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half of it")
+    copy.outcome = copy.again()
+    return copy
 
-    done = copy.run(*command)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert chapter.exists() and len(copy.summaries()) == 2 and not list(copy.runs.glob("*.partial"))
-    study = kd.open_study("assignment", "quick", "synthetic", seeds=[0, 1])
-    undisturbed = next(spec for spec in map(study.small_cnn, study.seeds) if spec.key in interrupted)
-    assert kd.run(undisturbed).summary["metrics"] == copy.summaries()[undisturbed.key]["metrics"]
+
+def test_a_killed_command_takes_its_processes_along(killed):
+    assert any("ipykernel" in command for command in killed.family)
+    assert sum("multiprocessing" in command for command in killed.family) > 2  # workers, and what they are forked from
+    assert killed.left == []
+
+
+def test_given_again_it_goes_on_to_the_same_numbers(killed):
+    assert killed.outcome.returncode == 0, killed.outcome.stdout + killed.outcome.stderr
+    exec(RUNS, undisturbed := {})
+    metrics = {record.spec.key: record.summary["metrics"] for record in undisturbed["records"]}
+    assert killed.begun and killed.begun <= metrics.keys() and killed.made == []
+    assert {key: summary["metrics"] for key, summary in killed.summaries().items()} == metrics
+    assert not list(killed.runs.glob("*.partial"))
+
+
+def test_relative_folders_hold_from_where_the_command_is_given(killed):
+    assert list(killed.root.parent.rglob("my runs")) == [killed.runs]
+    assert (killed.reports / "10_runs.pdf").is_file()
+    assert " done\n" in killed.outcome.stdout and " unchanged\n" in killed.again().stdout

@@ -41,6 +41,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "ROOT", tmp_path)
     monkeypatch.setattr(suite, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(kernel_module, "ROOT", tmp_path)
+    monkeypatch.setattr(kernel_module, "_BEFOREHAND", "")  # these notebooks use nothing of it
     return tmp_path
 
 

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import io
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,13 @@ KNOWN_WEIGHTS = {  # SHA-256 of files whose origin is known; any other file is n
     "be08c46c0b9a2ed2": "ImageNet, product-quantised, 72.18% top-1",
 }
 """Decoded from "Permute, Quantize, and Fine-tune" (Martinez et al., CVPR 2021); the accuracies are that paper's."""
+
+_PUBLISHED = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "resnet101": "resnet101-63fe2227.pth",
+}
+"""torchvision's `IMAGENET1K_V1`, written out: to look for a file takes a moment, to import torchvision seconds."""
 
 _WRAPPERS = ("model", "state_dict", "net")
 _PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
@@ -56,13 +63,12 @@ def _imagenet_file(name: str, fetch: bool) -> Path:
     own = settings().data_dir / "imagenet" / f"{name}.safetensors"
     if own.is_file():
         return own
-    import torchvision
-
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-    path = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+    published = _PUBLISHED[name]
+    path = Path(torch.hub.get_dir(), "checkpoints", published)
     if fetch and not path.is_file():
         with fetching(f"the ImageNet weights of {name} are not at {own}"):
-            weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+            address = f"https://download.pytorch.org/models/{published}"
+            torch.hub.load_state_dict_from_url(address, check_hash=True, weights_only=True)
     return path
 
 
@@ -104,7 +110,7 @@ def file_digest(path: Path) -> str:
     return _digest_of(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
-@lru_cache(maxsize=32)
+@cache
 def _digest_of(path: Path, written: int) -> str:
     return hashlib.sha256(_bytes(path)).hexdigest()[:16]
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kdutils.errors import InputError, Unavailable
-from kdutils.networks.registry import build_model
+from kdutils.networks.registry import IMAGENET_NETWORKS, build_model
 from kdutils.networks.weights import available, file_digest, imagenet_digest, load_imagenet, load_weights_file
 
 
@@ -120,11 +120,20 @@ def test_weights_that_torchvision_has_downloaded_are_read_and_named_by_digest(tm
         available("resnet18")
 
 
+@pytest.mark.parametrize("name", IMAGENET_NETWORKS)
+def test_what_is_downloaded_is_torchvisions(name, monkeypatch):
+    asked, weights = [], torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda address, **how: asked.append((address, how)))
+    with pytest.raises(InputError):  # nothing has come
+        available(name)
+    assert asked == [(weights.url, {"check_hash": True, "weights_only": True})]
+
+
 def test_a_full_disk_while_downloading_is_not_taken_for_a_missing_network(monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", full)
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", full)
     with pytest.raises(InputError, match="No space left on device.*TORCH_HOME") as error:
         available("resnet18")
     assert not isinstance(error.value, Unavailable)
