@@ -96,7 +96,7 @@ def test_given_values_take_the_place_of_the_profiles():
         frozen=False,
     )
     assert (plan.seeds, plan.teacher_seeds, plan.init, plan.frozen) == ((3, 4), (7,), "random", False)
-    assert plan.methods == [KD(temperature=3.0, kd_weight=0.25)]
+    assert plan.cells == [KD(temperature=3.0, kd_weight=0.25)]
     (spec,) = plan.grid(("resnet18",))
     assert (spec.seed, spec.teachers[0].seed, spec.teachers[0].init) == (3, 7, "random")
     nothing = dict.fromkeys(("seeds", "teacher_seeds", "init", "temperature", "kd_weight", "dataset"))
@@ -104,7 +104,7 @@ def test_given_values_take_the_place_of_the_profiles():
 
 
 def test_a_given_temperature_leaves_the_weights_of_the_grid():
-    assert [(cell.temperature, cell.kd_weight) for cell in study("assignment", "quick", temperature=4).methods] == [
+    assert [(cell.temperature, cell.kd_weight) for cell in study("assignment", "quick", temperature=4).cells] == [
         (4.0, 0.5),
         (4.0, 0.9),
     ]
