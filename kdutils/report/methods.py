@@ -65,26 +65,26 @@ def plot_pushes(
 ) -> Figure:
     """What methods make of a teacher's answer: for each shown image a column, targets above, pushes below.
 
-    targets: probabilities [B, classes] by name, as bars; below, `Examples.push` in percent for cross-entropy alone and
-    each method; the classes are the label and those that the teacher finds likeliest, the others summed.
+    targets: probabilities [B, classes] by name; below, `Examples.push` in percent, of cross-entropy alone and of each
+    method. The classes are the label and those that the teacher finds likeliest, the others summed.
     """
     alone = build_method("kd", kd_weight=0.0)
     rows = {"CE alone": examples.push(alone)} | {title(method.name): examples.push(method) for method in methods}
     size = (5.2 * examples.shown, 3.0 + 0.34 * len(rows))
     grid = dict(height_ratios=(2, 0.22 * len(rows)), squeeze=False, sharex="col")
     figure, axes = plt.subplots(2, examples.shown, figsize=size, **grid)
-    for image, (bars, heat) in enumerate(axes.T):
+    for image, (points, heat) in enumerate(axes.T):
         label = int(examples.labels[image])
         order = [label, *(k for k in examples.teacher[image].argsort(descending=True).tolist() if k != label)]
         shown, rest = order[:_CLASSES], order[_CLASSES:]
         names = [dataset.classes[k].replace("_", " ") for k in shown] + [f"{len(rest)} others"] * bool(rest)
-        width, places = 0.8 / len(targets), np.arange(len(names)) + 0.1
+        offsets, places = np.linspace(0.15, 0.85, len(targets)), np.arange(len(names))
         for index, (name, target) in enumerate(targets.items()):
-            heights = _gathered(target[image], shown, rest)
-            bars.bar(places + (index + 0.5) * width, heights, width, color=COLOURS[index], label=name)
-        bars.set(ylabel="probability", ylim=(0, 1))
+            look = dict(marker=MARKERS[index], color=COLOURS[index], linestyle="", markersize=4, label=name)
+            points.plot(places + offsets[index], _gathered(target[image], shown, rest), **look)
+        points.set(ylabel="probability", yscale="log", ylim=(5e-4, 1.3))
         verdict = "right" if examples.teacher[image].argmax() == label else "wrong"
-        bars.set_title(f"{names[0]}: the teacher is {verdict}")
+        points.set_title(f"{names[0]}: the teacher is {verdict}")
         table = [_gathered(100 * push[image], shown, rest) for push in rows.values()]
         look = dict(cmap="PuOr", vmin=-50, vmax=50, cbar=False, annot=True, fmt="+.0f", annot_kws={"size": 7})
         sns.heatmap(table, ax=heat, xticklabels=names, yticklabels=list(rows) if image == 0 else False, **look)
@@ -138,19 +138,14 @@ def methods_table(arms: Arms) -> pd.DataFrame:
     untuned, tuned, rows = gains_over(arms, "KD, untuned"), gains_over(arms, "KD"), []
     for name, records in arms.items():
         before, after, theirs = untuned.get(name), tuned.get(name), known.get(name)
-        interval = f"{after.mean:+.2f} [{after.low:+.2f}, {after.high:+.2f}]" if after and after.n > 1 else "–"
-        row = (
-            name,
-            count(records),
-            spread(values(records, "test")),
-            f"{before.mean:+.2f}" if before else "–",
-            interval,
-        )
+        gains = [f"{each.mean:+.2f}" if each else "–" for each in (before, after)]
+        interval = f"[{after.low:+.2f}, {after.high:+.2f}]" if after and after.n > 1 else "–"
         seconds = spread((record.summary["seconds"] for record in finished(records)), 1)
         gained = f"{theirs - known['KD, untuned']:+.2f}" if theirs and name != "KD, untuned" else "–"
-        rows.append((*row, seconds, f"{theirs:.2f}" if theirs else "–", gained))
-    titles = ["method", "n", "test (%)", "over KD, untuned", "over KD [95% CI]", "seconds of a run"]
-    return pd.DataFrame(rows, columns=[*titles, "published (%)", "published over KD, untuned"])
+        row = (count(records), spread(values(records, "test")), *gains, interval, seconds)
+        rows.append((name, *row, f"{theirs:.2f}" if theirs else "–", gained))
+    titles = ["method", "n", "test (%)", "over KD, untuned", "over KD", "95% CI", "one run (s)"]
+    return pd.DataFrame(rows, columns=[*titles, "published (%)", "over KD, untuned, published"])
 
 
 def plot_seeds(arms: Arms) -> Figure:
@@ -169,13 +164,12 @@ def plot_seeds(arms: Arms) -> Figure:
 
 
 def verdict_sentence(gains: dict[str, Gain]) -> str:
-    """Which methods are better than their control, which worse, and which cannot be told apart from it."""
+    """Which methods are better than KD, which worse, and which cannot be told apart from it."""
     found = {"better than": [], "worse than": [], "that cannot be told apart from": []}
     for name, each in gains.items():
         verdict = "better than" if each.low > 0 else "worse than" if each.high < 0 else "that cannot be told apart from"
         found[verdict].append(f"{name} ({each.mean:+.2f})")
-    control = next(iter(gains.values())).control
-    said = [f"Methods {verdict} {control}: {', '.join(names) or 'none'}." for verdict, names in found.items()]
+    said = [f"Methods {verdict} KD: {', '.join(names) or 'none'}." for verdict, names in found.items()]
     return " ".join([*said, f"Each of these {len(gains)} intervals holds by itself: of twenty, one misses by chance."])
 
 
@@ -187,23 +181,24 @@ def tuning_sentence(arms: Arms) -> str:
     said = f"Tuned, KD changes by {untuned['KD'].interval}."
     if chosen["KD"] == chosen["KD, untuned"]:
         said = "The validation images chose the authors' cell for KD: untuned and tuned, it is the same."
+    if not others:
+        return said
     for control, gains in {"untuned KD": untuned, "KD with as many trials as they had": tuned}.items():
         mean, above = np.nanmean([gains[name].mean for name in others]), sum(gains[name].low > 0 for name in others)
         said += f" Against {control}, the {len(others)} other methods gain {mean:+.2f} points on average"
         said += f"; for {above} of them the interval lies above zero."
-    return said if others else said.split(" Against")[0]
+    return said
 
 
 def claims_table(tried: Arms, arms: Arms) -> pd.DataFrame:
     """What the same runs would have claimed (test accuracy, %) by their best test epoch, or tuned on test images.
 
-    Over all seeds the last and the best epoch; of the first seed the cell that was chosen by validation, by the test
-    images, and with its epoch by the test images.
+    Over all seeds the last and the best epoch; of the first seed the cell by validation, by test, and with its epoch.
     """
     rows = []
-    for name in (name for name in tried if name in arms and finished(arms[name])):
+    for name, cell in choose(tried).items():
         last, best = values(arms[name], "test"), [_best(record) for record in finished(arms[name])]
-        runs, cell = finished(tried[name]), best_cell(tried[name])
+        runs = finished(tried[name])
         (kept,) = (record.metric("test") for record in runs if record.spec.distillation.method == cell)
         by_test = max(values(runs, "test")), max(map(_best, runs))
         rows.append((name, np.mean(last), np.mean(best), np.mean(best) - np.mean(last), kept, *by_test))

@@ -19,7 +19,7 @@ def runs_of(plan: Study) -> list[RunSpec]:
     """All runs that a study can ask for."""
     match plan.__class__.__name__:
         case "Assignment":
-            found = [plan.arms(CELL, CELL), {"grid": plan.grid(("resnet50",))}]
+            found = [plan.arms(CELL, CELL), plan.weighed(CELL), {"grid": plan.grid(("resnet50",))}]
             found.append({name: [spec] for name, spec in plan.policies().items()})
         case "Binary":
             found = [plan.phase_one(), plan.phase_two(), plan.fine_tuning(), plan.beyond(), plan.lambdas()]
@@ -27,6 +27,8 @@ def runs_of(plan: Study) -> list[RunSpec]:
             found = [plan.arms()]
         case "Cifar100":
             found = [plan.arms(CELL), plan.beyond(), {"grid": plan.grid()}]
+        case "Methods":
+            found = [plan.students({"KD": CELL}), plan.tried()]
     return [spec for arms in found for specs in arms.values() for spec in specs]
 
 
@@ -62,7 +64,7 @@ def test_profiles_change_sizes_and_optimisers_and_never_what_the_numbers_rest_on
         plan = study(name, profile)
         assert (plan.data.name, plan.data.normalisation) == (paper.data.name, paper.data.normalisation)
         assert set(plan.temperatures) <= set(paper.temperatures) and set(plan.kd_weights) <= set(paper.kd_weights)
-        assert set(plan.seeds) <= set(paper.seeds) and (plan.init == paper.init or name == "cifar100")
+        assert set(plan.seeds) <= set(paper.seeds) and (plan.init == paper.init or name in ("cifar100", "methods"))
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -78,7 +80,7 @@ def test_what_is_told_of_the_trainings_is_what_the_runs_do(name, profile):
             arms = plan.phase_one() | plan.phase_two()
         case "teacher-init":
             arms = plan.arms()
-        case "cifar100":
+        case "cifar100" | "methods":
             arms = plan.arms(CELL)
     done = {(run.optimiser, run.epochs, run.batch_size) for runs in arms.values() for run in runs}
     assert done == told
