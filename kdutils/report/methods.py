@@ -245,7 +245,6 @@ def weights_table(teachers: Arms, student: Record, temperature: float, batch: in
     rows = []
     for how, weights in found.items():
         weights = weights / weights.sum(0)
-        more = 100 * (weights[-1] > weights[:-1].amax(0)).double().mean()
-        rows.append((how, *(f"{each:.3f}" for each in weights.mean(1)), f"{more:.1f}"))
-    *_, last = teachers
-    return pd.DataFrame(rows, columns=["weighed by", *teachers, f"{last} counts more (%)"])
+        more = (weights[-1] > weights[:-1].amax(0)).double().mean()
+        rows.append((how, *(f"{each:.3f}" for each in weights.mean(1)), f"{100 * more:.1f}"))
+    return pd.DataFrame(rows, columns=["weighed by", *teachers, f"{[*teachers][-1]} counts more (%)"])
