@@ -8,7 +8,11 @@ from .data.views import (
     render as render,
     split_indices as split_indices,
 )
-from .distillation.losses import soft_loss as soft_loss, teacher_log_probabilities as teacher_log_probabilities
+from .distillation.losses import (
+    soft_loss as soft_loss,
+    standardise as standardise,
+    teacher_log_probabilities as teacher_log_probabilities,
+)
 from .distillation.methods import (
     KD as KD,
     METHODS as METHODS,
@@ -37,6 +41,20 @@ from .report.costs import (
     policies_table as policies_table,
     precision_table as precision_table,
     stem_sentence as stem_sentence,
+)
+from .report.methods import (
+    Examples as Examples,
+    choose as choose,
+    claims_sentence as claims_sentence,
+    claims_table as claims_table,
+    gains_over as gains_over,
+    methods_table as methods_table,
+    plot_pushes as plot_pushes,
+    plot_seeds as plot_seeds,
+    trials_table as trials_table,
+    tuning_sentence as tuning_sentence,
+    verdict_sentence as verdict_sentence,
+    weights_table as weights_table,
 )
 from .report.page import Page as Page
 from .report.plots import (

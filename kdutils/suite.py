@@ -57,6 +57,7 @@ class Parameters(Value):
     temperature: Annotated[float, Field(gt=0)] | None = None
     kd_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     teacher_file: str | None = None
+    methods: Annotated[list[str], Field(min_length=1)] | None = None
 
     @field_validator("seeds", "teacher_seeds")
     @classmethod

@@ -11,4 +11,5 @@ CHAPTERS = (
     "07_teacher_initialisation",
     "08_cifar100_grid",
     "09_report",
+    "10_methods",
 )

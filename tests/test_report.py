@@ -182,7 +182,7 @@ def test_the_index_leads_to_everything(report):
     links = {unquote(link) for link in pages(report)["index.html"].links}
     files = {
         path.relative_to(report).as_posix()
-        for pattern in ("*.pdf", "0*.*", "results.json", "figures/*.svg", "tables/*.csv")
+        for pattern in ("*.pdf", "[01]*.*", "results.json", "figures/*.svg", "tables/*.csv")
         for path in report.glob(pattern)
     }
     assert files <= links

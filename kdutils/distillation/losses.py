@@ -179,9 +179,7 @@ def mt_ebkd(student, teachers, labels, temperature: float) -> Terms:
 
     Kwon et al., "Adaptive Knowledge Distillation Based on Entropy" (ICASSP 2020). Weights sum to teachers - 1.
     """
-    log_p = F.log_softmax(teachers, 2)
-    entropies = (log_p.exp() * -log_p).sum(2).clamp_min(torch.finfo(log_p.dtype).tiny)  # all sure: all the same
-    return {"kd": ((1 - entropies / entropies.sum(0)) * _divergences(student, teachers, temperature)).mean()}
+    return {"kd": (entropy_weights(teachers) * _divergences(student, teachers, temperature)).mean()}
 
 
 def mt_camkd(student, teachers, labels, temperature: float) -> Terms:
@@ -190,9 +188,7 @@ def mt_camkd(student, teachers, labels, temperature: float) -> Terms:
     CE_m,i is the teacher's own cross-entropy. Zhang, Chen, Wang, "Confidence-Aware Multi-Teacher Knowledge
     Distillation" (ICASSP 2022), the part on logits. Weights sum to 1, and the mean divides by the teachers once more.
     """
-    errors = -F.log_softmax(teachers, 2)[:, torch.arange(len(labels), device=labels.device), labels]
-    weights = (1 - errors.softmax(0)) / (len(teachers) - 1)
-    return {"kd": (weights * _divergences(student, teachers, temperature)).mean()}
+    return {"kd": (confidence_weights(teachers, labels) * _divergences(student, teachers, temperature)).mean()}
 
 
 def mt_aekd(student, teachers, labels, temperature: float, C: float) -> Terms:
@@ -201,9 +197,26 @@ def mt_aekd(student, teachers, labels, temperature: float, C: float) -> Terms:
     Du et al., "Agree to Disagree: Adaptive Ensemble Knowledge Distillation in Gradient Space" (NeurIPS 2020), with the
     gradients g_m = mean_i T (q_T - p_T,m), the quadratic program solved exactly.
     """
-    q, p = (student.detach() / temperature).softmax(1), (teachers / temperature).softmax(2)
-    weights = agreement_weights(temperature * (q - p).mean(1), C)
+    weights = agreement_weights(teacher_gradients(student.detach(), teachers, temperature), C)
     return {"kd": weights @ _divergences(student, teachers, temperature).mean(1)}
+
+
+def entropy_weights(teachers: torch.Tensor) -> torch.Tensor:
+    """The weights of `mt_ebkd` from logits [teachers, B, classes]: [teachers, B]."""
+    log_p = F.log_softmax(teachers, 2)
+    entropies = (log_p.exp() * -log_p).sum(2).clamp_min(torch.finfo(log_p.dtype).tiny)  # all sure: all the same
+    return 1 - entropies / entropies.sum(0)
+
+
+def confidence_weights(teachers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The weights of `mt_camkd` from logits [teachers, B, classes] and labels [B]: [teachers, B]."""
+    errors = -F.log_softmax(teachers, 2)[:, torch.arange(len(labels), device=labels.device), labels]
+    return (1 - errors.softmax(0)) / (len(teachers) - 1)
+
+
+def teacher_gradients(student: torch.Tensor, teachers: torch.Tensor, temperature: float) -> torch.Tensor:
+    """How each teacher's T^2 KL pulls at the student's logits [B, classes]: T (q_T - p_T,m), mean over the batch."""
+    return temperature * ((student / temperature).softmax(1) - (teachers / temperature).softmax(2)).mean(1)
 
 
 def agreement_weights(gradients: torch.Tensor, C: float) -> torch.Tensor:

@@ -83,7 +83,7 @@ def _short(plan: Study) -> str:
 
 def setting_table(plan: Study) -> pd.DataFrame:
     """What a study's numbers hold for, beside the full protocol: data, sizes, views, seeds, trainings, teachers."""
-    name = next(name for name, kind in STUDIES.items() if isinstance(plan, kind))
+    name = next(name for name, kind in STUDIES.items() if type(plan) is kind)
     here, there = _facts(plan), _facts(study(name, "paper"))
     rows = [(what, here.get(what, "–"), there.get(what, "–")) for what in here | there]
     return pd.DataFrame(rows, columns=["what", f"here (profile {plan.profile})", "full protocol (profile paper)"])

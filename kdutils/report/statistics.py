@@ -16,7 +16,7 @@ from scipy.special import softmax
 from scipy.stats import ttest_rel
 from torch import nn
 
-from kdutils.distillation.methods import KD
+from kdutils.distillation.methods import Method
 from kdutils.errors import InputError
 from kdutils.networks.binary import binary_layers
 from kdutils.runs.records import Record
@@ -133,7 +133,7 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
         return Gain(*names, *numbers, len(kept), len(pairs) - len(kept), over, by_seed)
 
 
-def best_cell(records: list[Record]) -> KD:
+def best_cell(records: list[Record]) -> Method:
     """The method of the taught run with the best validation accuracy after its last epoch.
 
     Ties go to the lower validation loss, then to the first of `records`. Raises `InputError` where every run diverged.

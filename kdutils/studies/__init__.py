@@ -7,13 +7,26 @@ from kdutils.studies.assignment import Assignment
 from kdutils.studies.base import Study
 from kdutils.studies.binary import LABELS, Binary
 from kdutils.studies.cifar100 import Cifar100
+from kdutils.studies.methods import Methods
 from kdutils.studies.teacher_init import TeacherInit
 from kdutils.values import explain
 
-__all__ = ["LABELS", "PROFILES", "STUDIES", "Assignment", "Binary", "Cifar100", "Study", "TeacherInit", "study"]
+__all__ = [
+    "LABELS",
+    "PROFILES",
+    "STUDIES",
+    "Assignment",
+    "Binary",
+    "Cifar100",
+    "Methods",
+    "Study",
+    "TeacherInit",
+    "study",
+]
 
 PROFILES = ("smoke", "quick", "overnight", "paper")
 STUDIES = {"assignment": Assignment, "binary": Binary, "teacher-init": TeacherInit, "cifar100": Cifar100}
+STUDIES["methods"] = Methods
 
 
 def study(name: str, profile: str = "quick", **given) -> Study:

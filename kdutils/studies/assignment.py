@@ -2,9 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from kdutils.distillation.methods import KD
+from kdutils.distillation.methods import KD, Method, build_method
 from kdutils.specs import Count, DataSpec, ModelSpec, RunSpec
 from kdutils.studies.base import ADAM, ONE_CYCLE, Study, Temperatures, Training, Weights, taught
+
+WEIGHING = {"mt_ebkd": "weighed by entropy", "mt_camkd": "weighed by error", "mt_aekd": "weighed by agreement"}
+"""Methods that weigh several teachers, and what their students are called."""
 
 
 class Assignment(Study):
@@ -22,7 +25,8 @@ class Assignment(Study):
         "quick": dict(data=dict(train_size=3000, val_size=1000, views=4), frozen=True, resnet_tests=2000)
         | dict(cnn=Training(optimiser=ONE_CYCLE.with_(learning_rate=3e-3), epochs=30), policy_epochs=2)
         | dict(from_random=Training(optimiser=ONE_CYCLE, epochs=8))
-        | dict(seeds=(0, 1, 2), teacher_seeds=(0,), temperatures=(2.0, 8.0), kd_weights=(0.5, 0.9)),
+        | dict(seeds=(0, 1, 2), teacher_seeds=(0,), temperatures=(2.0, 8.0), kd_weights=(0.5, 0.9))
+        | dict(weighing=("mt_camkd",)),
         "overnight": dict(seeds=(0, 1, 2), teacher_seeds=(0,)),
     }
 
@@ -35,6 +39,7 @@ class Assignment(Study):
     policy_epochs: Count = 20  # of the ResNet18s that are fine-tuned to be compared
     temperatures: Temperatures = (2.0, 4.0, 8.0)
     kd_weights: Weights = (0.3, 0.5, 0.7, 0.9)
+    weighing: tuple[str, ...] = tuple(WEIGHING)  # methods that weigh two teachers
     init: Literal["imagenet", "random"] = "imagenet"
 
     @property
@@ -74,13 +79,13 @@ class Assignment(Study):
             "all layers, 3x3 stem": self._resnet("resnet18", tuning, seed),
         }
 
-    def student(self, teachers: tuple[str, ...], method: KD, seed: int = 0) -> RunSpec:
+    def student(self, teachers: tuple[str, ...], method: Method, seed: int = 0) -> RunSpec:
         """Tasks 3 and 4: the small CNN of Task 1, taught by the ResNets `teachers`."""
         return taught(self.small_cnn(seed), method, *(self.resnet(name, self.teacher_seeds[0]) for name in teachers))
 
     def grid(self, teachers: tuple[str, ...]) -> list[RunSpec]:
         """A student of the first seed for every method; the best of them is chosen on validation."""
-        return [self.student(teachers, method, self.seeds[0]) for method in self.methods]
+        return [self.student(teachers, method, self.seeds[0]) for method in self.cells]
 
     def arms(self, one: KD, both: KD) -> dict[str, list[RunSpec]]:
         """All classifiers by their published names; `one` is the method of a single teacher, `both` that of two."""
@@ -95,3 +100,16 @@ class Assignment(Study):
             "ResNet18": [self.resnet("resnet18", seed) for seed in self.teacher_seeds],
             "ResNet50": [self.resnet("resnet50", seed) for seed in self.teacher_seeds],
         } | {name: [self.student(*how, seed) for seed in self.seeds] for name, how in students.items()}
+
+    def weighed(self, both: KD) -> dict[str, list[RunSpec]]:
+        """Students of two teachers that are weighed (`WEIGHING`), at the temperature and the weights of `both`.
+
+        Factors that the methods leave (`losses`) are taken back: as in an average, the teachers' weights sum to one.
+        """
+        arms = {}
+        for name in self.weighing:
+            weight = both.kd_weight * (1 if name == "mt_aekd" else len(self.TEACHERS))
+            weights = dict(ce_weight=both.ce_weight, kd_weight=weight)
+            method = build_method(name, temperature=both.temperature, **weights)
+            arms[f"both, {WEIGHING[name]}"] = [self.student(self.TEACHERS, method, seed) for seed in self.seeds]
+        return arms

@@ -60,7 +60,7 @@ class Study(Value):
     resnet_tests: Count | None = None  # test images of the ResNets, where they are fewer than the students'
 
     @property
-    def methods(self) -> list[KD]:
+    def cells(self) -> list[KD]:
         """Every temperature with every kd_weight, the cells of a grid; the first is the only one if none is chosen."""
         return [KD(temperature=t, kd_weight=w) for t in self.temperatures for w in self.kd_weights]
 

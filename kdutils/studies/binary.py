@@ -85,7 +85,7 @@ class Binary(Study):
         return self._resnet("resnet18", self.tuning, seed).with_(test_curve=True)
 
     def _taught(self, students: list[RunSpec]) -> list[RunSpec]:
-        return [taught(student, self.methods[0], self.teacher(self.teacher_seeds[0])) for student in students]
+        return [taught(student, self.cells[0], self.teacher(self.teacher_seeds[0])) for student in students]
 
     def lambdas(self) -> dict[str, list[RunSpec]]:
         """BONN's network by lambda, judged on validation images with the first seed, beside XNOR; under either

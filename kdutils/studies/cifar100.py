@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from kdutils.data.views import VIEWS
-from kdutils.distillation.methods import KD
+from kdutils.distillation.methods import KD, Method
 from kdutils.networks.registry import IMAGENET_NETWORKS
 from kdutils.specs import Count, DataSpec, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Seeds, Study, Temperatures, Training, Weights, taught
@@ -78,13 +78,13 @@ class Cifar100(Study):
         spec = self._run(ModelSpec(name=self.network), self.teacher_training, seed, init=self.init)
         return spec.with_(data=self.data.with_(views=VIEWS, test_size=self.resnet_tests or self.data.test_size))
 
-    def taught(self, method: KD, seed: int = 0) -> RunSpec:
+    def taught(self, method: Method, seed: int = 0) -> RunSpec:
         """The four-layer CNN with the teacher."""
         return taught(self.student(seed), method, self.teacher(self.teacher_seeds[0]))
 
     def grid(self) -> list[RunSpec]:
         """The student alone and taught by every method, with the first seed; the best is chosen on validation."""
-        return [self.student(self.seeds[0]), *(self.taught(method, self.seeds[0]) for method in self.methods)]
+        return [self.student(self.seeds[0]), *(self.taught(method, self.seeds[0]) for method in self.cells)]
 
     def arms(self, best: KD) -> dict[str, list[RunSpec]]:
         """The teacher, the student alone, and taught by the chosen method, by their published names."""

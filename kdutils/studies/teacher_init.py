@@ -64,7 +64,7 @@ class TeacherInit(Study):
         return scratch.with_(init=start) if pretrained else scratch
 
     def _taught(self, pretrained: bool, seed: int) -> RunSpec:
-        return taught(self.student(seed), self.methods[0], self.teacher(pretrained, self.teacher_seeds[0]))
+        return taught(self.student(seed), self.cells[0], self.teacher(pretrained, self.teacher_seeds[0]))
 
     def arms(self) -> dict[str, list[RunSpec]]:
         """Both teachers, the student alone and with each, by the names that the published table uses."""

@@ -143,7 +143,7 @@ def benchmark_scaling(json_file: Path | None = None) -> dict:
     plan = study("cifar100", "quick", dataset="cifar100" if available("cifar100") else "synthetic", seeds=(0,))
     scaling = scaling_table(plan.student(), images=2048)
     with tempfile.TemporaryDirectory(prefix="kdutils-") as folder:
-        student, teacher = run_all([plan.taught(plan.methods[-1]), plan.teacher()], Store(Path(folder)))
+        student, teacher = run_all([plan.taught(plan.cells[-1]), plan.teacher()], Store(Path(folder)))
         needs = grid_needs(student, teacher, fill_rate(teacher))
     print(f"Four runs of one epoch:\n{scaling.to_string(index=False)}\n\n{needs.to_string(index=False)}")
     result = {"scaling": scaling.to_dict("records"), "needs": dict(needs.itertuples(index=False))}

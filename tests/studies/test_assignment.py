@@ -79,6 +79,23 @@ def test_arms_take_the_chosen_cells_and_differ_in_the_loss_alone(profile):
     assert [spec.seed for spec in arms["ResNet50"]] == list(plan.teacher_seeds)
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_weighed_teachers_sum_to_one_in_a_loss_that_is_else_that_of_the_average(profile):
+    """EB-KD and CA-MKD halve what their two weights, whose sum is 1, give; AEKD does not."""
+    plan = study("assignment", profile)
+    equal = plan.arms(ONE, BOTH)["distilled from both, probabilities averaged"]
+    arms = plan.weighed(BOTH)
+    assert len(arms) == (1 if profile == "quick" else 3) and "both, weighed by error" in arms
+    factors = {"mt_ebkd": 2.0, "mt_camkd": 2.0, "mt_aekd": 1.0}
+    for specs in arms.values():
+        (method,) = {spec.distillation.method for spec in specs}
+        assert (method.temperature, method.ce_weight) == (BOTH.temperature, BOTH.ce_weight)
+        assert method.kd_weight == BOTH.kd_weight * factors[method.name]
+        assert [(spec.with_(distillation=None), spec.teachers) for spec in specs] == [
+            (spec.with_(distillation=None), spec.teachers) for spec in equal
+        ]
+
+
 def test_arms_have_their_published_names():
     arms = study("assignment", "paper").arms(ONE, BOTH)
     assert set(published("assignment")["arm"]) <= set(arms)

@@ -32,7 +32,7 @@ def test_the_grid_holds_the_student_alone_once_and_every_cell_with_a_teacher(pro
     plan = study("cifar100", profile)
     alone, *taught = plan.grid()
     assert alone == plan.student(plan.seeds[0])
-    assert [spec.distillation.method for spec in taught] == plan.methods
+    assert [spec.distillation.method for spec in taught] == plan.cells
     assert {spec.teachers for spec in taught} == {(plan.teacher(plan.teacher_seeds[0]),)}
     assert all(spec.with_(distillation=None) == alone for spec in taught)
     assert plan.teacher().data.views == (plan.data.views if plan.has_frozen_teacher else 162)

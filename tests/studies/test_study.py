@@ -19,7 +19,7 @@ def runs_of(plan: Study) -> list[RunSpec]:
     """All runs that a study can ask for."""
     match plan.__class__.__name__:
         case "Assignment":
-            found = [plan.arms(CELL, CELL), {"grid": plan.grid(("resnet50",))}]
+            found = [plan.arms(CELL, CELL), plan.weighed(CELL), {"grid": plan.grid(("resnet50",))}]
             found.append({name: [spec] for name, spec in plan.policies().items()})
         case "Binary":
             found = [plan.phase_one(), plan.phase_two(), plan.fine_tuning(), plan.beyond(), plan.lambdas()]
@@ -27,6 +27,8 @@ def runs_of(plan: Study) -> list[RunSpec]:
             found = [plan.arms()]
         case "Cifar100":
             found = [plan.arms(CELL), plan.beyond(), {"grid": plan.grid()}]
+        case "Methods":
+            found = [plan.students({"KD": CELL}), plan.tried()]
     return [spec for arms in found for specs in arms.values() for spec in specs]
 
 
@@ -62,7 +64,7 @@ def test_profiles_change_sizes_and_optimisers_and_never_what_the_numbers_rest_on
         plan = study(name, profile)
         assert (plan.data.name, plan.data.normalisation) == (paper.data.name, paper.data.normalisation)
         assert set(plan.temperatures) <= set(paper.temperatures) and set(plan.kd_weights) <= set(paper.kd_weights)
-        assert set(plan.seeds) <= set(paper.seeds) and (plan.init == paper.init or name == "cifar100")
+        assert set(plan.seeds) <= set(paper.seeds) and (plan.init == paper.init or name in ("cifar100", "methods"))
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -78,7 +80,7 @@ def test_what_is_told_of_the_trainings_is_what_the_runs_do(name, profile):
             arms = plan.phase_one() | plan.phase_two()
         case "teacher-init":
             arms = plan.arms()
-        case "cifar100":
+        case "cifar100" | "methods":
             arms = plan.arms(CELL)
     done = {(run.optimiser, run.epochs, run.batch_size) for runs in arms.values() for run in runs}
     assert done == told
@@ -96,7 +98,7 @@ def test_given_values_take_the_place_of_the_profiles():
         frozen=False,
     )
     assert (plan.seeds, plan.teacher_seeds, plan.init, plan.frozen) == ((3, 4), (7,), "random", False)
-    assert plan.methods == [KD(temperature=3.0, kd_weight=0.25)]
+    assert plan.cells == [KD(temperature=3.0, kd_weight=0.25)]
     (spec,) = plan.grid(("resnet18",))
     assert (spec.seed, spec.teachers[0].seed, spec.teachers[0].init) == (3, 7, "random")
     nothing = dict.fromkeys(("seeds", "teacher_seeds", "init", "temperature", "kd_weight", "dataset"))
@@ -104,7 +106,7 @@ def test_given_values_take_the_place_of_the_profiles():
 
 
 def test_a_given_temperature_leaves_the_weights_of_the_grid():
-    assert [(cell.temperature, cell.kd_weight) for cell in study("assignment", "quick", temperature=4).methods] == [
+    assert [(cell.temperature, cell.kd_weight) for cell in study("assignment", "quick", temperature=4).cells] == [
         (4.0, 0.5),
         (4.0, 0.9),
     ]

@@ -1,0 +1,250 @@
+"""How methods of distillation compare: what they ask of a student, their trials, their gains, and what others claim.
+
+`tried` are runs of the first seed, a list for each method by its title, one for each of its cells (`Methods.tried`);
+`arms` are runs of all seeds in the chosen cells (`Methods.students`), "KD" and "KD, untuned" among them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+
+from kdutils.data.datasets import Dataset
+from kdutils.distillation.losses import agreement_weights, confidence_weights, entropy_weights, teacher_gradients
+from kdutils.distillation.methods import Method, build_method, method_loss
+from kdutils.report.plots import COLOURS, MARKERS
+from kdutils.report.statistics import Arms, Gain, best_cell, count, finished, gain, spread, values
+from kdutils.report.tables import published
+from kdutils.runs.records import Record
+from kdutils.studies.methods import title
+
+_BATCH, _CLASSES = 64, 7  # of the images whose loss is differentiated; of the classes shown
+_SHORT = {"temperature": "T", "ce_weight": "CE", "kd_weight": "weight", "warmup": "warm-up"}
+
+
+class Examples:
+    """Two test images with what a teacher and a student say of them: one that the teacher gets right, one that not.
+
+    Of the right one its runner-up is the most likely there is, of the wrong one the label; other images fill a batch.
+    `teacher` and `student`: logits, float32 [B, classes]; `labels`: int64 [B]; `images`: indices [B] into the test set;
+    the first `shown` of the batch are the two, or the only one there is.
+    """
+
+    def __init__(self, teacher: Record, student: Record):
+        (theirs, labels), (ours, _) = teacher.predictions, student.predictions
+        count = min(len(theirs), len(ours))
+        z, labels = torch.from_numpy(theirs[:count]), torch.from_numpy(labels[:count].astype(np.int64))
+        p, places = z.softmax(1), torch.arange(count)
+        right, label = z.argmax(1) == labels, p[places, labels]
+        scores = (torch.where(right, p.topk(2).values[:, 1], -1.0), torch.where(right, -1.0, label))
+        best = [int(score.argmax()) for score in scores if score.max() >= 0]
+        others = [place for place in range(min(count, _BATCH)) if place not in best]
+        self.images, self.shown = torch.tensor(best + others), len(best)
+        self.teacher, self.labels = z[self.images], labels[self.images]
+        self.student = torch.from_numpy(ours[:count])[self.images]
+
+    def push(self, method: Method) -> torch.Tensor:
+        """Where a step of the method's whole loss, its warm-up over, moves the student's logits: [B, classes].
+
+        The negative gradient, scaled so that its absolute values sum to 1 for each image.
+        """
+        student = self.student.clone().requires_grad_()
+        loss, _ = method_loss(method, student, self.teacher, self.labels, epoch=method.warmup)
+        (gradient,) = torch.autograd.grad(loss, student)
+        return -gradient / gradient.abs().sum(1, keepdim=True).clamp_min(1e-30)
+
+
+def plot_pushes(
+    examples: Examples, dataset: Dataset, targets: dict[str, torch.Tensor], methods: list[Method]
+) -> Figure:
+    """What methods make of a teacher's answer: for each shown image a column, targets above, pushes below.
+
+    targets: probabilities [B, classes] by name; below, `Examples.push` in percent, of cross-entropy alone and of each
+    method. The classes are the label and those that the teacher finds likeliest, the others summed.
+    """
+    alone = build_method("kd", kd_weight=0.0)
+    rows = {"CE alone": examples.push(alone)} | {title(method.name): examples.push(method) for method in methods}
+    size = (5.2 * examples.shown, 3.0 + 0.34 * len(rows))
+    grid = dict(height_ratios=(2, 0.22 * len(rows)), squeeze=False, sharex="col")
+    figure, axes = plt.subplots(2, examples.shown, figsize=size, **grid)
+    for image, (points, heat) in enumerate(axes.T):
+        label = int(examples.labels[image])
+        order = [label, *(k for k in examples.teacher[image].argsort(descending=True).tolist() if k != label)]
+        shown, rest = order[:_CLASSES], order[_CLASSES:]
+        names = [dataset.classes[k].replace("_", " ") for k in shown] + [f"{len(rest)} others"] * bool(rest)
+        offsets, places = np.linspace(0.15, 0.85, len(targets)), np.arange(len(names))
+        for index, (name, target) in enumerate(targets.items()):
+            look = dict(marker=MARKERS[index], color=COLOURS[index], linestyle="", markersize=4, label=name)
+            points.plot(places + offsets[index], _gathered(target[image], shown, rest), **look)
+        points.set(ylabel="probability", yscale="log", ylim=(5e-4, 1.3))
+        verdict = "right" if examples.teacher[image].argmax() == label else "wrong"
+        points.set_title(f"{names[0]}: the teacher is {verdict}")
+        table = [_gathered(100 * push[image], shown, rest) for push in rows.values()]
+        look = dict(cmap="PuOr", vmin=-50, vmax=50, cbar=False, annot=True, fmt="+.0f", annot_kws={"size": 7})
+        sns.heatmap(table, ax=heat, xticklabels=names, yticklabels=list(rows) if image == 0 else False, **look)
+        heat.set_xticklabels(names, rotation=35, ha="right")
+        heat.tick_params(axis="y", rotation=0)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def _gathered(row: torch.Tensor, shown: list[int], rest: list[int]) -> list[float]:
+    return [float(row[k]) for k in shown] + [float(row[rest].sum())] * bool(rest)
+
+
+def describe(method: Method) -> str:
+    """The parameters of a method in short: "T 4, CE 0.1, weight 0.9"."""
+    shown = {
+        name: value for name, value in method if name not in ("name", "average") and (name, value) != ("warmup", 1)
+    }
+    shown = {name: ", ".join(f"{each:g}" for each in np.atleast_1d(value)) for name, value in shown.items()}
+    return ", ".join(f"{_SHORT.get(name, name.replace('_', ' '))} {value}" for name, value in shown.items())
+
+
+def choose(tried: Arms) -> dict[str, Method]:
+    """The best cell of each method on the validation images (`best_cell`), if not all of its runs diverged.
+
+    Raises `InputError` where that is KD.
+    """
+    return {name: best_cell(records) for name, records in tried.items() if name == "KD" or finished(records)}
+
+
+def trials_table(tried: Arms) -> pd.DataFrame:
+    """Every trial: its method, cell and validation accuracy (%), or "diverged", and whether it was chosen."""
+    chosen, rows = choose(tried), []
+    for name, records in tried.items():
+        for record in records:
+            cell = record.spec.distillation.method
+            shown = "diverged" if record.diverged else f"{record.metric('val'):.2f}"
+            rows.append((name, describe(cell), shown, "yes" if cell == chosen.get(name) else ""))
+    return pd.DataFrame(rows, columns=["method", "cell", "validation (%)", "chosen"])
+
+
+def gains_over(arms: Arms, control: str) -> dict[str, Gain]:
+    """The paired gain of every other arm over `control`, by name; the student alone is no method."""
+    others = (name for name in arms if name not in (control, "student alone"))
+    return {name: gain(arms[name], arms[control], (name, control)) for name in others}
+
+
+def methods_table(arms: Arms) -> pd.DataFrame:
+    """All methods: test accuracy (%), gains (points) over KD untuned and tuned, seconds of a run; and as published."""
+    known = {row.arm: row.value for row in published("methods").query("metric == 'accuracy'").itertuples()}
+    untuned, tuned, rows = gains_over(arms, "KD, untuned"), gains_over(arms, "KD"), []
+    for name, records in arms.items():
+        before, after, theirs = untuned.get(name), tuned.get(name), known.get(name)
+        gains = [f"{each.mean:+.2f}" if each else "–" for each in (before, after)]
+        interval = f"[{after.low:+.2f}, {after.high:+.2f}]" if after and after.n > 1 else "–"
+        seconds = spread((record.summary["seconds"] for record in finished(records)), 1)
+        gained = f"{theirs - known['KD, untuned']:+.2f}" if theirs and name != "KD, untuned" else "–"
+        row = (count(records), spread(values(records, "test")), *gains, interval, seconds)
+        rows.append((name, *row, f"{theirs:.2f}" if theirs else "–", gained))
+    titles = ["method", "n", "test (%)", "over KD, untuned", "over KD", "95% CI", "one run (s)"]
+    return pd.DataFrame(rows, columns=[*titles, "published (%)", "over KD, untuned, published"])
+
+
+def plot_seeds(arms: Arms) -> Figure:
+    """Test accuracy (%) of every run, a row for each arm; a line marks its mean, a dotted one that of KD."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.34 * len(arms) + 1.1))
+    for row, records in enumerate(arms.values()):
+        points, colour = values(records, "test"), COLOURS[row % len(COLOURS)]
+        look = dict(linestyle="", alpha=0.8, markeredgecolor="black", markeredgewidth=0.4)
+        axis.plot(points, [row] * len(points), MARKERS[row % len(MARKERS)], color=colour, **look)
+        if points:
+            axis.plot([np.mean(points)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2)
+    axis.axvline(np.mean(values(arms["KD"], "test") or np.nan), color="black", linewidth=0.8, linestyle="dotted")
+    axis.set(yticks=range(len(arms)), yticklabels=[textwrap.fill(name, 24) for name in arms])
+    axis.set(ylim=(len(arms) - 0.5, -0.5), xlabel="test accuracy (%)")
+    return figure
+
+
+def verdict_sentence(gains: dict[str, Gain]) -> str:
+    """Which methods are better than KD, which worse, and which cannot be told apart from it."""
+    found = {"better than": [], "worse than": [], "that cannot be told apart from": []}
+    for name, each in gains.items():
+        verdict = "better than" if each.low > 0 else "worse than" if each.high < 0 else "that cannot be told apart from"
+        found[verdict].append(f"{name} ({each.mean:+.2f})")
+    said = [f"Methods {verdict} KD: {', '.join(names) or 'none'}." for verdict, names in found.items()]
+    return " ".join([*said, f"Each of these {len(gains)} intervals holds by itself: of twenty, one misses by chance."])
+
+
+def tuning_sentence(arms: Arms) -> str:
+    """What the trials of KD itself take from the advantage of all others."""
+    untuned, tuned = gains_over(arms, "KD, untuned"), gains_over(arms, "KD")
+    others = [name for name in untuned if name != "KD"]
+    chosen = {name: arms[name][0].spec.distillation.method for name in ("KD", "KD, untuned")}
+    said = f"Tuned, KD changes by {untuned['KD'].interval}."
+    if chosen["KD"] == chosen["KD, untuned"]:
+        said = "The validation images chose the authors' cell for KD: untuned and tuned, it is the same."
+    if not others:
+        return said
+    for control, gains in {"untuned KD": untuned, "KD with as many trials as they had": tuned}.items():
+        mean, above = np.nanmean([gains[name].mean for name in others]), sum(gains[name].low > 0 for name in others)
+        said += f" Against {control}, the {len(others)} other methods gain {mean:+.2f} points on average"
+        said += f"; for {above} of them the interval lies above zero."
+    return said
+
+
+def claims_table(tried: Arms, arms: Arms) -> pd.DataFrame:
+    """What the same runs would have claimed (test accuracy, %) by their best test epoch, or tuned on test images.
+
+    Over all seeds the last and the best epoch; of the first seed the cell by validation, by test, and with its epoch.
+    """
+    rows = []
+    for name, cell in choose(tried).items():
+        last, best = values(arms[name], "test"), [_best(record) for record in finished(arms[name])]
+        runs = finished(tried[name])
+        (kept,) = (record.metric("test") for record in runs if record.spec.distillation.method == cell)
+        by_test = max(values(runs, "test")), max(map(_best, runs))
+        rows.append((name, np.mean(last), np.mean(best), np.mean(best) - np.mean(last), kept, *by_test))
+    titles = ["method", "last epoch", "best test epoch", "difference", "first seed, cell by validation"]
+    return pd.DataFrame(rows, columns=[*titles, "cell by test", "cell and epoch by test"]).round(2)
+
+
+def _best(record: Record) -> float:
+    return float(record.history["test_accuracy"].max())
+
+
+def claims_sentence(claims: pd.DataFrame, gains: dict[str, Gain]) -> str:
+    """How much such claims add (points), beside the largest gain over KD there is."""
+    epoch, kept = claims["difference"], claims["first seed, cell by validation"]
+    cell, both = (claims[by] - kept for by in ("cell by test", "cell and epoch by test"))
+    theirs = published("methods").query("metric == 'best epoch over last'").iloc[0]
+    said = (
+        f"Reporting the best test epoch adds {epoch.mean():.2f} points on average ({epoch.min():.2f} to "
+        f"{epoch.max():.2f}); in {theirs.remark} it adds {theirs.value:g}. Choosing the cell by the test images adds "
+        f"{cell.mean():.2f}, cell and epoch {both.mean():.2f} (up to {both.max():.2f})."
+    )
+    means = {name: each.mean for name, each in gains.items() if np.isfinite(each.mean) and name != "KD, untuned"}
+    if not means:
+        return said
+    largest = max(means, key=means.get)
+    return f"{said} The largest mean gain over KD is {means[largest]:+.2f} ({largest})."
+
+
+def weights_table(teachers: Arms, student: Record, temperature: float, batch: int = 32) -> pd.DataFrame:
+    """How much each teacher counts under the methods that weigh them, on the test images; in shares of 1.
+
+    Columns: how; each teacher's mean weight; in how many images (or batches) the last teacher counts more (%). AEKD's
+    weights are those that it gives to a batch at the student's answers.
+    """
+    runs = [records[0].predictions for records in teachers.values()]
+    n = min(len(logits) for logits, _ in (*runs, student.predictions))
+    z, labels = torch.from_numpy(np.stack([logits[:n] for logits, _ in runs])), torch.from_numpy(runs[0][1][:n]).long()
+    ours, C = torch.from_numpy(student.predictions[0][:n]), build_method("mt_aekd").C
+    batches = zip(ours.split(batch), z.split(batch, 1), strict=True)
+    agreed = [agreement_weights(teacher_gradients(*each, temperature), C) for each in batches]
+    found = {"entropy (EB-KD), image by image": entropy_weights(z)}
+    found |= {"error (CA-MKD), image by image": confidence_weights(z, labels)}
+    found |= {f"agreement (AEKD), in batches of {batch}": torch.stack(agreed, 1)}
+    rows = []
+    for how, weights in found.items():
+        weights = weights / weights.sum(0)
+        more = (weights[-1] > weights[:-1].amax(0)).double().mean()
+        rows.append((how, *(f"{each:.3f}" for each in weights.mean(1)), f"{100 * more:.1f}"))
+    return pd.DataFrame(rows, columns=["weighed by", *teachers, f"{[*teachers][-1]} counts more (%)"])
