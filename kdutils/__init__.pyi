@@ -37,6 +37,7 @@ from .report.costs import (
     policies_table as policies_table,
     precision_table as precision_table,
     stem_sentence as stem_sentence,
+    time_sentence as time_sentence,
 )
 from .report.page import Page as Page
 from .report.plots import (
@@ -78,6 +79,14 @@ from .report.tables import (
     published_gain as published_gain,
     published_sentences as published_sentences,
     ranking_sentence as ranking_sentence,
+)
+from .report.teaching import (
+    plot_gradients as plot_gradients,
+    plot_reliability as plot_reliability,
+    plot_seeds as plot_seeds,
+    plot_setup as plot_setup,
+    plot_signs as plot_signs,
+    plot_temperatures as plot_temperatures,
 )
 from .runs.records import Record as Record
 from .runs.run import run as run, run_all as run_all, run_arms as run_arms
