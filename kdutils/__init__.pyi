@@ -16,6 +16,7 @@ from .distillation.methods import (
     method_loss as method_loss,
 )
 from .errors import InputError as InputError
+from .networks.binary import sign_activations as sign_activations, sign_weights as sign_weights
 from .networks.counting import (
     accounting as accounting,
     accounting_totals as accounting_totals,
