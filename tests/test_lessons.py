@@ -10,12 +10,31 @@ import nbformat
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-LESSONS = ("03_one_teacher",)
+LESSONS = (
+    "00_data",
+    "01_baseline_small_cnn",
+    "02_finetune_resnets",
+    "03_one_teacher",
+    "05_binary_wideresnet",
+    "06_binary_distillation",
+    "07_teacher_initialisation",
+    "08_cifar100_grid",
+    "09_report",
+)
 # in each lesson, a line of its code that is a formula, and the same with a mistake
 BROKEN = (
+    ("00_data", "divmod(place, 9)", "divmod(place, 8)"),
+    ("01_baseline_small_cnn", ".log().mean()", ".mean()"),
+    ("02_finetune_resnets", "(probabilities - F.one_hot", "(probabilities + F.one_hot"),
     ("03_one_teacher", "weight * temperature**2 * kl", "weight * temperature * kl"),
     ("03_one_teacher", "p * (p / q).log()", "q * (q / p).log()"),
     ("03_one_teacher", "logits / temperature", "logits * temperature"),
+    ("05_binary_wideresnet", "x.clamp(-1, 1)", "x.clamp(-2, 2)"),
+    ("05_binary_wideresnet", "x >= 0", "x > 0"),
+    ("06_binary_distillation", "w * T**2 *", "w * T *"),
+    ("07_teacher_initialisation", "-(p * p.log()).sum()", "(p * p.log()).sum()"),
+    ("08_cifar100_grid", 'reduction="batchmean"', 'reduction="mean"'),
+    ("09_report", "sum() / (n - 1)", "sum() / n"),
 )
 
 
