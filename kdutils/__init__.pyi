@@ -20,6 +20,7 @@ from .distillation.methods import (
     method_loss as method_loss,
 )
 from .errors import InputError as InputError
+from .networks.binary import sign_activations as sign_activations, sign_weights as sign_weights
 from .networks.counting import (
     accounting as accounting,
     accounting_totals as accounting_totals,
@@ -41,6 +42,7 @@ from .report.costs import (
     policies_table as policies_table,
     precision_table as precision_table,
     stem_sentence as stem_sentence,
+    time_sentence as time_sentence,
 )
 from .report.methods import (
     Examples as Examples,
@@ -96,6 +98,14 @@ from .report.tables import (
     published_gain as published_gain,
     published_sentences as published_sentences,
     ranking_sentence as ranking_sentence,
+)
+from .report.teaching import (
+    plot_gradients as plot_gradients,
+    plot_reliability as plot_reliability,
+    plot_seeds as plot_seeds,
+    plot_setup as plot_setup,
+    plot_signs as plot_signs,
+    plot_temperatures as plot_temperatures,
 )
 from .runs.records import Record as Record
 from .runs.run import run as run, run_all as run_all, run_arms as run_arms

@@ -87,6 +87,18 @@ def policies_table(policies: dict[str, Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=titles)
 
 
+def time_sentence(*groups: Arms | list[Record]) -> str:
+    """How long the runs of arms and grids took when they were made, each once, their teachers' tables not counted."""
+    lists = [records for group in groups for records in (group.values() if isinstance(group, dict) else [group])]
+    spent = {record.spec.key: record.summary["seconds"] for records in lists for record in records}
+    seconds = sum(spent.values())
+    shown = f"{seconds / 60:,.0f} minutes" if seconds >= 120 else f"{seconds:,.0f} seconds"
+    return (
+        f"Run time: the {len(spent)} runs shown here took {shown} of training on one worker when they were made; a "
+        "chapter that finds them in the store reads them instead."
+    )
+
+
 def inference_table(models: dict[str, nn.Module], batches=(1, 256), seconds: float = 0.5) -> pd.DataFrame:
     """What networks cost in use, and a last row of ratios: the first over the last, teacher over student.
 

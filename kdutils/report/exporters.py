@@ -73,7 +73,7 @@ class PageExporter(TemplateExporter):
 
 
 class PrintExporter(PageExporter):
-    """A PDF: the page's content without code, but for cells tagged `show-input`, by pandoc to Typst.
+    """A PDF: the page's content without code, but for cells tagged `show-input`, and without solutions, by Typst.
 
     `resources` come back with the text for Typst (`typst`) and with `warnings`. Raises `ConversionException` if pandoc
     or Typst fails.
@@ -84,6 +84,13 @@ class PrintExporter(PageExporter):
     prints = True
     file_extension = FilenameExtension(".pdf")
     template_file = Unicode("cells.html.j2")
+
+    @property
+    def default_config(self):
+        """A page's, without the cells tagged `solution`."""
+        config = super().default_config
+        config.TagRemovePreprocessor.remove_cell_tags.add("solution")
+        return config
 
     def from_notebook_node(self, nb, resources=None, **kw):
         """The PDF of a notebook (bytes), and the resources."""

@@ -183,15 +183,27 @@ def agreement(first: Record, second: Record) -> float:
     return 100 * float(same.mean()) if len(finished([first, second])) == 2 else float("nan")
 
 
+def reliability(records: list[Record], bins: int = 15) -> np.ndarray:
+    """Mean confidence, accuracy and share of the images in bins of equal width, of all test images of the runs
+    together; float [3, bins], without bins that hold none."""
+    pooled = []
+    for logits, labels in (record.predictions for record in records):
+        pooled.append((softmax(logits, axis=1).max(1), logits.argmax(1) == labels))
+    confidence, right = np.concatenate(pooled, axis=1) if pooled else np.empty((2, 0))
+    where = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(where, minlength=bins)
+    held, count = count > 0, count[count > 0]
+    sums = [np.bincount(where, each, bins)[held] for each in (confidence, right)]
+    return np.array([*(each / count for each in sums), count / max(1, len(where))])
+
+
 def calibration_error(record: Record, bins: int = 15) -> float:
     """Expected calibration error (%) on the test images: |confidence - accuracy| averaged over equal-width bins.
 
     Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), eq. 3.
     """
-    logits, labels = record.predictions
-    confidence = softmax(logits, axis=1).max(1)
-    where = np.minimum((confidence * bins).astype(int), bins - 1)
-    return 100 * float(np.abs(np.bincount(where, confidence - (logits.argmax(1) == labels))).sum()) / len(labels)
+    confidence, accuracy, share = reliability([record], bins)
+    return 100 * float((share * np.abs(confidence - accuracy)).sum())
 
 
 def clipped_share(model: nn.Module) -> float:

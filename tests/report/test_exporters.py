@@ -552,3 +552,12 @@ def test_a_formula_that_typst_refuses_is_its_source_and_the_others_are_set():
 )
 def test_a_drawing_that_typst_refuses_is_its_text(svg):
     assert "a drawing" in shown(display({"image/svg+xml": svg, "text/plain": "a drawing"})).paper
+
+
+def test_solutions_are_folded_on_a_page_and_left_out_of_a_paper():
+    solution = new_code_cell("answer()", metadata={"tags": ["solution"]}, outputs=[printed("forty-two")])
+    made = Made(new_markdown_cell("The question."), solution)
+    (fold,) = made.page.all("details")
+    assert fold["class"] == "solution" and "open" not in fold
+    assert "Solution answer () forty-two" in made.text.replace("answer()", "answer ()")
+    assert made.paper == "The question. 1 / 1"

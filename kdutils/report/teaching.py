@@ -1,0 +1,113 @@
+"""Figures that explain: what a formula does to numbers, before any run; and how sure and how spread the runs are.
+
+As in `kdutils.report.plots`, each returns a matplotlib Figure; nothing is trained or saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+from scipy.special import softmax
+
+from kdutils.report.plots import COLOURS, _named, _style
+from kdutils.report.statistics import Arms, finished, reliability, values
+
+
+def plot_temperatures(logits: np.ndarray, classes: Sequence[str], temperatures=(0.5, 1, 2, 4, 8, np.inf)) -> Figure:
+    """softmax(z / T) of one image's logits [classes], a panel for each temperature; at infinity all are equal."""
+    figure, axes = plt.subplots(
+        1, len(temperatures), figsize=(1.35 * len(temperatures) + 1, 0.2 * len(classes) + 1.2), sharey=True
+    )
+    for axis, temperature in zip(axes, temperatures, strict=True):
+        soft = softmax(np.asarray(logits, dtype=float) / temperature)
+        axis.barh(range(len(classes)), soft, color=COLOURS[0])
+        axis.set(title=f"T = {temperature:g}".replace("inf", "∞"), xlim=(0, 1), xticks=(0, 0.5, 1))
+        axis.set_xticklabels(("0", "½", "1"))
+    axes[0].set(yticks=range(len(classes)), yticklabels=classes)
+    axes[0].invert_yaxis()
+    figure.supxlabel("probability", size=9)
+    return figure
+
+
+def plot_gradients(teacher: np.ndarray, student: np.ndarray, label: int) -> Figure:
+    """Length of the gradient with respect to the student's logits [classes] by temperature: of KL, of T² KL, of CE.
+
+    The gradient of KL(p_T || q_T) is (q_T - p_T) / T, of the cross-entropy q - onehot(label).
+    """
+    temperatures = np.geomspace(0.5, 64, 100)[:, None]
+    gradient = (softmax(student / temperatures, 1) - softmax(teacher / temperatures, 1)) / temperatures
+    length = np.linalg.norm(gradient, axis=1)
+    figure, axis = plt.subplots(figsize=(6.4, 3))
+    for index, (curve, name) in enumerate(((length, "KL alone"), (temperatures[:, 0] ** 2 * length, "T² KL"))):
+        axis.plot(temperatures, curve, **_style(index) | {"marker": ""}, label=name)
+    hard = softmax(student) - np.eye(len(student))[label]
+    axis.axhline(np.linalg.norm(hard), color="black", linestyle="dotted", label="cross-entropy, which has no T")
+    axis.set(xscale="log", yscale="log", xlabel="temperature", ylabel="length of the gradient")
+    axis.set_xticks((0.5, 1, 2, 4, 8, 16, 32, 64), ("0.5", "1", "2", "4", "8", "16", "32", "64"))
+    axis.minorticks_off()
+    axis.legend()
+    return figure
+
+
+def plot_setup() -> Figure:
+    """Teacher, table and student as a picture: who tells what to whom, and how often."""
+    figure, axis = plt.subplots(figsize=(7.2, 2.6))
+    places = {"image\nin one view": (0.09, 0.5), "teacher\n(frozen)": (0.36, 0.8), "student\n(learns)": (0.36, 0.2)}
+    places |= {"table of logits\nimages × 162 views": (0.65, 0.8), "loss": (0.9, 0.2), "label": (0.65, 0.5)}
+    for text, place in places.items():
+        axis.text(*place, text, ha="center", va="center", bbox={"boxstyle": "round,pad=0.5", "fc": "white"}, zorder=3)
+    names = list(places)
+    arrows = ((0, 1, ""), (0, 2, ""), (1, 3, "once"), (2, 4, "logits, every epoch"), (3, 4, "soft target"), (5, 4, ""))
+    for start, end, text in arrows:
+        (x, y), (to_x, to_y) = places[names[start]], places[names[end]]
+        axis.annotate("", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "-|>", "shrinkA": 38, "shrinkB": 30})
+        axis.text((x + to_x) / 2, (y + to_y) / 2 + 0.06, text, ha="center" if y == to_y else "left", size=8)
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    axis.axis("off")
+    return figure
+
+
+def plot_signs(weights: np.ndarray) -> Figure:
+    """Latent weights [N] of a layer as a histogram, and what is left of them: a sign and one scale, their mean |w|."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.6), sharex=True)
+    scale = np.abs(weights).mean()
+    axes[0].hist(weights, bins=61, color=COLOURS[0])
+    axes[0].set(title="latent weights", ylabel="weights", xlabel="value")
+    counts = [(weights < 0).sum(), (weights >= 0).sum()]
+    axes[1].bar([-scale, scale], counts, width=0.15 * scale, color=COLOURS[1])
+    axes[1].set(title="their signs, times one scale", xlabel="value")
+    return figure
+
+
+def plot_reliability(arms: Arms) -> Figure:
+    """Accuracy by confidence in 15 bins, all seeds of an arm together; a marker is as large as its share of images.
+
+    On the diagonal, a network is right as often as it is sure; below it, it is too sure.
+    """
+    figure, axes = plt.subplots(1, len(arms), figsize=(2.6 * len(arms) + 0.6, 3), sharey=True, squeeze=False)
+    for index, (axis, (name, records)) in enumerate(zip(axes[0], arms.items(), strict=True)):
+        confidence, accuracy, share = reliability(finished(records))
+        axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="dotted")
+        axis.plot(confidence, accuracy, **_style(index) | {"marker": ""})
+        axis.scatter(confidence, accuracy, 10 + 300 * share, color=COLOURS[index % len(COLOURS)], alpha=0.7)
+        axis.set(title=_named(name, records).replace(", ", ",\n"), xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+    axes[0, 0].set_ylabel("accuracy")
+    return figure
+
+
+def plot_seeds(arms: Arms, split: str = "test") -> Figure:
+    """Accuracy (%) of every run as a dot, and beside the dots the mean with its 95% interval (Student's t)."""
+    figure, axis = plt.subplots(figsize=(7.2, 0.45 * len(arms) + 1.2))
+    for row, records in enumerate(arms.values()):
+        found = values(records, split)
+        axis.plot(found, [row] * len(found), "o", color=COLOURS[row % len(COLOURS)], alpha=0.7, markersize=5)
+        if len(found) > 1:
+            half = stats.t.ppf(0.975, len(found) - 1) * stats.sem(found)
+            axis.errorbar(np.mean(found), row + 0.25, xerr=half, color="black", fmt="|", capsize=3)
+    names = [_named(name, records) for name, records in arms.items()]
+    axis.set(yticks=range(len(arms)), yticklabels=names, ylim=(len(arms) - 0.4, -0.5), xlabel=f"{split} accuracy (%)")
+    return figure
