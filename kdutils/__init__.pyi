@@ -52,7 +52,6 @@ from .report.methods import (
     gains_over as gains_over,
     methods_table as methods_table,
     plot_pushes as plot_pushes,
-    plot_seeds as plot_seeds,
     trials_table as trials_table,
     tuning_sentence as tuning_sentence,
     verdict_sentence as verdict_sentence,
@@ -70,6 +69,7 @@ from .report.plots import (
     plot_lambdas as plot_lambdas,
     plot_latent_weights as plot_latent_weights,
     plot_overlay as plot_overlay,
+    plot_seeds as plot_seeds,
     plot_soft_labels as plot_soft_labels,
     plot_views as plot_views,
 )
@@ -102,7 +102,6 @@ from .report.tables import (
 from .report.teaching import (
     plot_gradients as plot_gradients,
     plot_reliability as plot_reliability,
-    plot_seeds as plot_seeds,
     plot_setup as plot_setup,
     plot_signs as plot_signs,
     plot_temperatures as plot_temperatures,

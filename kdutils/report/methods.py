@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -146,21 +144,6 @@ def methods_table(arms: Arms) -> pd.DataFrame:
         rows.append((name, *row, f"{theirs:.2f}" if theirs else "–", gained))
     titles = ["method", "n", "test (%)", "over KD, untuned", "over KD", "95% CI", "one run (s)"]
     return pd.DataFrame(rows, columns=[*titles, "published (%)", "over KD, untuned, published"])
-
-
-def plot_seeds(arms: Arms) -> Figure:
-    """Test accuracy (%) of every run, a row for each arm; a line marks its mean, a dotted one that of KD."""
-    figure, axis = plt.subplots(figsize=(6.4, 0.34 * len(arms) + 1.1))
-    for row, records in enumerate(arms.values()):
-        points, colour = values(records, "test"), COLOURS[row % len(COLOURS)]
-        look = dict(linestyle="", alpha=0.8, markeredgecolor="black", markeredgewidth=0.4)
-        axis.plot(points, [row] * len(points), MARKERS[row % len(MARKERS)], color=colour, **look)
-        if points:
-            axis.plot([np.mean(points)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2)
-    axis.axvline(np.mean(values(arms["KD"], "test") or np.nan), color="black", linewidth=0.8, linestyle="dotted")
-    axis.set(yticks=range(len(arms)), yticklabels=[textwrap.fill(name, 24) for name in arms])
-    axis.set(ylim=(len(arms) - 0.5, -0.5), xlabel="test accuracy (%)")
-    return figure
 
 
 def verdict_sentence(gains: dict[str, Gain]) -> str:

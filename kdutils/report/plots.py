@@ -16,6 +16,7 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from scipy import stats
 from scipy.special import softmax
 
 from kdutils.data.datasets import Dataset
@@ -305,4 +306,23 @@ def plot_answers(answers: dict[str, list[Answer]]) -> Figure:
     marks = dict(zip(("ours: every seed", "published"), axis.lines[-2:], strict=True))
     marks = {"ours: mean and 95% interval": axis.containers[0]} | marks
     figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def plot_seeds(arms: Arms, split: str = "test", beside: str | None = None) -> Figure:
+    """Accuracy (%) of every run as a dot, and under the dots the mean with its 95% interval (Student's t).
+
+    A dotted line goes through the mean of the arm `beside`.
+    """
+    figure, axis = plt.subplots(figsize=(7.2, 0.45 * len(arms) + 1.2))
+    for row, (name, records) in enumerate(arms.items()):
+        found, look = values(records, split), {"markeredgecolor": "black", "markeredgewidth": 0.4, "alpha": 0.8}
+        axis.plot(found, [row] * len(found), **_style(row) | look | {"linestyle": ""})
+        if found:
+            half = stats.t.ppf(0.975, len(found) - 1) * stats.sem(found) if len(found) > 1 else None
+            axis.errorbar(np.mean(found), row + 0.3, xerr=half, color="black", fmt="|", capsize=3)
+        if name == beside and found:
+            axis.axvline(np.mean(found), color="black", linewidth=0.8, linestyle="dotted")
+    names = [textwrap.fill(_named(name, records), 34) for name, records in arms.items()]
+    axis.set(yticks=range(len(arms)), yticklabels=names, ylim=(len(arms) - 0.4, -0.5), xlabel=f"{split} accuracy (%)")
     return figure

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 from scipy.special import softmax
 
 from kdutils.report.plots import COLOURS, _named, _style
-from kdutils.report.statistics import Arms, finished, reliability, values
+from kdutils.report.statistics import Arms, finished, reliability
 
 
 def plot_temperatures(logits: np.ndarray, classes: Sequence[str], temperatures=(0.5, 1, 2, 4, 8, np.inf)) -> Figure:
@@ -96,18 +95,4 @@ def plot_reliability(arms: Arms) -> Figure:
         axis.scatter(confidence, accuracy, 10 + 300 * share, color=COLOURS[index % len(COLOURS)], alpha=0.7)
         axis.set(title=_named(name, records).replace(", ", ",\n"), xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
     axes[0, 0].set_ylabel("accuracy")
-    return figure
-
-
-def plot_seeds(arms: Arms, split: str = "test") -> Figure:
-    """Accuracy (%) of every run as a dot, and beside the dots the mean with its 95% interval (Student's t)."""
-    figure, axis = plt.subplots(figsize=(7.2, 0.45 * len(arms) + 1.2))
-    for row, records in enumerate(arms.values()):
-        found = values(records, split)
-        axis.plot(found, [row] * len(found), "o", color=COLOURS[row % len(COLOURS)], alpha=0.7, markersize=5)
-        if len(found) > 1:
-            half = stats.t.ppf(0.975, len(found) - 1) * stats.sem(found)
-            axis.errorbar(np.mean(found), row + 0.25, xerr=half, color="black", fmt="|", capsize=3)
-    names = [_named(name, records) for name, records in arms.items()]
-    axis.set(yticks=range(len(arms)), yticklabels=names, ylim=(len(arms) - 0.4, -0.5), xlabel=f"{split} accuracy (%)")
     return figure

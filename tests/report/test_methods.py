@@ -167,10 +167,6 @@ def test_figures_show_what_was_given(tmp_path, arms):
     assert [text.get_text() for text in heat.get_yticklabels()] == ["CE alone", "KD", "DIST"]
     assert [sum(line.get_ydata()) for line in points.lines] == pytest.approx([1, 1], abs=1e-6)
     assert points.get_ylabel() == "probability"
-    seeds = report.plot_seeds(arms).axes[0]
-    points = [line for line in seeds.lines if line.get_linestyle() == "None"]
-    assert [sorted(line.get_xdata()) for line in points][2] == [56.0, 57.0, 58.1]
-    assert [text.get_text() for text in seeds.get_yticklabels()] == list(arms) and "(%)" in seeds.get_xlabel()
 
 
 def test_weights_of_teachers_are_shares_and_who_is_wrong_counts_less(tmp_path):

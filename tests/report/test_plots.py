@@ -9,6 +9,7 @@ import torch
 from fake_records import CLASSES, record_of, runs, spec_of
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from scipy import stats
 
 from kdutils.data.datasets import Dataset
 from kdutils.distillation.methods import KD
@@ -289,6 +290,20 @@ def test_size_and_accuracy_have_a_point_for_each_run(tmp_path):
         {to_hex(line.get_color()) for line in lines_of(axis)},
     )
     assert len(shapes) == len(colours) == 7 and colours <= OKABE_ITO
+
+
+def test_every_seed_is_a_dot_above_the_mean_and_its_interval(tmp_path):
+    accuracies = (60.0, 61.5, 63.0)
+    arms = {"alone": runs(tmp_path / "a", (50.0,)), "taught": runs(tmp_path / "b", accuracies)}
+    figure = drawn(plots.plot_seeds(arms, beside="taught"))
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(arms)
+    dots = [line for line in axis.lines if line.get_marker() in plots.MARKERS and len(line.get_xdata()) > 1]
+    assert [sorted(line.get_xdata()) for line in dots] == [list(accuracies)]
+    low, high = stats.t.interval(0.95, 2, np.mean(accuracies), stats.sem(accuracies))
+    (segment,) = axis.containers[1].lines[2][0].get_segments()
+    assert segment[:, 0].tolist() == pytest.approx([low, high]) and axis.containers[0].lines[2] == ()
+    assert any(list(line.get_xdata()) == [61.5, 61.5] for line in axis.lines if line.get_linestyle() == ":")
 
 
 def test_gains_show_their_intervals_about_zero(tmp_path):
