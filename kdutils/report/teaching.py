@@ -54,17 +54,21 @@ def plot_gradients(teacher: np.ndarray, student: np.ndarray, label: int) -> Figu
 
 def plot_setup() -> Figure:
     """Teacher, table and student as a picture: who tells what to whom, and how often."""
-    figure, axis = plt.subplots(figsize=(7.2, 2.6))
-    places = {"image\nin one view": (0.09, 0.5), "teacher\n(frozen)": (0.36, 0.8), "student\n(learns)": (0.36, 0.2)}
-    places |= {"table of logits\nimages × 162 views": (0.65, 0.8), "loss": (0.9, 0.2), "label": (0.65, 0.5)}
-    for text, place in places.items():
-        axis.text(*place, text, ha="center", va="center", bbox={"boxstyle": "round,pad=0.5", "fc": "white"}, zorder=3)
-    names = list(places)
-    arrows = ((0, 1, ""), (0, 2, ""), (1, 3, "once"), (2, 4, "logits, every epoch"), (3, 4, "soft target"), (5, 4, ""))
-    for start, end, text in arrows:
-        (x, y), (to_x, to_y) = places[names[start]], places[names[end]]
-        axis.annotate("", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "-|>", "shrinkA": 38, "shrinkB": 30})
-        axis.text((x + to_x) / 2, (y + to_y) / 2 + 0.06, text, ha="center" if y == to_y else "left", size=8)
+    figure, axis = plt.subplots(figsize=(7.2, 2.8))
+    places = {"image, in\none view": (0.08, 0.5), "teacher\n(frozen)": (0.33, 0.85), "student\n(learns)": (0.33, 0.15)}
+    places |= {"table of logits,\nimages × 162 views": (0.66, 0.85), "label": (0.66, 0.5), "loss": (0.92, 0.15)}
+    box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": "black"}
+    boxes = [axis.text(*place, text, ha="center", va="center", bbox=box) for text, place in places.items()]
+    image, teacher, student, table, label, loss = boxes
+    arrows = {(image, teacher): "", (image, student): "", (teacher, table): "once", (label, loss): ""}
+    arrows |= {(table, loss): "soft target", (student, loss): "logits, every epoch"}
+    figure.draw_without_rendering()  # so that the boxes have a size, at which arrows end
+    for (start, end), text in arrows.items():
+        ends = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch(), "shrinkA": 2, "shrinkB": 2}
+        (x, y), (to_x, to_y) = start.get_position(), end.get_position()
+        arrow = {"arrowstyle": "-|>", "color": "black", "mutation_scale": 12}
+        axis.annotate("", (to_x, to_y), (x, y), arrowprops=arrow | ends)
+        axis.text((x + to_x) / 2 + 0.02, (y + to_y) / 2 + 0.05, text, ha="center" if y == to_y else "left", size=8)
     axis.set(xlim=(0, 1), ylim=(0, 1))
     axis.axis("off")
     return figure
@@ -74,7 +78,7 @@ def plot_signs(weights: np.ndarray) -> Figure:
     """Latent weights [N] of a layer as a histogram, and what is left of them: a sign and one scale, their mean |w|."""
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.6), sharex=True)
     scale = np.abs(weights).mean()
-    axes[0].hist(weights, bins=61, color=COLOURS[0])
+    axes[0].hist(weights, bins=61, color=COLOURS[0], linewidth=0)
     axes[0].set(title="latent weights", ylabel="weights", xlabel="value")
     counts = [(weights < 0).sum(), (weights >= 0).sum()]
     axes[1].bar([-scale, scale], counts, width=0.15 * scale, color=COLOURS[1])
