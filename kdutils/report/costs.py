@@ -99,7 +99,7 @@ def time_sentence(*groups: Arms | list[Record]) -> str:
     )
 
 
-def inference_table(models: dict[str, nn.Module], batches=(1, 256), seconds: float = 0.5) -> pd.DataFrame:
+def inference_table(models: dict[str, nn.Module], batches=(1, 64), seconds: float = 0.5) -> pd.DataFrame:
     """What networks cost in use, and a last row of ratios: the first over the last, teacher over student.
 
     Columns: network; parameters; MACs of an image, 3 x 32 x 32; bytes of its numbers as float32; and, measured here for
