@@ -94,8 +94,8 @@ def time_sentence(*groups: Arms | list[Record]) -> str:
     seconds = sum(spent.values())
     shown = f"{seconds / 60:,.0f} minutes" if seconds >= 120 else f"{seconds:,.0f} seconds"
     return (
-        f"Run time: the {len(spent)} runs shown here took {shown} of training on one worker when they were made; a "
-        "chapter that finds them in the store reads them instead."
+        f"Run time: the {len(spent)} run{'s' * (len(spent) > 1)} shown here took {shown} of training on one worker when made; a "
+        "chapter that finds its runs in the store reads them instead."
     )
 
 
