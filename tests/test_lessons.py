@@ -56,7 +56,7 @@ def follow(notebook, old="", new=""):
 
 def test_the_top_says_what_to_know_and_how_long_it_takes(notebook):
     words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
-    (minutes,) = re.findall(r"Reading takes about (\d+) minutes?", notebook.cells[0].source)
+    (minutes,) = re.findall(r"Reading\s+takes\s+about\s+(\d+)\s+minutes?", notebook.cells[0].source)
     assert "**Before you start.**" in notebook.cells[0].source
     assert int(minutes) == math.ceil(words / 200), f"{words} words at 200 a minute"
 
