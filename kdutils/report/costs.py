@@ -93,9 +93,10 @@ def time_sentence(*groups: Arms | list[Record]) -> str:
     spent = {record.spec.key: record.summary["seconds"] for records in lists for record in records}
     seconds = sum(spent.values())
     shown = f"{seconds / 60:,.0f} minutes" if seconds >= 120 else f"{seconds:,.0f} seconds"
+    runs = "1 run" if len(spent) == 1 else f"{len(spent)} runs"
     return (
-        f"Run time: the {len(spent)} runs shown here took {shown} of training on one worker when they were made; a "
-        "chapter that finds them in the store reads them instead."
+        f"Run time: the {runs} shown here took {shown} of training on one worker when made; a chapter that finds its "
+        "runs in the store reads them instead."
     )
 
 
