@@ -44,14 +44,6 @@ def test_signs_keep_the_counts_and_the_mean_magnitude():
     assert [bar.get_x() + bar.get_width() / 2 for bar in bars] == pytest.approx([-0.2, 0.2])
 
 
-def test_seeds_are_dots_beside_their_mean_and_interval(tmp_path):
-    records = [record_of(tmp_path, spec_of(seed), test=60.0 + seed) for seed in range(3)]
-    axis = teaching.plot_seeds({"small CNN": records}).axes[0]
-    assert list(axis.lines[0].get_xdata()) == [60, 61, 62]
-    (segment,) = axis.collections[0].get_segments()
-    assert segment[:, 0] == pytest.approx([61 - 4.3027 / 3**0.5, 61 + 4.3027 / 3**0.5], abs=1e-3)  # t of 2 degrees
-
-
 def test_reliability_pools_the_runs_and_is_what_the_calibration_error_averages(tmp_path):
     random = np.random.RandomState(3)
     made = [random.normal(0, 2, (200, 10)).astype(np.float32) for _ in range(2)]
