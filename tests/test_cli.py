@@ -100,7 +100,7 @@ def complaint(arguments, world, capsys) -> str:
         "report -p seeds=3": ["seeds", "list", "3"],
         "report -p init=zeros": ["init", "auto", "imagenet", "random", "'zeros'"],
         "run 03 -p teacher_file=a.pth": ["03_one_teacher", "teacher_file", "temperature"],
-        "run 08 -p init=imagenet": ["08_cifar100_grid", "init", "teacher_file"],
+        "run 05 -p init=imagenet": ["05_binary_wideresnet", "init", "seeds"],
         "run 08 -p kd_weight=2": ["kd_weight", "less than or equal to 1", "(got 2)"],
         "run 08 -p temperature=[1,2]": ["temperature", "number", "[1, 2]"],
         "run 07 -p init=pretrain:mnist": ["init", "imagenet", "random", "pretrain:cifar100", "'pretrain:mnist'"],

@@ -93,7 +93,9 @@ def shown_in(chapter):
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     ]
-    return {kind: {call.args[1].value for call in calls if call.func.attr == kind} for kind in ("figure", "table")}
+    found = {kind: {call.args[1].value for call in calls if call.func.attr == kind} for kind in ("figure", "table")}
+    opened = any(call.func.attr == "open_chapter" for call in calls)  # which shows the chapter's setting
+    return found | {"table": found["table"] | ({"setting"} if opened else set())}
 
 
 def state(*folders):
@@ -156,6 +158,7 @@ def test_pages_load_nothing_from_a_network(report):
         ]
         assert outside == [], name
         source = (report / name).read_text().replace("http://www.w3.org/1998/Math/MathML", "")
+        source = re.sub(r'<a href="https://[^"]*"', "<a", source)  # a reader follows it, the page does not
         assert re.findall(r"(?:https?:|url\(|@import|[\"']//)\S{0,40}", source) == [], name
 
 
@@ -172,7 +175,7 @@ def test_embedded_images_load_nothing_either(report):
 def test_every_link_leads_somewhere(report):
     found = pages(report)
     for name, page in found.items():
-        for link in page.links:
+        for link in (link for link in page.links if not link.startswith("https://")):
             file, _, anchor = link.partition("#")
             assert (report / unquote(file or name)).is_file(), (name, link)
             assert not anchor or unquote(anchor) in found[file or name].ids, (name, link)
@@ -282,9 +285,8 @@ def test_studies_c_and_d_stand_beside_their_published_values(report, printed):
         for row in table.itertuples():
             assert float(row.difference) == pytest.approx(float(row.ours.split()[0]) - float(row.published), abs=0.011)
     assert "a difference of 13.49 points; its text claims more than 15 %" in whole
-    assert (
-        "other synthetic images" in whole and "stands in for ResNet32x4" in whole and "stand in for ResNet101" in whole
-    )
+    for said in ("other synthetic images", "ResNet8x4 for ResNet32x4", "ResNet18 for ResNet101"):
+        assert said in whole
 
 
 def test_the_grid_of_study_d_filled_one_table_for_all_its_cells(smoke, report):

@@ -17,6 +17,7 @@ from kdutils.data.datasets import Dataset
 from kdutils.distillation.losses import agreement_weights, confidence_weights, entropy_weights, teacher_gradients
 from kdutils.distillation.methods import Method, build_method, method_loss
 from kdutils.report.plots import COLOURS, MARKERS
+from kdutils.report.results import describe_arms, describe_gains
 from kdutils.report.statistics import Arms, Gain, best_cell, count, finished, gain, spread, values
 from kdutils.report.tables import published
 from kdutils.runs.records import Record
@@ -143,7 +144,9 @@ def methods_table(arms: Arms) -> pd.DataFrame:
         row = (count(records), spread(values(records, "test")), *gains, interval, seconds)
         rows.append((name, *row, f"{theirs:.2f}" if theirs else "–", gained))
     titles = ["method", "n", "test (%)", "over KD, untuned", "over KD", "95% CI", "one run (s)"]
-    return pd.DataFrame(rows, columns=[*titles, "published (%)", "over KD, untuned, published"])
+    table = pd.DataFrame(rows, columns=[*titles, "published (%)", "over KD, untuned, published"])
+    table.attrs["results"] = {"arms": describe_arms(arms), "gains": describe_gains([*tuned.values()])}
+    return table
 
 
 def verdict_sentence(gains: dict[str, Gain]) -> str:

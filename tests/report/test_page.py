@@ -54,6 +54,7 @@ def files(folder: Path):
 
 
 def test_a_figure_is_shown_with_its_caption_and_closed(shown):
+    plt.close("all")
     Page(SETTING).figure(a_figure(), "curves", "Accuracy by epoch.")
     (data, metadata), (caption, about) = shown
     text = f"Accuracy by epoch. {SETTING}"
