@@ -14,6 +14,7 @@ _DOCUMENTS = {
     "binary": "B: binary networks and distillation",
     "teacher-init": "C: the teacher's initialisation",
     "cifar100": "D: CIFAR-100 with a grid",
+    "methods": "E: methods of distillation on CIFAR-100",
 }
 _SPLITS = {"val": "validation", "best val": "validation, best epoch", "test": "test"}
 
