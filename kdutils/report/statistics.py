@@ -178,9 +178,12 @@ def telling_images(record: Record, count: int = 4) -> np.ndarray:
 
 
 def agreement(first: Record, second: Record) -> float:
-    """Share (%) of test images that two runs give the same class; NaN where one diverged."""
-    same = first.predictions[0].argmax(1) == second.predictions[0].argmax(1)
-    return 100 * float(same.mean()) if len(finished([first, second])) == 2 else float("nan")
+    """Share (%) of the test images that both runs saw, the first ones, that they give the same class; NaN where one
+    diverged."""
+    ours, theirs = (record.predictions[0].argmax(1) for record in (first, second))
+    both = min(len(ours), len(theirs))
+    same = 100 * float((ours[:both] == theirs[:both]).mean())
+    return same if len(finished([first, second])) == 2 else float("nan")
 
 
 def reliability(records: list[Record], bins: int = 15) -> np.ndarray:

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from kdutils.distillation.methods import Method, build_method
 from kdutils.specs import Count, RunSpec
-from kdutils.studies.base import SGD_CYCLE, Training
+from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Training
 from kdutils.studies.cifar100 import Cifar100
 
 _CYCLE = Training(optimiser=SGD_CYCLE.with_(learning_rate=0.05), epochs=20, batch_size=64)
@@ -46,7 +46,7 @@ class Methods(Cifar100):
         "smoke": Cifar100.PROFILES["smoke"] | dict(methods=("kd", "lskd", "dist"), trials=2),
         "quick": Cifar100.PROFILES["quick"]
         | dict(data=dict(train_size=1500, val_size=500, test_size=500, views=4), resnet_tests=500)
-        | dict(cnn=_CYCLE.with_(epochs=8), methods=("kd", "dkd", "dist", "ttm"), trials=2),
+        | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=8), methods=("kd", "dkd", "dist", "ttm"), trials=2),
         "overnight": Cifar100.PROFILES["overnight"] | dict(seeds=(0, 1, 2, 3, 4), cnn=_CYCLE, trials=2),
     }
 

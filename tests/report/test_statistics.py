@@ -208,6 +208,8 @@ def test_agreement_is_the_share_of_equal_decisions(tmp_path):
     first, second = (record_of(tmp_path, logits=np.eye(10)[each], labels=labels) for each in decided)
     assert statistics.agreement(first, second) == statistics.agreement(second, first) == 75.0
     assert statistics.agreement(first, first) == 100.0
+    fewer = record_of(tmp_path, logits=first.predictions[0][:8], labels=first.predictions[1][:8])
+    assert statistics.agreement(fewer, first) == statistics.agreement(first, fewer) == 100.0  # on the images of both
     diverged = [record_of(tmp_path, diverged=True) for _ in range(2)]
     assert np.isnan(statistics.agreement(*diverged))
 
