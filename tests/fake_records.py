@@ -10,7 +10,7 @@ import pandas as pd
 
 from kdutils.distillation.methods import KD
 from kdutils.runs.records import Record
-from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
+from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, RunSpec
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 
@@ -102,3 +102,15 @@ def runs(folder: Path, accuracies, *, diverged: tuple[int, ...] = (), **fields) 
         record_of(folder, spec, test=test, diverged=spec.seed in diverged)
         for spec, test in zip(specs, accuracies, strict=True)
     ]
+
+
+def lambda_arms(folder: Path, accuracies: dict[str, dict[float, float]]) -> dict[str, list[Record]]:
+    """What `Binary.lambdas` leads to: by optimiser, validation accuracy (%) of XNOR (None) and of BONN by lambda."""
+    arms = {}
+    for name, found in accuracies.items():
+        for weight, val in found.items():
+            precision = "xnor" if weight is None else "bonn"
+            model = ModelSpec(name="wrn_10_1", options={"precision": precision})
+            spec = spec_of().with_(model=model, bayesian=None if weight is None else Bayesian(kernel_weight=weight))
+            arms.setdefault(f"{precision.upper()}, {name}", []).append(record_of(folder / name, spec, val=val))
+    return arms

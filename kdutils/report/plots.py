@@ -257,8 +257,11 @@ def plot_lambdas(arms: Arms, chosen: float, published: float = 1e-4) -> Figure:
     for value, text, dash in ((chosen, "chosen", "solid"), (published, "published", "dotted")):
         axis.axvline(value, color="black", linestyle=dash, linewidth=1, label=f"lambda {text}, {value:g}")
     losses = [record.spec.bayesian for records in arms.values() for record in records]
-    axis.set_xscale("symlog", linthresh=min(loss.kernel_weight for loss in losses if loss and loss.kernel_weight))
-    axis.set(xlabel="lambda, the weight of the kernel loss", ylabel="validation accuracy (%)")
+    smallest = min(loss.kernel_weight for loss in losses if loss and loss.kernel_weight)
+    axis.set_xscale("symlog", linthresh=smallest)
+    axis.set(
+        xlim=(-smallest / 2, None), xlabel="lambda, the weight of the kernel loss", ylabel="validation accuracy (%)"
+    )
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from fake_records import CLASSES, record_of, runs, spec_of
+from fake_records import CLASSES, lambda_arms, record_of, runs, spec_of
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import stats
@@ -413,3 +413,15 @@ def test_latent_weights_are_shown_in_units_of_their_scale():
     (axis,) = figure.axes
     peaks = [line.get_xdata()[np.argmax(line.get_ydata())] for line in lines_of(axis)]
     assert peaks == pytest.approx([1, -1], abs=0.05) and "scale" in axis.get_xlabel()
+
+
+def test_lambdas_are_a_line_for_each_optimiser_beside_xnor_with_both_values_marked(tmp_path):
+    found = {"Adam": {None: 41.0, 0.0: 43.0, 1e-6: 43.5, 1e-4: 37.0}, "SGD": {None: 33.5, 0.0: 40.0, 1e-4: 33.0}}
+    (axis,) = drawn(plots.plot_lambdas(lambda_arms(tmp_path, found), 1e-6)).axes
+    lines = {line.get_label(): line for line in lines_of(axis)}
+    assert lines["BONN, Adam"].get_xydata().tolist() == [[0.0, 43.0], [1e-6, 43.5], [1e-4, 37.0]]
+    assert lines["BONN, SGD"].get_xydata().tolist() == [[0.0, 40.0], [1e-4, 33.0]]
+    assert set(lines["XNOR, Adam"].get_ydata()) == {41.0} and set(lines["XNOR, SGD"].get_ydata()) == {33.5}
+    assert set(lines["lambda chosen, 1e-06"].get_xdata()) == {1e-6}
+    assert set(lines["lambda published, 0.0001"].get_xdata()) == {1e-4}
+    assert axis.get_xscale() == "symlog" and axis.get_xlim()[0] > -1e-6

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fake_records import CLASSES, record_of, runs, spec_of
+from fake_records import CLASSES, lambda_arms, record_of, runs, spec_of
 
 from kdutils.data.datasets import Dataset
 from kdutils.data.views import split_indices
@@ -345,3 +345,14 @@ def test_tables_are_data_frames(tmp_path):
     frames = (tables.metrics_table(arms), tables.compare(arms, "assignment"), tables.agreement_table(arms, arms))
     for table in frames:
         assert isinstance(table, pd.DataFrame) and table.columns.is_unique and len(table)
+
+
+def test_lambdas_are_told_by_optimiser_beside_xnor(tmp_path):
+    found = {"Adam": {None: 41.0, 0.0: 43.0, 1e-6: 43.5, 1e-4: 37.0}, "SGD": {None: 38.5, 0.0: 40.0, 1e-6: 36.0}}
+    told = tables.lambda_sentences(lambda_arms(tmp_path, found), 1e-6).splitlines()
+    assert told == [
+        "- Adam: BONN is best at lambda 1e-06 (43.5 %); at 1e-06, which is used below, it has 43.5 %, +2.5 points "
+        "beside XNOR; at 0.0001 37.0 %.",
+        "- SGD: BONN is best at lambda 0 (40.0 %); at 1e-06, which is used below, it has 36.0 %, -2.5 points beside "
+        "XNOR; at 1e-06 36.0 %.",
+    ]
