@@ -135,7 +135,7 @@ def _networks(plan: Study) -> dict[str, str]:
     origin = {"imagenet": "ImageNet's weights", "random": "random weights"}
     match plan:
         case Assignment():
-            form = head(plan.sizes[-1]) if plan.has_frozen_teachers else "all layers trained, 3x3 stem"
+            form = head(plan.sizes[-1]) if plan.has_frozen_teacher else "all layers trained, 3x3 stem"
             return {"teachers": f"ResNet18 and ResNet50 from {origin[plan.init]}: {form}"}
         case Binary():
             form = head(96) if plan.has_frozen_teacher else "all layers trained, 3x3 stem"

@@ -34,7 +34,6 @@ class Assignment(Study):
     cnn: Training = Training(optimiser=ADAM, epochs=30)  # the document names no optimiser
     fine_tuning: Training = Training(optimiser=ADAM.with_(learning_rate=1e-4), epochs=20)
     from_random: Training = Training(optimiser=ONE_CYCLE, epochs=20)  # of ResNets without ImageNet's weights
-    frozen: bool = False  # teachers: a linear layer on a frozen ResNet, or all layers fine-tuned
     sizes: tuple[Count, ...] = (32, 64, 96)  # pixels, of what a frozen ResNet sees
     policy_epochs: Count = 20  # of the ResNet18s that are fine-tuned to be compared
     temperatures: Temperatures = (2.0, 4.0, 8.0)
@@ -47,13 +46,8 @@ class Assignment(Study):
         return self.TEACHERS
 
     @property
-    def has_frozen_teachers(self) -> bool:
-        """Whether the teachers are linear layers on frozen ResNets; never on random weights."""
-        return self.frozen and self.init == "imagenet"
-
-    @property
     def trainings(self) -> dict[str, Training]:
-        resnets = {"heads on frozen ResNets": self.head} if self.has_frozen_teachers else {"ResNets": self._tuning}
+        resnets = {"heads on frozen ResNets": self.head} if self.has_frozen_teacher else {"ResNets": self._tuning}
         return {"small CNNs": self.cnn} | resnets
 
     @property
@@ -66,7 +60,7 @@ class Assignment(Study):
 
     def resnet(self, name: str, seed: int = 0) -> RunSpec:
         """Task 2, and the teacher of Tasks 3 and 4: an ImageNet ResNet (resnet18 or resnet50)."""
-        if self.has_frozen_teachers:
+        if self.has_frozen_teacher:
             return self._head(name, seed, self.sizes[-1])
         return self._resnet(name, self._tuning, seed)
 

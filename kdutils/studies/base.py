@@ -57,12 +57,18 @@ class Study(Value):
     kd_weights: Weights
     init: str
     head: Training = Training(optimiser=ONE_CYCLE, epochs=30, batch_size=64)  # of a linear layer on a frozen ResNet
+    frozen: bool = False  # teachers: a linear layer on a frozen ResNet, or more of the network trained
     resnet_tests: Count | None = None  # test images of the ResNets, where they are fewer than the students'
 
     @property
     def cells(self) -> list[KD]:
         """Every temperature with every kd_weight, the cells of a grid; the first is the only one if none is chosen."""
         return [KD(temperature=t, kd_weight=w) for t in self.temperatures for w in self.kd_weights]
+
+    @property
+    def has_frozen_teacher(self) -> bool:
+        """Whether teachers are linear layers on frozen ResNets; never on random weights."""
+        return self.frozen and self.init == "imagenet"
 
     @property
     def imagenet_networks(self) -> tuple[str, ...]:

@@ -44,7 +44,6 @@ class Binary(Study):
     kernel_weights: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4)  # looked at on validation; the last is the paper's
     cnn: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
     tuning: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
-    frozen: bool = False  # the teacher: a linear layer on a frozen ResNet18, or all layers fine-tuned
     widths: tuple[int, ...] = (16, 64)  # of WRN-22, beyond the document
     wrn_22: Training = Training(optimiser=_SGD, epochs=200, batch_size=64)
     temperatures: Temperatures = (2.0,)
@@ -54,11 +53,6 @@ class Binary(Study):
     @property
     def imagenet_networks(self) -> tuple[str, ...]:
         return ("resnet18",)
-
-    @property
-    def has_frozen_teacher(self) -> bool:
-        """Whether the teacher is a linear layer on a frozen ResNet18; never on random weights."""
-        return self.frozen and self.init == "imagenet"
 
     @property
     def trainings(self) -> dict[str, Training]:
