@@ -181,6 +181,22 @@ def test_every_link_leads_somewhere(report):
             assert not anchor or unquote(anchor) in found[file or name].ids, (name, link)
 
 
+def test_an_answer_stands_under_every_question_and_on_the_index(report):
+    index = " ".join((report / "index.html").read_text().split())
+    for chapter in CHAPTERS:
+        notebook = nbformat.read(report / f"{chapter}.ipynb", as_version=4)
+        answers = [
+            (place, output.data["text/plain"])
+            for place, cell in enumerate(notebook.cells)
+            for output in cell.get("outputs", [])
+            if output.get("metadata", {}).get("kdutils", {}).get("kind") == "answer"
+        ]
+        ((place, text),) = answers
+        assert "open_chapter" in notebook.cells[place].source and not text.startswith("It is computed")
+        assert re.search(r"\d", text)
+    assert index.count("<strong>Answer.</strong>") == len(CHAPTERS)
+
+
 def test_the_index_leads_to_everything(report):
     links = {unquote(link) for link in pages(report)["index.html"].links}
     files = {

@@ -42,8 +42,9 @@ class _Renderer(IPythonRenderer):
 class Chapter:
     """A notebook while its cells become HTML, and what is known of it then.
 
-    `headings` are (level, anchor, HTML), `figures` and `tables` names, `summary` is the first sentence as HTML, `error`
-    the first one's line; `images` are what a PDF (`prints`) needs beside its text. Every anchor begins with `prefix`.
+    `headings` are (level, anchor, HTML), `figures` and `tables` names, `summary` is the first sentence as HTML,
+    `answer` what was computed under it, `error` the first one's line; `images` are what a PDF (`prints`) needs beside
+    its text. Every anchor begins with `prefix`.
     """
 
     def __init__(self, name: str, folder: Path, prefix: str = "", prints: bool = False):
@@ -51,7 +52,7 @@ class Chapter:
         self.headings: list[tuple[int, str, str]] = []
         self.names: dict[str, list[str]] = {"figure": [], "table": []}
         self.images: dict[str, bytes] = {}
-        self.summary = self.error = ""
+        self.summary = self.answer = self.error = ""
 
     @property
     def title(self) -> str:
@@ -188,6 +189,9 @@ class Chapter:
         if kind == "caption":  # Jupyter shows it under the figure; a page sets its own
             return ""
         body = self._displayed(output.data, output.metadata, place)
+        if kind == "answer":
+            self.answer = body
+            return f'<div class="answer">{body}</div>'
         if kind not in self.names:
             return body
         self.names[kind].append(name)

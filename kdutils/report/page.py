@@ -49,9 +49,21 @@ class Page:
         data = {"text/html": frame.to_html(index=False, border=0, justify="left"), "text/markdown": markdown}
         self._show("table", name, caption, data, carried)
 
+    def open_answer(self) -> None:
+        """Keep a place for the chapter's answer, here."""
+        self._answer("It is computed at the end of this chapter.")
+
+    def answer(self, text: str) -> None:
+        """Show the chapter's answer, markdown, where `open_answer` kept a place for it: under the question."""
+        self._answer(text, update=True)
+
     def say(self, text: str) -> None:
         """Show a computed sentence as prose."""
         display(Markdown(text))
+
+    def _answer(self, text: str, **more) -> None:
+        data = {"text/markdown": f"**Answer.** {text}", "text/plain": text}
+        display(data, metadata={"kdutils": {"kind": "answer"}}, raw=True, display_id="answer", **more)
 
     def _carried(self, results: dict | None) -> dict:
         return {"results": {"setting": self.setting} | results} if results else {}

@@ -132,7 +132,7 @@ def _export(notebook, path: Path, folder: Path, pages=None, prefix: str = ""):
 
 
 def _entry(path: Path, folder: Path, made: Chapter) -> dict:
-    """What the index says of a chapter: its title, its first sentence, its error, and its files as they exist."""
+    """What the index says of a chapter: its title, question, answer and error, and its files as they exist."""
     number = path.stem.partition("_")[0]  # stands before the names of a chapter's files
     names = {
         "Read": [f"{path.stem}{suffix}" for suffix in (".html", ".pdf", ".ipynb") if not made.error],
@@ -141,4 +141,5 @@ def _entry(path: Path, folder: Path, made: Chapter) -> dict:
     }
     files = {name: [file for file in listed if (folder / file).exists()] for name, listed in names.items()}
     title = next((html for level, _, html in made.headings if level == 1), path.stem.replace("_", " "))
-    return {"stem": path.stem, "title": title, "summary": made.summary, "error": made.error, "files": files}
+    shown = {"title": title, "summary": made.summary, "answer": made.answer, "error": made.error}
+    return {"stem": path.stem, "files": files} | shown

@@ -100,6 +100,18 @@ class Gain:
         return f"{self.mean:+.2f} points, 95% CI [{self.low:+.2f}, {self.high:+.2f}] {self.over}, {n}"
 
     @property
+    def short(self) -> str:
+        """As `interval`, without its condition: "+3.90 points [+2.10, +5.70], n=3"."""
+        n = with_diverged(f"n={self.n}", self.diverged)
+        return f"{self.mean:+.2f} points [{self.low:+.2f}, {self.high:+.2f}], {n}" if self.n > 1 else self.interval
+
+    @property
+    def answer(self) -> str:
+        """Whether this is a gain, in a line: "Yes: +3.90 points [+2.10, +5.70], n=3"."""
+        told = {"Yes": self.low > 0, "No, a loss": self.high < 0}  # false where there is no interval
+        return f"{next((verdict for verdict, holds in told.items() if holds), 'It cannot be told')}: {self.short}"
+
+    @property
     def sentence(self) -> str:
         """What the numbers allow to be said, "no gain" included."""
         verdict = "That is no gain that these runs could tell from zero: the interval holds zero."

@@ -105,6 +105,21 @@ def test_a_sentence_is_prose(monkeypatch):
     assert [text.data for text in said] == ["No gain."]
 
 
+def test_an_answer_takes_the_place_that_was_kept_for_it(monkeypatch):
+    cell = {}  # what a notebook shows, by display_id
+
+    def shows(data, display_id, update=False, **kwargs):
+        assert (display_id in cell) == update
+        cell[display_id] = data["text/markdown"]
+
+    monkeypatch.setattr("kdutils.report.page.display", shows)
+    page = Page(SETTING)
+    page.open_answer()
+    assert cell == {"answer": "**Answer.** It is computed at the end of this chapter."}
+    page.answer("Yes.")
+    assert cell == {"answer": "**Answer.** Yes."}
+
+
 def test_results_are_kept_for_the_report_under_their_chapter(shown, report):
     page = Page(SETTING)
     page.figure(a_figure(), "curves", "Caption.")

@@ -98,19 +98,29 @@ def test_a_gain_needs_the_same_seeds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "treated, verdict",
+    "treated, verdict, answer",
     [
-        ((63.0, 64.1, 62.9), "That is a gain: the interval lies above zero."),
-        ((57.0, 55.9, 57.1), "That is a loss: the interval lies below zero."),
-        ((58.0, 63.5, 60.1), "That is no gain that these runs could tell from zero: the interval holds zero."),
-        ((60.0, 60.0, 60.0), "That is no gain that these runs could tell from zero: the interval holds zero."),
+        ((63.0, 64.1, 62.9), "That is a gain: the interval lies above zero.", "Yes"),
+        ((57.0, 55.9, 57.1), "That is a loss: the interval lies below zero.", "No, a loss"),
+        (
+            (58.0, 63.5, 60.1),
+            "That is no gain that these runs could tell from zero: the interval holds zero.",
+            "It cannot be told",
+        ),
+        (
+            (60.0, 60.0, 60.0),
+            "That is no gain that these runs could tell from zero: the interval holds zero.",
+            "It cannot be told",
+        ),
     ],
 )
-def test_the_sentence_says_what_the_interval_allows(tmp_path, treated, verdict):
+def test_the_sentence_says_what_the_interval_allows(tmp_path, treated, verdict, answer):
     found = statistics.gain(runs(tmp_path, treated), runs(tmp_path, (60.0, 60.0, 60.0)), ("the taught", "the untaught"))
     interval = f"[{found.low:+.2f}, {found.high:+.2f}] over seeds that share their views"
     start = f"Against the untaught, the taught changes test accuracy by {np.mean(treated) - 60:+.2f} points, 95% CI "
     assert found.sentence == f"{start}{interval}, n=3. {verdict}"
+    between = f"[{found.low:+.2f}, {found.high:+.2f}]"
+    assert found.answer == f"{answer}: {np.mean(treated) - 60:+.2f} points {between}, n=3"
 
 
 def test_a_gain_says_that_its_students_share_one_teacher(tmp_path):
@@ -127,6 +137,7 @@ def test_nothing_follows_from_a_single_pair(tmp_path, recwarn):
     start = "Against alone, taught changes test accuracy by +10.00 points (one pair: no interval). "
     assert found.sentence == start + "Nothing follows from fewer than two pairs."
     assert np.isnan([found.deviation, found.low, found.high]).all() and not recwarn
+    assert found.answer == "It cannot be told: +10.00 points (one pair: no interval)"
 
 
 def test_a_pair_with_a_diverged_run_is_left_out_and_said(tmp_path):
