@@ -168,5 +168,6 @@ def typeset(text: str, images: dict[str, bytes], cover: dict, front: str = "") -
                 if missing := re.search(r'the text `"(.+?)"` could not be displayed', failure):
                     text = re.sub(r"\\u\{(\w+)\}", lambda code: chr(int(code[1], 16)), missing[1])
                     script = unicodedata.name(text[0], "unknown").split()[0]
-                    warnings.append(f"no installed font has all characters of {script}, such as {missing[1]}")
+                    kind = f"the script {script}" if text[0].isalpha() else "symbols and emoji"
+                    warnings.append(f"no installed font has all characters of {kind}, such as {missing[1]}")
         raise ConversionException(f"Typst cannot set it: {failure}")

@@ -203,6 +203,8 @@ def test_scripts_without_a_font_are_one_warning_that_names_them():
     made = text("Знание, γνώση, \u16a0\U0001e900\U0001e901")  # runes perhaps, Adlam hardly
     assert "Знание, γνώση" in made.paper and made.pdf.startswith(b"%PDF")
     assert len(made.printed["warnings"]) == 1 and re.search("RUNIC|ADLAM", made.printed["warnings"][0])
+    (warning,) = text("Done \U000f0000").printed["warnings"]  # for private use
+    assert warning.startswith("no installed font has all characters of symbols and emoji, such as ")
 
 
 def test_what_other_tools_leave_in_a_text_does_no_harm():
