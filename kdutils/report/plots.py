@@ -296,7 +296,7 @@ def plot_answers(answers: dict[str, list[Answer]]) -> Figure:
         low, high = row.ours.interval or (mean, mean)
         axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", fmt="|", markersize=9)
         axis.plot(seeds, [place] * len(seeds), "o", color=COLOURS[0], markersize=4)
-        axis.plot(row.published, place, "D", color=COLOURS[1], markerfacecolor="white", markersize=6, zorder=3)
+        axis.plot(row.published, place, "D", color=COLOURS[1], markerfacecolor="none", markersize=6, zorder=3)
     axis.set(
         xlabel="accuracy (%)", xlim=(max(0, min(seen) - 5), min(100, max(seen) + 5)), ylim=(len(lines) - 0.5, -0.5)
     )
