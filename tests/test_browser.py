@@ -8,8 +8,11 @@ from urllib.parse import unquote
 
 import nbformat
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from chapters import CHAPTERS
 
 pytest_plugins = ["smoke_report"]
+WIDE = {"width": 1200, "height": 900}
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +27,10 @@ def browser():
         launched.close()
 
 
-@pytest.fixture(params=["index.html", "00_data.html", "03_one_teacher.html", "09_report.html"])
+@pytest.fixture(scope="module", params=["index", *CHAPTERS])
 def visit(request, browser, smoke):
     """An opened page, with the list of what went wrong and of what it asked for."""
-    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page = browser.new_page(viewport=WIDE)
     page.errors, page.asked = [], []
     page.on(
         "console", lambda message: page.errors.append(message.text) if message.type in ("error", "warning") else None
@@ -35,7 +38,7 @@ def visit(request, browser, smoke):
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("requestfailed", lambda asked: page.errors.append(asked.url))
     page.on("request", lambda asked: page.asked.append(asked.url))
-    page.goto((smoke.reports / request.param).as_uri(), wait_until="load", timeout=120_000)
+    page.goto((smoke.reports / f"{request.param}.html").as_uri(), wait_until="load", timeout=120_000)
     page.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
     page.wait_for_function("[...document.images].every(image => image.complete)", timeout=120_000)
     yield page
@@ -75,6 +78,14 @@ def test_code_is_folded_away_but_for_formulas(visit, smoke):
 def test_a_narrow_screen_does_not_scroll_sideways(visit):
     visit.set_viewport_size({"width": 390, "height": 800})
     assert visit.evaluate("document.documentElement.scrollWidth") <= 390
+    visit.set_viewport_size(WIDE)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_barrier(visit, scheme):
+    visit.emulate_media(color_scheme=scheme)
+    found = Axe().run(visit)
+    assert found.violations_count == 0, found.generate_report()
 
 
 def test_the_index_leads_to_a_chapter_and_back(browser, smoke):

@@ -55,7 +55,8 @@ class PageExporter(TemplateExporter):
     def from_notebook_node(self, nb, resources=None, **kw):
         """The page of a notebook (text), and the resources."""
         html, resources = self.read(nb, resources, **kw)
-        return with_mathml(html), resources
+        reached = r'\1 tabindex="0"'  # what scrolls can be reached by the keyboard
+        return re.sub('(<pre|<math display="block")', reached, with_mathml(html)), resources
 
     def read(self, nb, resources=None, **kw):
         """The HTML of a notebook whose formulas are not set yet, and the resources."""

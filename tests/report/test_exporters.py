@@ -199,6 +199,12 @@ def test_two_headings_of_one_name_have_two_anchors():
     assert len({heading["id"] for heading in made.page.all("h1")}) == 2
 
 
+def test_what_may_scroll_is_reached_by_the_keyboard():
+    made = Made(new_markdown_cell("$$x = 1$$\n\n    code"), new_code_cell("show()", outputs=[printed("out")]))
+    scrolls = [*made.page.all("pre"), *made.page.all("math")]
+    assert len(scrolls) == 4 and all(element["tabindex"] == "0" for element in scrolls)
+
+
 def test_scripts_without_a_font_are_one_warning_that_names_them():
     made = text("Знание, γνώση, \u16a0\U0001e900\U0001e901")  # runes perhaps, Adlam hardly
     assert "Знание, γνώση" in made.paper and made.pdf.startswith(b"%PDF")
