@@ -93,6 +93,10 @@ def _report(only: list[str] | None, seeds: str | None, given: list[str], **value
     except ValueError:
         raise InputError(f"--seeds takes whole numbers separated by commas, got {seeds!r}") from None
     plan = suite.make_plan(values | numbers, only, given)
+    if plan.profile in ("overnight", "paper"):
+        print("measured on a few batches of each network; whole studies come one after the other:", flush=True)
+        for line in suite.foretell(plan):
+            print(f"  {line}", flush=True)
     results = suite.report(plan)
     width = max(len(result.notebook.stem) for result in results)
     print(f"\n{'notebook':<{width}}  {'seconds':>7}  result")

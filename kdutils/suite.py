@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,8 +32,10 @@ from kdutils.networks.weights import file_digest, imagenet_digest
 from kdutils.report import publish as exports
 from kdutils.report.chapter import open_study
 from kdutils.runs.cluster import connect, scheduler
+from kdutils.runs.estimate import estimate
 from kdutils.runs.records import Store, environment as current_environment, read_record
 from kdutils.settings import ROOT, absolute, settings, write_atomic
+from kdutils.specs import RunSpec
 from kdutils.values import Value, explain
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -245,6 +247,19 @@ def _fingerprint(notebook: Path, given: dict) -> str:
 def _is_current(published: Path, fingerprint: str) -> bool:
     made, runs = _made(published), settings().runs_dir
     return made.get("fingerprint") == fingerprint and all((runs / key).is_dir() for key in made["runs"])
+
+
+def foretell(plan: Plan) -> Iterator[str]:
+    """For each study, in the order of the chapters: what its missing runs will take here, in a line."""
+    specs: dict[str, list[RunSpec]] = {}
+    for path, given in plan.chapters.items():
+        if name := _read(path).metadata.get("kdutils", {}).get("study"):
+            with redirect_stdout(StringIO()):  # what stands in for what has been said
+                arms = open_study(name, **notebook_parameters(path) | given).all_arms()
+            specs.setdefault(name, []).extend(spec for group in arms for part in group.values() for spec in part)
+    for name, wanted in specs.items():
+        found = estimate(wanted)
+        yield f"{name}: {found.runs:,} runs to do, about {found.seconds / 3600:.1f} h, {found.size / 1e9:.1f} GB"
 
 
 def report(plan: Plan) -> list[Result]:

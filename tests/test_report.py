@@ -25,6 +25,7 @@ from smoke_report import Copy
 
 import kdutils as kd
 from kdutils.report import results as kd_results
+from kdutils.runs.records import read_record
 
 pytest_plugins = ["smoke_report"]
 PUBLISHED = """
@@ -125,6 +126,20 @@ def test_every_chapter_is_a_notebook_a_page_and_a_pdf(report):
         assert "<h1" in (report / f"{chapter}.html").read_text()
         assert len(PdfReader(report / f"{chapter}.pdf").pages) >= 1
     assert not (report / "failed").exists()
+
+
+def test_a_study_knows_the_runs_of_its_chapters(smoke, report):
+    def is_like(spec):  # whatever cell was chosen
+        method = spec.distillation and spec.distillation.with_(method=kd.KD(temperature=1.0, kd_weight=0.5))
+        return (spec.with_(distillation=method) if len(spec.teachers) < 2 else spec.with_(distillation=None)).key
+
+    for chapter in CHAPTERS:
+        about = nbformat.read(report / f"{chapter}.ipynb", as_version=4).metadata["kdutils"]
+        study = kd.STUDIES[about["study"]]
+        plan = kd.open_study(about["study"], "smoke", "synthetic", "auto" if study.model_fields.get("init") else None)
+        known = {is_like(spec) for arms in plan.all_arms() for specs in arms.values() for spec in specs}
+        used = {is_like(read_record(smoke.runs / key).spec) for key in about["runs"]}
+        assert used <= known
 
 
 def test_the_parameters_arrived(report):

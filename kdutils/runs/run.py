@@ -67,6 +67,14 @@ def run_all(specs: Iterable[RunSpec], store: Store | None = None) -> list[Record
     store = store or Store.default()
     wanted = [(spec.key, spec) for spec in specs]
     _note_use(*(key for key, _ in wanted))
+    found, todo = missing(wanted, store)
+    if todo:
+        _run_missing(todo, found, store)
+    return [found[key] for key, _ in wanted]
+
+
+def missing(wanted: Iterable[tuple[str, RunSpec]], store: Store) -> tuple[dict[str, Record], dict[str, RunSpec]]:
+    """Of these runs, and of what they need: what is recorded, and what is to be run, by key."""
     found, todo, stack = {}, {}, list(wanted)
     while stack:
         key, spec = stack.pop()
@@ -77,30 +85,28 @@ def run_all(specs: Iterable[RunSpec], store: Store | None = None) -> list[Record
         else:
             todo[key] = spec
             stack += [(needed.key, needed) for needed in spec.needs]
-    if todo:
-        _run_missing(todo, found, store)
-    return [found[key] for key, _ in wanted]
+    return found, todo
 
 
 def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Store) -> None:
     """Run the specs `todo`, by key, into `found`, which holds what else they need."""
     datasets = {name: load_dataset(name) for name in {spec.data.name for spec in todo.values()}}
-    graph, tables = _plan(todo, datasets)
-    work = {key: _run_work(spec, datasets[spec.data.name]) for key, spec in todo.items()}
-    work |= {node: int(np.bitwise_count(bits).sum()) * _image_work(spec) for node, (spec, bits) in tables.items()}
+    graph, tables = plan(todo, datasets)
+    work = {key: run_work(spec, datasets[spec.data.name]) for key, spec in todo.items()}
+    work |= {node: int(np.bitwise_count(bits).sum()) * image_work(spec) for node, (spec, bits) in tables.items()}
 
     def jobs_of(node: str) -> list[Job]:
         if node in todo:
             title = f"{todo[node].model.name}, seed {todo[node].seed}"
             return [Job(node, _run_job, (todo[node], store), work[node], title, is_run=True)]
         spec, bits = tables[node]
-        missing, cost = NONE, _image_work(spec)
+        absent, cost = NONE, image_work(spec)
         rests_on = [spec.init] if spec.has_frozen_backbone else [spec]
         if not any(found[run.key].diverged for run in rests_on if isinstance(run, RunSpec)):  # else others say so
             filled = open_table(spec, store)[0].filled
-            missing = np.flatnonzero(np.unpackbits(bits, count=filled.size) & ~filled.reshape(-1))
-        progress.correct(len(missing) * cost - work[node])
-        shards = [missing[first : first + SHARD] for first in range(0, len(missing), SHARD)]
+            absent = np.flatnonzero(np.unpackbits(bits, count=filled.size) & ~filled.reshape(-1))
+        progress.correct(len(absent) * cost - work[node])
+        shards = [absent[first : first + SHARD] for first in range(0, len(absent), SHARD)]
         title = f"{'features' if spec.has_frozen_backbone else 'table'} of {spec.model.name}"
         return [Job(node, _fill_job, (spec, shard, store), len(shard) * cost, title) for shard in shards]
 
@@ -117,7 +123,7 @@ def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Stor
         execute(graph, jobs_of, finish, pool, progress)
 
 
-def _plan(todo: dict[str, RunSpec], datasets: dict[str, Dataset]) -> tuple[dict[str, set[str]], dict[str, tuple]]:
+def plan(todo: dict[str, RunSpec], datasets: dict[str, Dataset]) -> tuple[dict[str, set[str]], dict[str, tuple]]:
     """What each run and table needs of the others; by table whose it is, and a bit for each entry that is looked up.
 
     Raises `InputError` where a teacher was trained on images that validate its student.
@@ -156,12 +162,13 @@ def run_arms(arms: dict[str, list[RunSpec]], store: Store | None = None) -> dict
     return {name: [next(records) for _ in specs] for name, specs in arms.items()}
 
 
-def _run_work(spec: RunSpec, dataset: Dataset) -> float:
+def run_work(spec: RunSpec, dataset: Dataset) -> float:
     """The run's cost in forward passes, for the ETA: backward costs twice forward; of a frozen backbone, its test."""
     if spec.has_frozen_backbone:
-        return (spec.data.test_size or len(dataset.test_labels)) * _image_work(spec)
-    return 3.0 * (spec.data.train_size or len(dataset.train_labels)) * spec.epochs * _image_work(spec)
+        return (spec.data.test_size or len(dataset.test_labels)) * image_work(spec)
+    return 3.0 * (spec.data.train_size or len(dataset.train_labels)) * spec.epochs * image_work(spec)
 
 
-def _image_work(spec: RunSpec) -> float:
+def image_work(spec: RunSpec) -> float:
+    """What an image costs in a forward pass of the run's network, in units of its arithmetic."""
     return _OVERHEAD_MACS + forward_macs(spec.model.name, spec.data.num_classes, spec.model.options)

@@ -95,6 +95,11 @@ class Assignment(Study):
             "ResNet50": [self.resnet("resnet50", seed) for seed in self.teacher_seeds],
         } | {name: [self.student(*how, seed) for seed in self.seeds] for name, how in students.items()}
 
+    def all_arms(self) -> list[dict[str, list[RunSpec]]]:
+        first, policies = self.cells[0], {name: [spec] for name, spec in self.policies().items()}
+        grids = {"one": self.grid(("resnet50",)), "both": self.grid(self.TEACHERS)}
+        return [policies, grids, self.arms(first, first), self.weighed(first)]
+
     def weighed(self, both: KD) -> dict[str, list[RunSpec]]:
         """Students of two teachers that are weighed (`WEIGHING`), at the temperature and the weights of `both`.
 

@@ -80,6 +80,10 @@ class Study(Value):
         """How each kind of network of the study is trained, for captions."""
         raise NotImplementedError
 
+    def all_arms(self) -> list[dict[str, list[RunSpec]]]:
+        """Every run of the study's chapters; where they choose a cell, that of the first one stands for it."""
+        raise NotImplementedError
+
     def _run(self, model: ModelSpec, training: Training, seed: int, **fields) -> RunSpec:
         return RunSpec(**{"data": self.data, "model": model, "seed": seed} | dict(training) | fields)
 

@@ -118,6 +118,9 @@ class Binary(Study):
             arms |= {name: specs, f"{name}, distilled": self._taught(specs)}
         return arms
 
+    def all_arms(self) -> list[dict[str, list[RunSpec]]]:
+        return [self.lambdas(), self.phase_one(), self.fine_tuning(), self.beyond(), self.phase_two()]
+
     def beyond(self) -> dict[str, list[RunSpec]]:
         """BONN's WRN-22 in the profile's widths, in full precision and binary; the widest BONN also distilled."""
         arms = {}

@@ -95,6 +95,9 @@ class Cifar100(Study):
             "distilled student": [self.taught(best, seed) for seed in self.seeds],
         }
 
+    def all_arms(self) -> list[dict[str, list[RunSpec]]]:
+        return [{"grid": self.grid()}, self.arms(self.cells[0]), self.beyond()]
+
     def beyond(self) -> dict[str, list[RunSpec]]:
         """ResNet8x4 alone and with the same teacher, by the literature's schedule, at T = 4 and kd_weight 0.9."""
         if not self.beyond_epochs:

@@ -79,6 +79,9 @@ class Methods(Cifar100):
         alone = {"student alone": [self.student(seed) for seed in self.seeds]}
         return alone | {name: [self.taught(cell, seed) for seed in self.seeds] for name, cell in taught.items()}
 
+    def all_arms(self) -> list[dict[str, list[RunSpec]]]:
+        return [self.tried(), self.students({title(name): self.cells_of(name)[0] for name in self.methods})]
+
     def cells_of(self, name: str) -> list[Method]:
         """The cells that the method `name` is tried in, its authors' first."""
         warmup = {"warmup": max(1, round(self.cnn.epochs / 12))} if build_method(name).warmup > 1 else {}

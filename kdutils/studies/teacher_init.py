@@ -66,6 +66,9 @@ class TeacherInit(Study):
     def _taught(self, pretrained: bool, seed: int) -> RunSpec:
         return taught(self.student(seed), self.cells[0], self.teacher(pretrained, self.teacher_seeds[0]))
 
+    def all_arms(self) -> list[dict[str, list[RunSpec]]]:
+        return [self.arms()]
+
     def arms(self) -> dict[str, list[RunSpec]]:
         """Both teachers, the student alone and with each, by the names that the published table uses."""
         return {

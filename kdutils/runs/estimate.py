@@ -1,0 +1,73 @@
+"""What runs will take here that are not recorded yet: measured on a few batches of each network, before they begin."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kdutils.data.datasets import load_dataset
+from kdutils.machine import cores
+from kdutils.networks.counting import parameter_count
+from kdutils.networks.registry import build_model
+from kdutils.runs.cluster import workers
+from kdutils.runs.records import Store
+from kdutils.runs.run import image_work, missing, plan, run, run_work
+from kdutils.specs import DataSpec, RunSpec
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How many runs are missing, the seconds that they and their tables take with all workers, and bytes on disk."""
+
+    runs: int
+    seconds: float
+    size: int
+
+
+def estimate(specs: Iterable[RunSpec], store: Store | None = None) -> Estimate:
+    """Of the specs that are not recorded, and of what they need. Table entries that are filled already count, too."""
+    _, todo = missing([(spec.key, spec) for spec in specs], store or Store.default())
+    datasets = {name: load_dataset(name) for name in {spec.data.name for spec in todo.values()}}
+    _, tables = plan(todo, datasets)
+    seconds = size = 0
+    for spec in todo.values():
+        data = datasets[spec.data.name]
+        model = build_model(spec.model.name, spec.data.num_classes, **spec.model.options)
+        size += 4 * parameter_count(model) + 4 * len(data.classes) * (spec.data.test_size or len(data.test_labels))
+        seconds += run_work(spec, data) * _rate(_few(spec)) if spec.epochs else 0
+    for spec, bits in tables.values():
+        entries = int(np.bitwise_count(bits).sum())
+        model = build_model(spec.model.name, spec.data.num_classes, **spec.model.options)
+        size += 2 * entries * (model.fc.in_features if spec.has_frozen_backbone else spec.data.num_classes)
+        seconds += entries * image_work(spec) * _rate(_few(spec))
+    return Estimate(len(todo), seconds / workers(), size)
+
+
+def _few(spec: RunSpec) -> RunSpec:
+    """A run of one batch that costs for an image what `spec` does, on data that need no download."""
+    data = DataSpec(name="synthetic", train_size=spec.batch_size, val_size=0, test_size=10)
+    kept = {name: getattr(spec, name) for name in ("model", "trainable", "batch_size", "bayesian")}
+    return RunSpec(data=data, epochs=1, **kept)
+
+
+@cache
+def _rate(few: RunSpec) -> float:
+    """Seconds for a unit of work (`run_work`): what two more batches cost, as start-up is not to count."""
+    seconds, threads = [], torch.get_num_threads()
+    torch.set_num_threads(max(1, cores() // workers()))
+    with tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as folder:
+        for batches in (1, 3):
+            spec = few.with_(data=few.data.with_(train_size=batches * few.batch_size))
+            began = time.monotonic()
+            run(spec, Store(Path(folder)))
+            seconds.append(time.monotonic() - began)
+    torch.set_num_threads(threads)
+    passes = 1.0 if few.has_frozen_backbone else 3.0
+    return max(0.0, seconds[1] - seconds[0]) / (passes * 2 * few.batch_size * image_work(few))
