@@ -207,7 +207,7 @@ def test_an_answer_stands_under_every_question_and_on_the_index(report):
             if output.get("metadata", {}).get("kdutils", {}).get("kind") == "answer"
         ]
         ((place, text),) = answers
-        assert "open_chapter" in notebook.cells[place].source and not text.startswith("It is computed")
+        assert "open_chapter" in notebook.cells[place].source and not text.startswith("**Answer.** It is computed")
         assert re.search(r"\d", text)
     assert index.count("<strong>Answer.</strong>") == len(CHAPTERS)
 

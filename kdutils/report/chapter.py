@@ -41,12 +41,12 @@ def open_study(name: str, profile: str = "quick", dataset: str = "auto", init: s
 
 
 def open_chapter(name: str, profile: str = "quick", dataset: str = "auto", **given) -> tuple[Study, Page]:
-    """The study (`open_study`) and the page of a chapter, which begins with a place for its answer and with the setting
-    that its numbers hold for. Captions end in that setting's short form.
+    """The study (`open_study`) and the page of a chapter, which begins with places for its answer and its run time, and
+    with the setting that its numbers hold for. Captions end in that setting's short form.
     """
     opened = open_study(name, profile, dataset, **given)
     page = Page(_short(opened))
-    page.open_answer()
+    page.open_top()
     page.table(setting_table(opened), "setting", "What the numbers of this chapter hold for, beside the full protocol.")
     return opened, page
 

@@ -49,21 +49,26 @@ class Page:
         data = {"text/html": frame.to_html(index=False, border=0, justify="left"), "text/markdown": markdown}
         self._show("table", name, caption, data, carried)
 
-    def open_answer(self) -> None:
-        """Keep a place for the chapter's answer, here."""
-        self._answer("It is computed at the end of this chapter.")
+    def open_top(self) -> None:
+        """Keep the places, here, that `answer` and `time` will fill."""
+        self._place("answer", "**Answer.** It is computed at the end of this chapter.")
+        self._place("time", "")
 
     def answer(self, text: str) -> None:
-        """Show the chapter's answer, markdown, where `open_answer` kept a place for it: under the question."""
-        self._answer(text, update=True)
+        """Show the chapter's answer, markdown, under its question."""
+        self._place("answer", f"**Answer.** {text}", update=True)
+
+    def time(self, text: str) -> None:
+        """Show how long the runs took, on top."""
+        self._place("time", text, update=True)
 
     def say(self, text: str) -> None:
         """Show a computed sentence as prose."""
         display(Markdown(text))
 
-    def _answer(self, text: str, **more) -> None:
-        data = {"text/markdown": f"**Answer.** {text}", "text/plain": text}
-        display(data, metadata={"kdutils": {"kind": "answer"}}, raw=True, display_id="answer", **more)
+    def _place(self, kind: str, text: str, **more) -> None:
+        data = {"text/markdown": text, "text/plain": text}
+        display(data, metadata={"kdutils": {"kind": kind}}, raw=True, display_id=kind, **more)
 
     def _carried(self, results: dict | None) -> dict:
         return {"results": {"setting": self.setting} | results} if results else {}

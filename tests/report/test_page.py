@@ -114,10 +114,11 @@ def test_an_answer_takes_the_place_that_was_kept_for_it(monkeypatch):
 
     monkeypatch.setattr("kdutils.report.page.display", shows)
     page = Page(SETTING)
-    page.open_answer()
-    assert cell == {"answer": "**Answer.** It is computed at the end of this chapter."}
+    page.open_top()
+    assert cell == {"answer": "**Answer.** It is computed at the end of this chapter.", "time": ""}
+    page.time("A minute.")
     page.answer("Yes.")
-    assert cell == {"answer": "**Answer.** Yes."}
+    assert cell == {"answer": "**Answer.** Yes.", "time": "A minute."}
 
 
 def test_results_are_kept_for_the_report_under_their_chapter(shown, report):
