@@ -101,6 +101,7 @@ from .report.tables import (
 )
 from .report.teaching import (
     plot_gradients as plot_gradients,
+    plot_means as plot_means,
     plot_reliability as plot_reliability,
     plot_setup as plot_setup,
     plot_signs as plot_signs,

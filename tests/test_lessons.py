@@ -15,11 +15,13 @@ LESSONS = (
     "01_baseline_small_cnn",
     "02_finetune_resnets",
     "03_one_teacher",
+    "04_two_teachers",
     "05_binary_wideresnet",
     "06_binary_distillation",
     "07_teacher_initialisation",
     "08_cifar100_grid",
     "09_report",
+    "10_methods",
 )
 # in each lesson, a line of its code that is a formula, and the same with a mistake
 BROKEN = (
@@ -29,12 +31,20 @@ BROKEN = (
     ("03_one_teacher", "weight * temperature**2 * kl", "weight * temperature * kl"),
     ("03_one_teacher", "p * (p / q).log()", "q * (q / p).log()"),
     ("03_one_teacher", "logits / temperature", "logits * temperature"),
+    ("04_two_teachers", "logits.mean(0) / temperature", "logits.sum(0) / temperature"),
+    ("04_two_teachers", ".softmax(2).mean(0)", ".mean(0).softmax(1)"),
+    ("04_two_teachers", "1 - entropy / entropy.sum(0)", "entropy / entropy.sum(0)"),
+    ("04_two_teachers", "1 - error.softmax(0)", "error.softmax(0)"),
     ("05_binary_wideresnet", "x.clamp(-1, 1)", "x.clamp(-2, 2)"),
     ("05_binary_wideresnet", "x >= 0", "x > 0"),
     ("06_binary_distillation", "w * T**2 *", "w * T *"),
     ("07_teacher_initialisation", "-(p * p.log()).sum()", "(p * p.log()).sum()"),
     ("08_cifar100_grid", 'reduction="batchmean"', 'reduction="sum"'),
     ("09_report", "sum() / (n - 1)", "sum() / n"),
+    ("10_methods", "T**2 * kl(", "T * kl("),
+    ("10_methods", "z[~label]", "z[label]"),
+    ("10_methods", "correlation(q.T, p.T)", "correlation(q, p)"),
+    ("10_methods", "(power * z_t)", "(z_t / power)"),
 )
 
 

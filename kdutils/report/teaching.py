@@ -9,9 +9,12 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
 from scipy.special import softmax
 
+from kdutils.distillation.losses import teacher_log_probabilities
 from kdutils.report.plots import COLOURS, _named, _style
 from kdutils.report.statistics import Arms, finished, reliability
 
@@ -49,6 +52,33 @@ def plot_gradients(teacher: np.ndarray, student: np.ndarray, label: int) -> Figu
     axis.set_xticks((0.5, 1, 2, 4, 8, 16, 32, 64), ("0.5", "1", "2", "4", "8", "16", "32", "64"))
     axis.minorticks_off()
     axis.legend()
+    return figure
+
+
+def plot_means(teachers: torch.Tensor, names: Sequence[str], classes: Sequence[str]) -> Figure:
+    """What teachers say of one image, logits [teachers, 1, classes], and the geometric and arithmetic mean of it.
+
+    Left every class at temperature 1, right the first class as the temperature rises.
+    """
+    temperatures, answers = np.geomspace(1, 16, 50), []
+    for temperature in temperatures:
+        means = [teacher_log_probabilities(teachers, temperature, how).exp() for how in ("logits", "probabilities")]
+        answers.append(torch.cat([*(teachers / temperature).softmax(2), *means]))
+    answers, labels = torch.stack(answers).numpy(), (*names, "geometric mean", "arithmetic mean")
+    figure, (bars, curves) = plt.subplots(1, 2, figsize=(7.6, 2.8), sharey=True)
+    width, places = 0.8 / len(labels), np.arange(len(classes)) - 0.4
+    for index in range(len(labels)):
+        look = {"color": COLOURS[index], "hatch": ("", "///", "...", "xxx")[index % 4]}
+        bars.bar(places + (index + 0.5) * width, answers[0, index], width, edgecolor="black", linewidth=0.3, **look)
+        curves.plot(temperatures, answers[:, index, 0], **_style(index) | {"marker": ""})
+    bars.set(ylabel="probability", ylim=(0, 1), xticks=places + 0.4, xticklabels=classes, title="T = 1")
+    curves.set(xscale="log", xlabel="temperature", title=f"probability of {classes[0]}")
+    curves.set_xticks((1, 2, 4, 8, 16), ("1", "2", "4", "8", "16"))
+    curves.minorticks_off()
+    both = list(zip(bars.containers, curves.lines, strict=True))
+    handler = {tuple: HandlerTuple(ndivide=None)}  # bar and line side by side
+    look = {"handler_map": handler, "handlelength": 4, "ncols": len(labels), "frameon": False}
+    figure.legend(both, labels, loc="outside lower center", **look)
     return figure
 
 

@@ -37,6 +37,20 @@ def test_gradients_are_those_of_the_divergence():
         assert factored.get_ydata()[place] == pytest.approx(temperature**2 * gradient.norm().item(), rel=1e-3)
 
 
+def test_means_of_teachers_are_those_by_hand():
+    sure_and_unsure = torch.tensor([[[64.0, 1.0, 1.0]], [[1.0, 4.0, 1.0]]]).log()
+    bars, curves = teaching.plot_means(sure_and_unsure, ("sure", "unsure"), ("a", "b", "c")).axes
+    sure, unsure, geometric, arithmetic = ([bar.get_height() for bar in bars] for bars in bars.containers)
+    assert sure == pytest.approx([64 / 66, 1 / 66, 1 / 66]) and unsure == pytest.approx([1 / 6, 4 / 6, 1 / 6])
+    assert geometric == pytest.approx([8 / 11, 2 / 11, 1 / 11])  # the roots of 64, 4 and 1, by their sum
+    assert arithmetic == pytest.approx([(s + u) / 2 for s, u in zip(sure, unsure, strict=True)])
+    by_temperature = [line.get_ydata() for line in curves.lines]
+    assert [line[0] for line in by_temperature] == pytest.approx(
+        [bar[0] for bar in (sure, unsure, geometric, arithmetic)]
+    )
+    assert by_temperature[2][-1] == pytest.approx(2 ** (3 / 16) / (2 ** (3 / 16) + 2 ** (1 / 16) + 1), abs=1e-5)
+
+
 def test_signs_keep_the_counts_and_the_mean_magnitude():
     weights = np.array([-0.4, -0.1, 0.0, 0.3])
     bars = teaching.plot_signs(weights).axes[1].patches
