@@ -22,8 +22,8 @@ class Assignment(Study):
         | dict(cnn=Training(optimiser=ADAM, epochs=2), fine_tuning=Training(optimiser=ADAM, epochs=1), policy_epochs=1)
         | dict(head=Training(optimiser=ADAM, epochs=2), from_random=Training(optimiser=ADAM, epochs=1))
         | dict(seeds=(0, 1), teacher_seeds=(0,), temperatures=(4.0,), kd_weights=(0.5, 0.9), sizes=(32, 64)),
-        "quick": dict(data=dict(train_size=3000, val_size=1000, views=4), frozen=True, resnet_tests=2000)
-        | dict(cnn=Training(optimiser=ONE_CYCLE.with_(learning_rate=3e-3), epochs=30), policy_epochs=2)
+        "quick": dict(data=dict(train_size=3000, val_size=1000, views=3), frozen=True, resnet_tests=1000)
+        | dict(cnn=Training(optimiser=ONE_CYCLE.with_(learning_rate=3e-3), epochs=20), policy_epochs=2)
         | dict(from_random=Training(optimiser=ONE_CYCLE, epochs=8))
         | dict(seeds=(0, 1, 2), teacher_seeds=(0,), temperatures=(2.0, 8.0), kd_weights=(0.5, 0.9))
         | dict(weighing=("mt_camkd",)),

@@ -26,7 +26,9 @@ class Cifar100(Study):
         | dict(cnn=_CYCLE.with_(epochs=2), head=Training(optimiser=ONE_CYCLE, epochs=2), frozen_size=64)
         | dict(teacher_training=_CYCLE.with_(epochs=1), temperatures=(1.0, 4.0), kd_weights=(0.5,))
         | _SHORT,
-        "quick": dict(data=dict(train_size=3000, val_size=1000, views=4), seeds=(0, 1, 2), resnet_tests=2000)
+        "quick": dict(
+            data=dict(train_size=3000, val_size=1000, test_size=5000, views=3), seeds=(0, 1, 2), resnet_tests=1000
+        )
         | dict(cnn=_CYCLE.with_(epochs=15), temperatures=(1.0, 4.0), kd_weights=(0.25, 0.75), frozen_size=96)
         | dict(teacher_training=_CYCLE.with_(epochs=12))
         | _SHORT,
