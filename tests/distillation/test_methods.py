@@ -387,7 +387,7 @@ def test_an_unknown_method_of_a_spec_is_named_with_those_there_are():
 
 
 def test_the_method_that_the_readme_adds_works(tmp_path, monkeypatch):
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "kdutils" / "README.md").read_text(encoding="utf-8")
     example = re.search(r"^## Adding a method\n.*?^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)[1]
     assert len(example.splitlines()) <= 25
     (tmp_path / "example.py").write_text(example)
