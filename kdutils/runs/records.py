@@ -56,7 +56,7 @@ class Record:
 
     @property
     def predictions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Test logits, float32 [N, classes], and labels, uint8 [N]."""
+        """Test logits, float32 [N, classes], and labels, uint8 or int16 [N]."""
         with np.load(self.path / "predictions.npz", allow_pickle=False) as file:
             return file["logits"], file["labels"]
 
