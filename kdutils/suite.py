@@ -352,7 +352,9 @@ def _cover(plan: Plan, chapters: list[Path]) -> dict:
         "Code": environment["code"],
         "Date": f"{datetime.now():%d %B %Y}".lstrip("0"),
     }
-    cover = {"title": "Knowledge distillation", "subtitle": "What small networks learn from large ones", "facts": facts}
+    own = [load_dataset(name).title for name in named if name not in DATASETS]
+    subtitle = ", on ".join(["What small networks learn from large ones", *own])
+    cover = {"title": "Knowledge distillation", "subtitle": subtitle, "facts": facts}
     return cover | _notice(chapters)
 
 

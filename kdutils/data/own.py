@@ -77,7 +77,7 @@ def _listed(folder: Path) -> tuple[dict[str, dict[str, list[Path]]], Counter]:
     depth, astray, skipped = len(splits), [], Counter()
     for root, folders, files in os.walk(folder, onerror=_fail, followlinks=True):
         place = Path(root).relative_to(folder).parts
-        folders[:] = [name for name in folders if not name.startswith(".") and len(place) <= depth]
+        folders[:] = [name for name in folders if not name.startswith(".") and len(place) < 5]
         images = {name for name in files if name.lower().endswith(_SUFFIXES) and not name.startswith(".")}
         skipped.update(Path(name).suffix.lower() or name for name in files if name not in images)
         paths = [Path(root, name) for name in sorted(images)]
