@@ -17,6 +17,7 @@ examples:
   python -m kdutils report --only 01,03 -p 03.temperature=4 -p 03.kd_weight=0.9
   python -m kdutils run 03_one_teacher -p temperature=4
   python -m kdutils data                                what data there is; `data cifar10` fetches it
+  python -m kdutils data add flowers photos/flowers     one's own images, photos/flowers/<class>/*
   python -m kdutils export my_executed_notebook.ipynb   HTML and PDF beside it
   python -m kdutils compare reports/quick reports/reference
   python -m kdutils pack wrn_22-d4884a27c5571bbd bonn.safetensors
@@ -65,15 +66,19 @@ def _parser() -> argparse.ArgumentParser:
     run("only", metavar="NOTEBOOK", nargs=1, help="number, name or path")
     for add in (report, run):
         add("--profile", default="quick", help="smoke (a test), quick (the default), overnight, or paper (all of it)")
-        add("--dataset", default="auto", help="cifar (each study's own), synthetic, or auto: cifar where it can be had")
+        add(
+            "--dataset",
+            default="auto",
+            help="cifar, synthetic, one's own (`data add`), or auto: cifar if it can be had",
+        )
         add("--seeds", help="seeds separated by commas, such as 0,1,2 (default: the profile's)")
         explanation = "a parameter of one notebook, or of all that have it"
         add("-p", dest="given", action="append", default=[], metavar="[NOTEBOOK.]NAME=VALUE", help=explanation)
         add("--scheduler", metavar="ADDRESS", help="a Dask scheduler whose workers do the runs, as tcp://host:8786")
     command("lab", _lab, "open the notebooks in JupyterLab")
     data = command("data", _data, "fetch, check and list data sets")
-    data("names", nargs="*", metavar="NAME", help="cifar10, cifar100 or synthetic; none: list them")
-    data("--rebuild", action="store_true", help="build the cache anew")
+    data("names", nargs="*", metavar="NAME", help="cifar10, cifar100, synthetic, or add NAME FOLDER; none: list them")
+    data("--rebuild", action="store_true", help="build the cache anew; with add, replace what has that name")
     export = command("export", _export, "executed notebooks to HTML and PDF, beside them")
     export("notebooks", nargs="+", metavar="NOTEBOOK")
     compare = command("compare", _compare, "two reports side by side; exit code 1 where their numbers differ")
@@ -120,20 +125,38 @@ def _lab() -> int:
 def _data(names: list[str], rebuild: bool) -> int:
     from kdutils.data import datasets
 
+    if names[:1] == ["add"]:
+        return _add(names[1:], rebuild)
     for name in names:
-        if name not in datasets.DATASETS:
-            raise InputError(f"unknown data set {name!r}: allowed are {', '.join(datasets.DATASETS)}")
         if rebuild:
             datasets.build_dataset(name)
         datasets.load_dataset(name)
     print(f"{settings().data_dir}:")
-    for name in datasets.DATASETS:
+    for name in (*datasets.DATASETS, *datasets.own_datasets()):
         what = f"not here; `python -m kdutils data {name}` gets it"
         if datasets.is_cached(name):
             found = datasets.load_dataset(name)
             sizes = f"{len(found.train_labels):>6,} training and {len(found.test_labels):>6,} test images"
             what = f"{sizes}, {len(found.classes)} classes, digest {found.digest}"
         print(f"  {name:<10} {what}")
+    return 0
+
+
+def _add(given: list[str], replace: bool) -> int:
+    from kdutils.data.datasets import load_dataset
+    from kdutils.data.own import add
+    from kdutils.report.tables import dataset_table
+    from kdutils.specs import DataSpec
+
+    if len(given) != 2:
+        raise InputError(f"data add takes a name and a folder, such as `data add flowers photos/`, got {given}")
+    skipped = add(given[0], absolute(given[1]), replace)
+    found = load_dataset(given[0])
+    spec = DataSpec(name=found.name, classes=len(found.classes), digest=found.digest)
+    print(dataset_table(found, spec).drop(columns="validation").to_string(index=False))
+    kinds = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(skipped.items()))
+    print(f"skipped files that are no PNG, JPEG or WebP: {skipped.total():,} ({kinds})\n" * bool(skipped), end="")
+    print(f"{found.title}: {len(found.classes):,} classes, digest {found.digest}; use it with --dataset {found.name}")
     return 0
 
 

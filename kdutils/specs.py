@@ -25,13 +25,22 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's legacy generator ta
 class DataSpec(Value):
     """Which images are trained on, chosen and tested with, and how they are shown."""
 
-    name: Literal["cifar10", "cifar100", "synthetic", "synthetic-other"]
+    name: str  # of `DATASETS`, or one's own, with
+    classes: Annotated[int, Field(ge=2)] | None = None  # its number of classes
+    digest: str | None = None  # and its `Dataset.digest`
     train_size: Count | None = None  # None: all that validation leaves
     val_size: Annotated[int, Field(ge=0)] = 0
     test_size: Count | None = None  # None: the whole test set
     split_seed: Seed = 0
     normalisation: Literal["imagenet", "cifar10", "cifar100", "half"] = "imagenet"
     views: Annotated[int, Field(ge=1, le=VIEWS)] = VIEWS  # 1: the image itself, no augmentation
+
+    @model_validator(mode="after")
+    def _is_known(self) -> DataSpec:
+        own = (self.classes is not None, self.digest is not None)
+        if any(own) if self.name in DATASETS else not all(own):
+            raise ValueError(f"name: allowed are {', '.join(DATASETS)}, or one's own with its classes and digest")
+        return self
 
     @property
     def split(self) -> tuple[int | None, int, int]:
@@ -41,7 +50,7 @@ class DataSpec(Value):
     @property
     def num_classes(self) -> int:
         """Number of classes of the data set."""
-        return DATASETS[self.name]
+        return self.classes or DATASETS[self.name]
 
 
 class ModelSpec(Value):

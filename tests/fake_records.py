@@ -72,7 +72,7 @@ def record_of(
     labels = np.arange(40) % 10 if labels is None else labels
     logits = random.normal(size=(len(labels), 10)) + 2 * np.eye(10)[labels] if logits is None else logits
     np.savez(
-        path / "predictions.npz", logits=np.asarray(logits, dtype=np.float32), labels=np.asarray(labels, dtype=np.uint8)
+        path / "predictions.npz", logits=np.asarray(logits, dtype=np.float32), labels=np.asarray(labels, dtype=np.int16)
     )
     metrics = {"train": {"loss": 1.5, "accuracy": 45.0}, "test": {"loss": 1.2, "accuracy": test}}
     metrics |= {"val": {"loss": val_loss, "accuracy": val}} if validated else {}

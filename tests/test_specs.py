@@ -145,6 +145,20 @@ def test_a_wrong_init_is_explained_by_its_field_alone(init):
     assert explain(error.value).startswith("init: ") and "[" not in explain(error.value)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "mnist"},
+        {"name": "mnist", "classes": 10},
+        {"name": "mnist", "digest": "f1"},
+        {"name": "cifar10", "classes": 10, "digest": "f1"},
+    ],
+)
+def test_a_data_set_is_known_by_its_name_or_is_ones_own_with_classes_and_digest(fields):
+    with pytest.raises(ValidationError, match="name: allowed are cifar10, cifar100,.* or one's own with its classes"):
+        DataSpec(**fields)
+
+
 def test_specs_cannot_be_changed():
     with pytest.raises(ValidationError):
         cnn().epochs = 3
@@ -171,6 +185,7 @@ DATA_CHANGES = {
     "normalisation": "half",
     "views": 161,
 }
+OWN = DataSpec(name="flowers", classes=3, digest="f1")
 OPTIMISER_CHANGES = {"name": "sgd", "learning_rate": 2e-3, "momentum": 0.9, "weight_decay": 1e-4}
 OPTIMISER_CHANGES |= {"schedule": "step", "milestones": (3,), "factor": 0.2}
 BAYESIAN_CHANGES = {"kernel_weight": 0.0, "nu": 1e-3, "feature_weight": 1e-2}
@@ -180,6 +195,7 @@ KD_CHANGES = {"temperature": 3.0, "kd_weight": 0.4, "ce_weight": 0.6, "average":
 def test_every_field_changes_the_key():
     changed = [resnet(**{name: value}) for name, value in CHANGES.items()]
     changed += [resnet(data=DataSpec(**{"name": "synthetic"} | {name: value})) for name, value in DATA_CHANGES.items()]
+    changed += [resnet(data=OWN.with_(**change)) for change in ({}, {"classes": 4}, {"digest": "f2"}, {"name": "pets"})]
     changed += [resnet(optimiser=OptimiserSpec(**{name: value})) for name, value in OPTIMISER_CHANGES.items()]
     changed += [resnet(model=ModelSpec(name="resnet18", options={"stem": stem})) for stem in ("cifar", "imagenet")]
     changed += [taught(resnet(), **{name: value}) for name, value in KD_CHANGES.items()]
@@ -201,7 +217,8 @@ def test_every_field_changes_the_key():
 
 def test_the_list_of_changes_is_complete():
     assert set(CHANGES) | {"bayesian"} == set(RunSpec.model_fields)
-    assert set(BAYESIAN_CHANGES) == set(Bayesian.model_fields) and set(DATA_CHANGES) == set(DataSpec.model_fields)
+    assert set(BAYESIAN_CHANGES) == set(Bayesian.model_fields)
+    assert set(DATA_CHANGES) | {"classes", "digest"} == set(DataSpec.model_fields)  # the two of `OWN`
     assert set(OPTIMISER_CHANGES) == set(OptimiserSpec.model_fields)
     assert set(KD_CHANGES) | {"name"} == set(KD.model_fields)
 

@@ -1,7 +1,8 @@
 """Data sets as resident uint8 arrays.
 
 A data set is a folder `KD_DATA_DIR/<name>/` of memory-mappable arrays, `{train,test}_{images,labels}.npy`, in the order
-of the SHA-256 of an image's bytes, ties by label: whatever the source, a seed draws the same split.
+of the SHA-256 of an image's bytes, ties by label: whatever the source, a seed draws the same split. Images are uint8,
+and so are labels, int16 of more than 256 classes. One's own data sets (`kdutils.data.own`) have the same form.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -27,10 +29,13 @@ from kdutils.errors import InputError, Unavailable
 from kdutils.settings import settings
 
 DATASETS = {"cifar10": 10, "cifar100": 100, "synthetic": 10, "synthetic-other": 10}
-"""Every data set's name and its number of classes."""
+"""The names of the data sets that can be fetched or made, and their numbers of classes."""
 
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 TITLES |= {"synthetic": "synthetic data", "synthetic-other": "other synthetic data"}
+
+OWN_NAME = re.compile(r"(?!cifar|synthetic|(imagenet|auto|add)$)[a-z][a-z0-9_-]{0,39}")
+"""What one's own data set may be called."""
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _OFFICIAL = {"cifar10": "f99afd6c7b0b5c92", "cifar100": "7cf44ec435d6774a"}  # `Dataset.digest` of the whole sets
@@ -39,7 +44,7 @@ _WHOLE = (50_000, 10_000)
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory (mapped from disk): uint8 images [N, 32, 32, 3], uint8 labels [N]."""
+    """A data set in memory (mapped from disk): uint8 images [N, 32, 32, 3], uint8 or int16 labels [N]."""
 
     name: str
     classes: tuple[str, ...]
@@ -54,12 +59,12 @@ class Dataset:
         """The name for captions; it says when the data are synthetic or only a part of the set."""
         sizes = (len(self.train_images), len(self.test_images))
         if self.name not in _OFFICIAL or sizes == _WHOLE:
-            return TITLES[self.name]
+            return TITLES.get(self.name, f"the data set {self.name}")
         return f"a part of {TITLES[self.name]} ({sizes[0]:,} training and {sizes[1]:,} test images)"
 
 
 @contextmanager
-def _on_disk():
+def on_disk():
     """Raises `InputError` for what goes wrong in reading and writing files, which says nothing about their content."""
     try:
         yield
@@ -86,21 +91,34 @@ def fetching(what: str):
         socket.setdefaulttimeout(patience)
 
 
-@_on_disk()
+@on_disk()
 def load_dataset(name: str) -> Dataset:
-    """The data set `name` of `DATASETS`, built on first use where it is not cached yet.
+    """The data set `name`, one's own or one of `DATASETS`, which is built on first use where it is not cached yet.
 
     CIFAR's archive, packed or not, is used where it lies in `KD_DATA_DIR` or in the set's folder, else downloaded.
     Raises `Unavailable` where that fails, `InputError` for an unknown name, files that cannot be read, damaged ones.
     """
-    if name not in DATASETS:
-        raise InputError(f"unknown data set {name!r}: allowed are {', '.join(DATASETS)}")
+    if not (name in DATASETS or OWN_NAME.fullmatch(name)):
+        raise _unknown(name)
     folder = settings().data_dir / name
     with suppress(OSError):  # where it cannot be written, what is there is read
         _put_in_place(folder)
     if not is_cached(name):
         build_dataset(name)
     return _load(name, folder, tuple((folder / f"{part}.npy").stat().st_mtime_ns for part in _ARRAYS))
+
+
+def _unknown(name: str) -> InputError:
+    known = ", ".join([*DATASETS, *own_datasets()])
+    return InputError(
+        f"unknown data set {name!r}: allowed are {known}; `python -m kdutils data add NAME FOLDER` adds one's own"
+    )
+
+
+def own_datasets() -> list[str]:
+    """The names of one's own data sets."""
+    folders = sorted(path.name for path in settings().data_dir.glob("*"))
+    return [name for name in folders if name not in DATASETS and OWN_NAME.fullmatch(name) and is_cached(name)]
 
 
 def available(name: str) -> bool:
@@ -111,22 +129,27 @@ def available(name: str) -> bool:
         return False
 
 
-@_on_disk()
+@on_disk()
 def is_cached(name: str) -> bool:
     """Whether the folder of data set `name` holds all its files."""
     folder = settings().data_dir / name
     return all((folder / file).is_file() for file in ("classes.txt", *(f"{part}.npy" for part in _ARRAYS)))
 
 
-@_on_disk()
-def build_dataset(name: str) -> None:
-    """Build the cache of `name` anew; it takes the place of the old one when it is whole. Raises as `load_dataset`."""
+@on_disk()
+def build_dataset(name: str, own: tuple[list[np.ndarray], tuple[str, ...]] | None = None) -> None:
+    """Build the cache of `name` anew; it takes the place of the old one when it is whole. Raises as `load_dataset`.
+
+    own: one's own images and labels to train with, the same to test with, and the names of the classes.
+    """
+    if not (name in DATASETS or own):
+        raise _unknown(name)
     folder, rebuild = settings().data_dir / name, is_cached(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     new = work / "new"
     try:
-        arrays, classes = _cifar(name, folder, work) if name in _OFFICIAL else synthetic.synthesise(name)
+        arrays, classes = own or (_cifar(name, folder, work) if name in _OFFICIAL else synthetic.synthesise(name))
         new.mkdir()
         for part, array in zip(_ARRAYS, arrays, strict=True):
             np.save(new / f"{part}.npy", array)
@@ -172,7 +195,8 @@ def _cifar(name: str, folder: Path, work: Path) -> tuple[list[np.ndarray], tuple
 @lru_cache(maxsize=4)
 def _load(name: str, folder: Path, written: tuple[int, ...]) -> Dataset:
     """Read and check the arrays once per process, and again whenever a file was `written` anew."""
-    remedy, arrays = f"rebuild it with `python -m kdutils data {name} --rebuild`", []
+    command = f"data {name}" if name in DATASETS else f"data add {name} FOLDER"
+    remedy, arrays = f"rebuild it with `python -m kdutils {command} --rebuild`", []
     for part in _ARRAYS:
         try:  # copy-on-write: the pages are shared between processes, and nobody can change the file by accident
             array = np.lib.format.open_memmap(folder / f"{part}.npy", mode="c")
@@ -182,7 +206,7 @@ def _load(name: str, folder: Path, written: tuple[int, ...]) -> Dataset:
             raise InputError(f"{folder / part}.npy is damaged ({error}): {remedy}") from None
         size = len(arrays[-1]) if part.endswith("labels") else array.shape[0]
         shape = (size,) if part.endswith("labels") else (size, 32, 32, 3)
-        if array.shape != shape or array.dtype != np.uint8:
+        if array.shape != shape or array.dtype != np.uint8 and (len(shape) > 1 or array.dtype != np.int16):
             raise InputError(f"{folder / part}.npy holds {array.dtype} {array.shape}, expected uint8 {shape}: {remedy}")
         arrays.append(array)
     digests = [_sha256(array) for array in arrays]
@@ -197,9 +221,10 @@ def _load(name: str, folder: Path, written: tuple[int, ...]) -> Dataset:
             raise InputError(f"{folder} is damaged: its images are not those of {TITLES[name]}; {remedy}")
         with suppress(OSError):  # a folder that can only be read is good enough to read from
             note.write_text("\n".join(digests))
-    classes = (folder / "classes.txt").read_text(encoding="utf-8", errors="replace").split("\n")[: DATASETS[name]]
-    if len(classes) < DATASETS[name] or not all(classes):
-        raise InputError(f"{folder / 'classes.txt'} does not name {DATASETS[name]} classes, one a line: {remedy}")
+    count = DATASETS.get(name) or 1 + max(int(array.max()) for array in arrays[1::2])
+    classes = (folder / "classes.txt").read_text(encoding="utf-8", errors="replace").split("\n")[:count]
+    if len(classes) < count or not all(classes):
+        raise InputError(f"{folder / 'classes.txt'} does not name {count} classes, one a line: {remedy}")
     return Dataset(name, tuple(classes), *map(torch.from_numpy, arrays), digest=digest)
 
 

@@ -10,7 +10,7 @@ from kdutils.report.results import Numbers, PairedGain, Results
 from kdutils.report.statistics import with_diverged
 
 _DOCUMENTS = {
-    "assignment": "A: four classifiers on CIFAR-10",
+    "assignment": "A: four classifiers",
     "binary": "B: binary networks and distillation",
     "teacher-init": "C: the teacher's initialisation",
     "cifar100": "D: CIFAR-100 with a grid",

@@ -6,7 +6,7 @@ import pandas as pd
 
 from kdutils.data import datasets
 from kdutils.data.views import VIEWS, split_indices
-from kdutils.errors import Unavailable
+from kdutils.errors import InputError, Unavailable
 from kdutils.networks import weights
 from kdutils.networks.registry import build_model
 from kdutils.report.page import Page
@@ -19,18 +19,20 @@ _TITLES = {"wrn_10_1": "WRN-10-1", "wrn_16_1": "WRN-16-1", "wrn_16_7": "WRN-16-7
 def open_study(name: str, profile: str = "quick", dataset: str = "auto", init: str | None = None, **given) -> Study:
     """The study `name` (`kdutils.studies.study`) on what can be had here; prints what stands in for what cannot.
 
-    dataset: "cifar" or its name for the study's own set, "synthetic", or "auto": its own where it can be had. init:
-    "imagenet", "random", "pretrain:cifar100", or "auto": the first that can be had; None: the study's, not looked for.
+    dataset: "cifar" or its name for the study's set, "synthetic", one's own, or "auto": the study's where it can be
+    had. init: "imagenet", "random", "pretrain:cifar100", or "auto": the first that can be had; None: not looked for.
     Raises `InputError` before anything is run: for what cannot be had, too few images, a file that does not fit.
     """
     if given.get("teacher_file"):
         given["teacher_file"] = str(Path(given["teacher_file"]).expanduser().absolute())
     plan = study(name, profile, **given)
-    own = plan.data.name
-    if dataset == "auto" and not datasets.available(own):
-        print(f"{datasets.TITLES[own]} is not here and cannot be downloaded: the synthetic data set stands in.")
+    usual = plan.data.name
+    if dataset == "auto" and not datasets.available(usual):
+        print(f"{datasets.TITLES[usual]} is not here and cannot be downloaded: the synthetic data set stands in.")
         dataset = "synthetic"
-    given["dataset"] = own if dataset in ("auto", "cifar") else dataset
+    given["dataset"] = usual if dataset in ("auto", "cifar") else dataset
+    if given["dataset"] not in datasets.DATASETS:
+        given["own"] = _fitted(plan, datasets.load_dataset(dataset))
     plan = study(name, profile, **given | ({} if init is None else _start(plan, init)))
     on_others = isinstance(plan, TeacherInit) and plan.init != "imagenet"
     for data in [plan.data, *([plan.teacher(pretrained=True).init.data] if on_others else [])]:
@@ -49,6 +51,22 @@ def open_chapter(name: str, profile: str = "quick", dataset: str = "auto", **giv
     page.open_top()
     page.table(setting_table(opened), "setting", "What the numbers of this chapter hold for, beside the full protocol.")
     return opened, page
+
+
+def _fitted(plan: Study, images: datasets.Dataset) -> dict:
+    """The `DataSpec` fields of one's own data set, with `plan`'s sizes or, which is printed, what there is."""
+    there, data, classes = len(images.train_labels), plan.data, len(images.classes)
+    if there < 2 * classes:
+        raise InputError(
+            f"{images.title} has {there:,} training images of {classes:,} classes, too few to train and to validate "
+            f"with: at least {2 * classes:,} are needed, so add images"
+        )
+    own = {"name": images.name, "classes": classes, "digest": images.digest}
+    if (data.train_size or 1) + data.val_size > there:
+        val = min(data.val_size, max(1, there // 5))
+        own |= {"train_size": min(data.train_size or there, there - val), "val_size": val}
+        print(f"{_title(images)} has {there:,} training images: {own['train_size']:,} train and {val:,} validate.")
+    return own
 
 
 def _start(plan: Study, init: str) -> dict[str, str]:
@@ -90,8 +108,12 @@ def setting_table(plan: Study) -> pd.DataFrame:
 
 
 def _facts(plan: Study) -> dict[str, str]:
-    sizes = _sizes(plan) if plan.profile != "paper" else {}
+    sizes = _sizes(plan) if plan.profile != "paper" or plan.data.digest else {}
     facts = {"data": _data(plan) if sizes else datasets.TITLES[plan.data.name]}
+    if plan.data.digest:
+        images = datasets.load_dataset(plan.data.name)
+        there = f"{len(images.train_labels):,} to train and to validate with, {len(images.test_labels):,} to test with"
+        facts |= {"images that there are": f"{there}; a profile takes no more", "classes": str(plan.data.num_classes)}
     for kind in ("training", "validation", "test"):
         given = getattr(plan.data, f"{kind.removesuffix('ing').removesuffix('idation')}_size")
         facts[f"{kind} images"] = sizes.get(kind, f"{given:,}" if given is not None else "all")
@@ -102,8 +124,11 @@ def _facts(plan: Study) -> dict[str, str]:
 
 
 def _data(plan: Study) -> str:
-    title = datasets.load_dataset(plan.data.name).title
-    return f"{title[0].upper()}{title[1:]}"
+    return _title(datasets.load_dataset(plan.data.name))
+
+
+def _title(images: datasets.Dataset) -> str:
+    return f"{images.title[0].upper()}{images.title[1:]}"
 
 
 def _sizes(plan: Study) -> dict[str, str]:

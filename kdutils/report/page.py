@@ -25,6 +25,7 @@ class Page:
 
     def __init__(self, setting: str):
         self.setting = setting
+        self._said = {""}  # in the place of tables
         self._folder, self._chapter = settings().report_dir, settings().chapter.partition("_")[0]
 
     def figure(self, figure: Figure, name: str, caption: str) -> None:
@@ -39,7 +40,15 @@ class Page:
         self._show("figure", name, caption, data, self._carried(getattr(figure, "results", None)))
 
     def table(self, frame: pd.DataFrame, name: str, caption: str) -> None:
-        """Show a table over its caption; what it carries for `results.json` goes into the output's metadata."""
+        """Show a table over its caption; what it carries for `results.json` goes into the output's metadata.
+
+        One without rows is not shown; what it has in `attrs["instead"]` is said once.
+        """
+        if frame.empty:
+            if (reason := frame.attrs.get("instead", "")) not in self._said:
+                self._said.add(reason)
+                self.say(reason)
+            return
         carried = self._carried(frame.attrs.get("results"))
         self._keep("tables", f"{name}.csv", frame.to_csv(index=False).encode())
         frame = frame.map(lambda value: f"{value:,}" if isinstance(value, (int, np.integer)) else value)

@@ -24,7 +24,7 @@ from kdutils.data.views import allowed_views, render
 from kdutils.distillation.methods import KD
 from kdutils.networks.binary import binary_layers, sign, sign_activations, sign_weights
 from kdutils.report.answers import Answer
-from kdutils.report.statistics import Arms, Gain, confusion, finished, values, with_diverged
+from kdutils.report.statistics import FEW, Arms, Gain, confusion, finished, values, with_diverged
 from kdutils.runs.records import Record
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -97,12 +97,16 @@ def _band(axis: plt.Axes, groups, label: str, index: int) -> None:
 
 
 def plot_confusion(arms: Arms, classes: Sequence[str]) -> Figure:
-    """The confusion matrix (% of a true class) of every arm, averaged over its seeds that did not diverge."""
-    columns, few = min(2, len(arms)), len(classes) <= 20
+    """The confusion matrix (% of a true class) of every arm, averaged over its seeds that did not diverge.
+
+    Many classes are not named, and are pixels: a path for each of a million cells is more than a page can hold.
+    """
+    columns, few = min(2, len(arms)), len(classes) <= FEW
     rows = -(-len(arms) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.4 * columns, 4.2 * rows), squeeze=False)
     names = classes if few else False
     look = {"cmap": "cividis", "vmin": 0, "vmax": 100, "square": True, "cbar": not few, "fmt": ".0f", "annot": few}
+    look |= {"rasterized": not few}
     for axis, (name, records) in zip(axes.flat, arms.items(), strict=False):
         if finished(records):
             share = confusion(records)
@@ -172,6 +176,8 @@ def plot_images(dataset: Dataset, per_class: int = 8) -> Figure:
         members = torch.nonzero(dataset.train_labels == label).flatten()[:per_class]
         for axis, image in zip(axes[label], dataset.train_images[members], strict=False):
             _image(axis, image)
+        for axis in axes[label, len(members) :]:
+            axis.set_axis_off()
         axes[label, 0].set_ylabel(name, rotation=0, ha="right", va="center")
     return figure
 
@@ -199,26 +205,31 @@ def plot_soft_labels(
 ) -> Figure:
     """A teacher's soft labels, softmax(z / T), of test images at several temperatures ("dark knowledge").
 
-    images: indices [N] into the test set; logits: float [N, classes].
+    images: indices [N] into the test set; logits: float [N, classes]. Of many classes an image's likeliest ten are
+    shown.
     """
-    rows = max(1, len(images))
-    figure, axes = plt.subplots(rows, 2, figsize=(7, 1.55 * rows), width_ratios=(1, 5), squeeze=False)
-    width, places = 0.8 / len(temperatures), np.arange(len(dataset.classes)) - 0.4
+    rows, few = max(1, len(images)), len(dataset.classes) <= FEW
+    figure, axes = plt.subplots(rows, 2, figsize=(7, (1.55 if few else 2.4) * rows), width_ratios=(1, 5), squeeze=False)
+    width, places = 0.8 / len(temperatures), np.arange(len(dataset.classes) if few else 10) - 0.4
     for (left, right), image, z in zip(axes, images, logits, strict=False):
         _image(left, dataset.test_images[image])
         left.set_title(dataset.classes[dataset.test_labels[image]], size=8)
+        shown = np.arange(len(z)) if few else np.argsort(-z)[:10]
         for index, temperature in enumerate(temperatures):
             look = {
                 "color": COLOURS[index],
                 "hatch": ("", "///", "...", "xxx")[index % 4],
                 "label": f"T = {temperature:g}",
             }
-            soft = softmax(z.astype(float) / temperature)
+            soft = softmax(z.astype(float) / temperature)[shown]
             right.bar(places + (index + 0.5) * width, soft, width, edgecolor="black", linewidth=0.3, **look)
         right.set(ylabel="probability", ylim=(0, 1), xticks=places + 0.4, xticklabels=[])
+        if not few:
+            right.set_xticklabels([dataset.classes[label] for label in shown], rotation=30, ha="right")
     if not len(images):
         axes[0, 1].set_title("no test image is classified rightly", y=0.5)
-    axes[-1, 1].set_xticks(places + 0.4, dataset.classes, rotation=30)
+    if few:
+        axes[-1, 1].set_xticks(places + 0.4, dataset.classes, rotation=30)
     axes[0, 1].legend(
         handles=axes[0, 1].containers,
         ncols=len(temperatures),

@@ -22,6 +22,7 @@ from kdutils.networks.binary import binary_layers
 from kdutils.runs.records import Record
 
 Arms = dict[str, list[Record]]
+FEW = 20  # classes that are shown one by one
 
 
 def finished(records: Iterable[Record]) -> list[Record]:

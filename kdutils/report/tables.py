@@ -20,6 +20,7 @@ from kdutils.errors import InputError
 from kdutils.networks.counting import layer_summary
 from kdutils.report.results import describe_arms, describe_gains, describe_grid
 from kdutils.report.statistics import (
+    FEW,
     Arms,
     Gain,
     agreement,
@@ -49,9 +50,14 @@ def published(study: str) -> pd.DataFrame:
 def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") -> pd.DataFrame:
     """Ours beside published: a row for every published value of an arm, and our difference from it.
 
-    What is published of an arm that is not among `arms` is left out, or shown as "not yet run".
+    What is published of an arm that is not among `arms` is left out, or shown as "not yet run". Beside one's own data
+    nothing is: the table has no rows, and `attrs["instead"]` says so.
     """
     rows, described = [], describe_arms(arms)
+    if any(record.spec.data.digest for records in arms.values() for record in records):
+        table = _carrying(pd.DataFrame(), arms=described)
+        table.attrs["instead"] = "The published values are left out here: they are for CIFAR-10."
+        return table
     for row in published(study).query("metric in ('accuracy', 'loss')").itertuples():
         metric, digits = ("accuracy (%)", 2) if row.metric == "accuracy" else ("loss (nats)", 3)
         ours, n, difference = "not yet run", 0, "–"
@@ -75,6 +81,8 @@ def _carrying(table: pd.DataFrame, **results: dict) -> pd.DataFrame:
 def published_sentences(arms: Arms, study: str) -> str:
     """A sentence for each published accuracy of an arm: ours, the document's, the difference; and what ± is of."""
     sentences, table = [], compare(arms, study)
+    if table.empty:
+        return ""
     for row in table[table["metric"].eq("accuracy (%)") & table["split"].ne("train")].itertuples():
         difference = f"{row.difference[1:]} points {'less' if row.difference.startswith('-') else 'more'}"
         ours, end = f"{row.ours} % here (n={row.n})", f", {difference}."
@@ -196,13 +204,17 @@ def memory_table(models: dict[str, nn.Module]) -> pd.DataFrame:
 
 
 def dataset_table(dataset: Dataset, spec: DataSpec) -> pd.DataFrame:
-    """Every class with its number of training, validation and test images in this study's split."""
+    """Every class with its number of training, validation and test images in this study's split; of many, the first."""
     train, val = split_indices(dataset.train_labels, *spec.split)
     shown = {"training": dataset.train_labels[train], "validation": dataset.train_labels[val]}
     shown |= {"test": dataset.test_labels[: spec.test_size]}
     counts = {title: np.bincount(labels, minlength=len(dataset.classes)) for title, labels in shown.items()}
     table = pd.DataFrame({"class": dataset.classes} | counts)
-    table.loc[len(table)] = ["all", *table.iloc[:, 1:].sum()]
+    total, rest = table.iloc[:, 1:].sum(), table.iloc[FEW:, 1:]
+    if len(rest):
+        table = table.iloc[:FEW]
+        table.loc[len(table)] = [f"{len(rest):,} others", *rest.sum()]
+    table.loc[len(table)] = ["all", *total]
     return table
 
 

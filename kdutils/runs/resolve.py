@@ -34,6 +34,8 @@ def resolve(spec: RunSpec, needed: dict[str, Record], store: Store) -> tuple[nn.
                 "lower its learning rate"
             )
     dataset = load_dataset(spec.data.name)
+    if spec.data.digest not in (None, dataset.digest):
+        raise InputError(f"{dataset.title} has been replaced since this was planned: open its chapter again")
     check_teachers(spec, dataset)
     model, weights = start(spec, store)
     begun_from = needed[spec.init.key] if isinstance(spec.init, RunSpec) else None

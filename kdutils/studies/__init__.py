@@ -29,25 +29,28 @@ STUDIES = {"assignment": Assignment, "binary": Binary, "teacher-init": TeacherIn
 STUDIES["methods"] = Methods
 
 
-def study(name: str, profile: str = "quick", **given) -> Study:
+def study(name: str, profile: str = "quick", own: dict | None = None, **given) -> Study:
     """The study `name` in a profile's sizes (smoke, quick, overnight, paper); nothing is looked up, loaded or run.
 
     given: the study's fields by name, None for the profile's own; besides, `dataset` (its own, or synthetic) and one
-    `temperature` or `kd_weight` in the place of several. Raises `InputError` for what this study cannot be.
+    `temperature` or `kd_weight` in the place of several. own: fields of the `DataSpec` of the user's own data set.
+    Raises `InputError` for what this study cannot be.
     """
     for what, word, known in (("study", name, STUDIES), ("profile", profile, PROFILES)):
         if word not in known:
             raise InputError(f"unknown {what} {word!r}: allowed are {', '.join(known)}")
-    kind, own = STUDIES[name], STUDIES[name].model_fields["data"].default
+    kind, usual = STUDIES[name], STUDIES[name].model_fields["data"].default
     given = {field: tuple(value) if isinstance(value, list) else value for field, value in given.items()}
     given |= {f"{one}s": (given.pop(one),) for one in ("temperature", "kd_weight") if given.get(one) is not None}
     given = {field: value for field, value in given.items() if value is not None}
-    dataset = given.pop("dataset", own.name)
-    if dataset not in (own.name, "synthetic"):
-        raise InputError(f"dataset of study {name}: allowed are auto, cifar, {own.name} and synthetic, got {dataset!r}")
+    dataset = given.pop("dataset", usual.name)
+    if dataset not in (usual.name, "synthetic") and not (own and kind.TAKES_OWN_DATA):
+        others = f"; one's own data are for {', '.join(each for each in STUDIES if STUDIES[each].TAKES_OWN_DATA)}"
+        allowed = f"allowed are auto, cifar, {usual.name} and synthetic"
+        raise InputError(f"dataset of study {name}: {allowed}, got {dataset!r}{others * bool(own)}")
     sizes = kind.PROFILES.get(profile, {})  # the paper's are the defaults
-    data = own.with_(name=dataset, **sizes.get("data", {}))
     try:
+        data = usual.with_(**{"name": dataset} | sizes.get("data", {}) | (own or {}))
         return kind(**sizes | {"profile": profile, "data": data} | given)
     except ValidationError as error:
         raise InputError(explain(error)) from None

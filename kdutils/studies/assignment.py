@@ -16,6 +16,7 @@ class Assignment(Study):
     In short profiles the teachers are linear layers on frozen ResNets, which is one reading of the document.
     """
 
+    TAKES_OWN_DATA: ClassVar = True
     TEACHERS: ClassVar = ("resnet18", "resnet50")
     PROFILES: ClassVar = {
         "smoke": dict(data=dict(train_size=200, val_size=100, test_size=200, views=2), frozen=True)

@@ -48,6 +48,7 @@ class Study(Value):
     """
 
     PROFILES: ClassVar[dict[str, dict]]
+    TAKES_OWN_DATA: ClassVar[bool] = False
 
     profile: str
     data: DataSpec

@@ -64,7 +64,7 @@ def test_ours_stand_with_spread_interval_and_number(found):
     interval = f"[{np.mean(ALONE) - half:.2f}, {np.mean(ALONE) + half:.2f}]"
     assert first.cells[2:5] == (f"{np.mean(ALONE):.2f} ± {np.std(ALONE, ddof=1):.2f}", interval, "3")
     assert alone.cells[2:5] == ("99.00", "–", "1")
-    (better,) = [row for row in found["A: four classifiers on CIFAR-10"] if row.what == "better against alone"]
+    (better,) = [row for row in found["A: four classifiers"] if row.what == "better against alone"]
     assert better.cells[3] == f"[{better.ours.low:+.2f}, {better.ours.high:+.2f}]"
 
 

@@ -82,6 +82,16 @@ def test_a_table_is_shown_with_its_caption(shown):
     ]
 
 
+def test_a_table_without_rows_is_not_shown_and_says_once_why(shown, report, monkeypatch):
+    said, page, empty = [], Page(SETTING), FRAME[:0]
+    monkeypatch.setattr(page, "say", said.append)
+    page.table(empty, "metrics", "Caption.")
+    empty.attrs["instead"] = "There is none."
+    page.table(empty, "metrics", "Caption.")
+    page.table(empty.copy(), "published", "Caption.")
+    assert said == ["There is none."] and not shown and not files(report)
+
+
 def test_numbers_stand_right_and_words_left(shown):
     Page(SETTING).table(FRAME.assign(remark=["Task 1", "Task 2"]), "metrics", "Caption.")
     rule = shown[0][0]["text/markdown"].splitlines()[1].strip("|").split("|")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from kdutils.distillation.methods import KD
 from kdutils.networks.binary import binary_layers
 from kdutils.networks.registry import build_model
 from kdutils.report import plots, statistics, tables
+from kdutils.report.page import rendered
 
 OKABE_ITO = {
     "#000000",
@@ -244,6 +247,18 @@ def test_images_stand_in_the_row_of_their_class(dataset):
     assert np.array_equal(rows[6, 2].images[0].get_array(), dataset.train_images[third])
 
 
+def with_classes(dataset, count):
+    names = tuple(f"class {label}" for label in range(count))
+    labels = torch.arange(120) % min(count, 40)
+    return replace(dataset, classes=names, train_labels=labels, test_labels=labels[:40])
+
+
+def test_a_class_of_few_images_leaves_places_free(dataset):
+    figure = drawn(plots.plot_images(with_classes(dataset, 40), per_class=4))
+    rows = np.array(figure.axes).reshape(10, 4)  # 3 images of every class; the first ten classes
+    assert rows[9, 0].get_ylabel() == "class 9" and [axis.axison for axis in rows[9]] == [True, True, True, False]
+
+
 def test_the_first_view_is_the_image_itself(dataset):
     figure = drawn(plots.plot_views(dataset, image=3, count=8))
     assert len(figure.axes) == 8 and len({axis.get_title() for axis in figure.axes}) == 8
@@ -264,6 +279,23 @@ def test_soft_labels_are_softmax_at_every_temperature(dataset):
         for temperature, container in zip((1, 4), axis.containers, strict=True):
             expected = np.exp(z / temperature) / np.exp(z / temperature).sum()
             assert [bar.get_height() for bar in container] == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_of_many_classes_the_likeliest_are_shown(dataset):
+    logits = np.random.RandomState(2).permutation(600).reshape(2, 300) / 50
+    figure = drawn(plots.plot_soft_labels(with_classes(dataset, 300), np.array([3, 7]), logits, (1, 4)))
+    for axis, z in zip(figure.axes[1::2], logits):
+        assert [text.get_text() for text in axis.get_xticklabels()] == [f"class {k}" for k in np.argsort(z)[:-11:-1]]
+        expected = np.sort(np.exp(z / 4) / np.exp(z / 4).sum())[:-11:-1]
+        assert [bar.get_height() for bar in axis.containers[1]] == pytest.approx(expected.tolist())
+
+
+def test_a_confusion_matrix_of_a_thousand_classes_is_an_image_without_names(tmp_path):
+    labels = np.arange(1000)
+    record = record_of(tmp_path, logits=np.eye(1000), labels=labels)
+    figure = plots.plot_confusion({"small CNN": [record]}, [f"class {label}" for label in labels])
+    assert not figure.axes[0].texts and not figure.axes[0].get_xticklabels()
+    assert len(rendered(figure, "svg")) < 1_000_000
 
 
 def test_bars_differ_by_hatch_too(dataset):

@@ -224,6 +224,23 @@ def test_the_data_table_adds_up_and_agrees_with_the_split():
         )
 
 
+def test_of_many_classes_the_data_table_sums_those_that_it_does_not_list():
+    labels, pixels = torch.arange(300) % 30, torch.zeros((1, 32, 32, 3), dtype=torch.uint8)
+    dataset = Dataset("flowers", tuple(f"class {k}" for k in range(30)), pixels, labels, pixels, labels, digest="f1")
+    table = tables.dataset_table(dataset, DataSpec(name="flowers", classes=30, digest="f1", val_size=60))
+    assert table["class"].tolist() == [*dataset.classes[:20], "10 others", "all"]
+    assert table.iloc[-2:, 1:].to_numpy().tolist() == [[80, 20, 100], [240, 60, 300]]
+
+
+def test_nothing_is_published_beside_ones_own_data(tmp_path):
+    data = DataSpec(name="flowers", classes=3, digest="f1", val_size=100)
+    arms = {"small CNN": [record_of(tmp_path, spec_of().with_(data=data))]}
+    table = tables.compare(arms, "assignment")
+    assert table.empty and table.attrs["instead"] == "The published values are left out here: they are for CIFAR-10."
+    assert "published" not in str(table.attrs["results"]).replace("'published': {}", "")
+    assert tables.published_sentences(arms, "assignment") == ""
+
+
 def test_the_most_frequent_error_is_named(tmp_path):
     labels = np.repeat(np.arange(10), 10)
     predicted = labels.copy()

@@ -1,0 +1,134 @@
+"""Study A on one's own images: its sizes fit them, its runs are theirs alone, and its chapters tell of them."""
+
+from __future__ import annotations
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+from smoke_report import Copy
+
+from kdutils import suite
+from kdutils.data import own
+from kdutils.errors import InputError
+from kdutils.report.chapter import open_study, setting_table
+from kdutils.runs.records import Store
+from kdutils.runs.run import run_all
+from kdutils.specs import RunSpec
+from kdutils.suite import make_plan
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    """A `KD_DATA_DIR` of this test alone."""
+    monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def write(folder, classes: int, each: int, seed: int = 0):
+    """A folder of images of one colour and a little noise, by which their classes can be told apart."""
+    random = np.random.RandomState(seed)
+    for label in range(classes):
+        place = folder / f"colour {label:03d}"
+        place.mkdir(parents=True)
+        for number in range(each):
+            pixels = random.randint(0, 60, (32, 32, 3)) + [190 * label // classes, 80, 195 - 190 * label // classes]
+            Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("profile", "each", "train", "val"),
+    [("smoke", 125, 200, 100), ("smoke", 124, 200, 97), ("smoke", 100, 200, 97), ("smoke", 25, 48, 12)]
+    + [("quick", 25, 48, 12), ("paper", 25, 48, 12), ("smoke", 3, 5, 1)],
+)
+def test_a_profile_takes_no_more_images_than_there_are(profile, each, train, val, tmp_path, capsys):
+    own.add("colours", write(tmp_path / "files", 3, each))
+    there = 3 * (each - max(1, each // 5))
+    if 200 < there < 300:  # a fifth validates, the profile's number trains
+        val = there // 5
+        train = min(train, there - val)
+    study = open_study("assignment", profile, "colours", init="random")
+    assert (study.data.train_size, study.data.val_size, study.data.num_classes) == (train, val, 3)
+    wanted = {"smoke": 300, "quick": 4000, "paper": 10_000}[profile]
+    said = f"The data set colours has {there:,} training images: {train} train and {val} validate.\n"
+    assert capsys.readouterr().out == (said if there < wanted else "")
+    table = setting_table(study).set_index("what")
+    here, full = table.columns
+    assert table.loc["data"].tolist() == ["The data set colours", "CIFAR-10"]
+    assert table.loc["images that there are", here].startswith(f"{there} to train and to validate with, ")
+    assert table.loc["training images"].tolist() == [str(train), "9,000"]
+
+
+def test_too_few_images_are_refused(tmp_path):
+    own.add("colours", write(tmp_path / "files", 4, 2))
+    with pytest.raises(InputError, match="has 4 training images of 4 classes, too few.*at least 8"):
+        open_study("assignment", "smoke", "colours")
+
+
+def test_other_studies_are_about_cifar(tmp_path, capsys, monkeypatch):
+    own.add("colours", write(tmp_path / "files", 2, 10))
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    with pytest.raises(
+        InputError, match="study binary: allowed are .* got 'colours'; one's own data are for assignment"
+    ):
+        make_plan({"profile": "smoke", "dataset": "colours"}, ["05"])
+    plan = make_plan({"profile": "smoke", "dataset": "colours"}, given=["init=random"])
+    assert [path.stem[:2] for path in plan.chapters] == ["00", "01", "02", "03", "04", "09"]
+    assert plan.folder == tmp_path / "reports" / "smoke-colours"
+    said = capsys.readouterr().out
+    assert said.startswith("Left out, for they are about CIFAR: 05_binary_wideresnet, ") and "10_methods" in said
+
+
+def test_sets_that_follow_each_other_under_one_name_share_no_run(tmp_path):
+    store = Store(tmp_path / "runs")
+
+    def trained(seed: int) -> RunSpec:
+        own.add("colours", write(tmp_path / f"files {seed}", 3, 20, seed), replace=True)
+        spec = open_study("assignment", "smoke", "colours", init="random").small_cnn()
+        run_all([spec], store)
+        return spec
+
+    first, second = trained(1), trained(2)
+    assert first.key != second.key and store.find(first).digest != store.find(second).digest
+    assert store.find(first).summary["data"]["digest"] == first.data.digest != second.data.digest
+    with pytest.raises(InputError, match="the data set colours has been replaced since this was planned"):
+        run_all([first.with_(seed=1)], store)
+    own.add("colours", tmp_path / "files 1", replace=True)
+    assert store.find(first).spec == first and not list(store.folder.glob("*damaged*"))
+
+
+def test_of_three_hundred_classes_every_label_is_kept(tmp_path):
+    own.add("colours", write(tmp_path / "files", 300, 4))
+    spec = open_study("assignment", "smoke", "colours", init="random").small_cnn()
+    (record,) = run_all([spec.with_(data=spec.data.with_(test_size=None))], Store(tmp_path / "runs"))
+    logits, labels = record.predictions
+    assert logits.shape == (300, 300) and sorted(labels.tolist()) == list(range(300))
+    assert record.load_model().fc2.out_features == 300
+
+
+def test_the_command_tells_study_a_of_ones_own_images(tmp_path, data):
+    copy = Copy(tmp_path / "copy", data)
+    added = copy.run("data", "add", "colours", str(write(tmp_path / "files", 3, 40)))
+    assert added.returncode == 0 and "the data set colours: 3 classes" in added.stdout
+    command = ["report", "--only", "00,01,03", "--profile", "smoke", "--dataset", "colours", "-p", "init=random"]
+    done = copy.run(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The data set colours has 96 training images: 77 train and 19 validate." in done.stdout
+    folder = copy.reports.with_name("smoke-colours")
+    assert "What small networks learn from large ones, on the data set colours" in (folder / "index.html").read_text()
+    for chapter in ("00_data", "01_baseline_small_cnn", "03_one_teacher"):
+        cells = nbformat.read(folder / f"{chapter}.ipynb", as_version=4).cells
+        shown = [
+            output.metadata.kdutils
+            for cell in cells
+            for output in cell.get("outputs", [])
+            if "kdutils" in output.get("metadata", {})
+        ]
+        captions = [each.caption for each in shown if "caption" in each]
+        assert captions and all(
+            "The data set colours: 77 training, 19 validation and 24 test" in each for each in captions
+        )
+        assert "published" not in {each.get("name") for each in shown}
+        page = (folder / f"{chapter}.html").read_text()
+        assert page.count("The published values are left out here") == (chapter != "00_data")
