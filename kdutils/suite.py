@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import nbformat
-from pydantic import Field, ValidationError, field_validator
 
 from kdutils.data.datasets import DATASETS, load_dataset, own_datasets
 from kdutils.errors import InputError
@@ -29,6 +28,7 @@ from kdutils.kernel import Kernel
 from kdutils.machine import detect_runtime
 from kdutils.networks.registry import IMAGENET_NETWORKS
 from kdutils.networks.weights import file_digest, imagenet_digest
+from kdutils.parameters import check_parameters
 from kdutils.report import publish as exports
 from kdutils.report.chapter import open_study
 from kdutils.runs.cluster import connect, scheduler
@@ -37,7 +37,6 @@ from kdutils.runs.records import Store, environment as current_environment, read
 from kdutils.settings import ROOT, absolute, settings, write_atomic
 from kdutils.specs import RunSpec
 from kdutils.studies import STUDIES
-from kdutils.values import Value, explain
 
 NOTEBOOKS = ROOT / "notebooks"
 _PROFILES = {
@@ -46,48 +45,6 @@ _PROFILES = {
     "overnight": "what two CPU cores do in a night, on all images the documents use",
     "paper": "the documents' full protocols",
 }
-Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]  # NumPy takes no larger ones
-
-
-class Parameters(Value):
-    """Every parameter that a notebook may have, and its allowed values."""
-
-    profile: Literal["smoke", "quick", "overnight", "paper"] = "quick"
-    dataset: str = "auto"
-    init: Literal["auto", "imagenet", "random", "pretrain:cifar100"] = "auto"
-    seeds: Seeds | None = None
-    teacher_seeds: Seeds | None = None
-    temperature: Annotated[float, Field(gt=0)] | None = None
-    kd_weight: Annotated[float, Field(ge=0, le=1)] | None = None
-    teacher_file: str | None = None
-    methods: Annotated[list[str], Field(min_length=1)] | None = None
-
-    @field_validator("dataset")
-    @classmethod
-    def _is_known(cls, dataset: str) -> str:
-        known = ["auto", "cifar", "cifar10", "cifar100", "synthetic", *own_datasets()]
-        if dataset not in known:
-            raise ValueError(
-                f"allowed are {', '.join(known)}; `python -m kdutils data add NAME FOLDER` adds one's own images"
-            )
-        return dataset
-
-    @field_validator("seeds", "teacher_seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
-        if len(set(seeds or [])) < len(seeds or []):
-            raise ValueError("seeds must differ from each other")
-        return seeds
-
-
-def check_parameters(values: dict) -> None:
-    """Raise `InputError` for the first unknown name or impossible value."""
-    if unknown := sorted(values.keys() - Parameters.model_fields.keys()):
-        raise InputError(f"unknown parameter {unknown[0]!r}: allowed are {', '.join(Parameters.model_fields)}")
-    try:
-        Parameters(**values)
-    except ValidationError as error:
-        raise InputError(explain(error)) from None
 
 
 def list_notebooks() -> list[Path]:
