@@ -41,13 +41,17 @@ class Page:
     def table(self, frame: pd.DataFrame, name: str, caption: str) -> None:
         """Show a table over its caption; what it carries for `results.json` goes into the output's metadata."""
         carried = self._carried(frame.attrs.get("results"))
-        self._keep("tables", f"{name}.csv", frame.to_csv(index=False).encode())
+        self.keep(frame, name)
         frame = frame.map(lambda value: f"{value:,}" if isinstance(value, (int, np.integer)) else value)
         alignment = ["left"] + ["right" if _is_number(frame[column]) else "left" for column in frame.columns[1:]]
         literal = frame.map(_literal).rename(columns=_literal)
         markdown = literal.to_markdown(index=False, colalign=alignment, disable_numparse=True)
         data = {"text/html": frame.to_html(index=False, border=0, justify="left"), "text/markdown": markdown}
         self._show("table", name, caption, data, carried)
+
+    def keep(self, frame: pd.DataFrame, name: str) -> None:
+        """Write a table for the report's folder alone: it is not shown."""
+        self._keep("tables", f"{name}.csv", frame.to_csv(index=False).encode())
 
     def say(self, text: str) -> None:
         """Show a computed sentence as prose."""
