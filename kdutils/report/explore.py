@@ -30,12 +30,12 @@ _IMAGES = 12
 
 @dataclass(frozen=True)
 class Explored:
-    """Tables, each with a column `setting`, what it holds for.
+    """Four tables.
 
     images: `image` (its place in the test set), `class`, `png` (base64). logits, of a classifier's first run: `image`,
     `classifier`, `class`, `logit`. confusion, of all runs together and without zeros: `classifier`, `class`, `taken
     for`, `images`. grid: `teachers`, `temperature`, `kd_weight`, `accuracy` (% of validation images; NaN: diverged),
-    `error` (standard error, points), `chosen`.
+    `error` (standard error, points), `chosen`, and what all of this holds for: `setting`.
     """
 
     images: pd.DataFrame
@@ -86,7 +86,7 @@ def explore(study: Assignment, page: Page) -> Explored | None:
         f"`python -m kdutils report --profile {study.profile} --only 03,04` makes them."
     )
     if found:
-        found = {name: table.assign(setting=page.setting) for name, table in found.items()}
+        found["grid"]["setting"] = page.setting
         page.say("Shown are the recorded runs of the setting above.")
     for folder in (study.profile, "reference"):
         paths = {name: ROOT / "reports" / folder / "tables" / f"11_{name}.csv" for name in _TABLES}
