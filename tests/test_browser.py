@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
 import pytest
 
-pytest_plugins = ["smoke_report"]
+pytest_plugins = ["smoke_report", "chromium"]
 
 
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("there is no chromium on this machine (Debian: apt-get install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-@pytest.fixture(params=["index.html", "00_data.html", "03_one_teacher.html", "09_report.html"])
+@pytest.fixture(params=["index.html", "00_data.html", "03_one_teacher.html", "09_report.html", "11_explore.html"])
 def visit(request, browser, smoke):
     """An opened page, with the list of what went wrong and of what it asked for."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})

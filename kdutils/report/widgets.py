@@ -44,14 +44,14 @@ def confusion_widget(found: Explored) -> VBox:
 
 def grid_widget(found: Explored) -> VBox:
     """Validation accuracy in a chosen cell of a grid, with sliders for kd_weight and temperature."""
-    from ipywidgets import SelectionSlider
+    from ipywidgets import Dropdown, SelectionSlider
 
-    teachers = list(found.grid["teachers"].unique())
-    sliders = [
-        SelectionSlider(options=sorted(found.grid[name].unique()), description=name)
-        for name in ("kd_weight", "temperature")
-    ]
-    return _linked(partial(celled, found), _choice("teachers", teachers), *sliders)
+    sliders = []
+    for name in ("kd_weight", "temperature"):
+        values = sorted(found.grid[name].unique())
+        kind = SelectionSlider if len(values) > 1 else Dropdown  # a slider needs two stops
+        sliders.append(kind(options=values, description=name))
+    return _linked(partial(celled, found), _choice("teachers", list(found.grid["teachers"].unique())), *sliders)
 
 
 def _choice(name: str, options: list[str], chosen: str | None = None) -> Widget:
@@ -70,6 +70,7 @@ def _linked(show: Callable[..., str], *controls: Widget) -> VBox:
         shown.value = show(*(control.value for control in controls))
 
     for control in controls:
+        control.style.description_width = "7em"
         control.observe(update, "value")
     update()
     return VBox([*controls, shown])
