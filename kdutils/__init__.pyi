@@ -44,6 +44,7 @@ from .report.costs import (
     stem_sentence as stem_sentence,
     time_sentence as time_sentence,
 )
+from .report.explore import explore as explore
 from .report.methods import (
     Examples as Examples,
     choose as choose,
@@ -106,6 +107,13 @@ from .report.teaching import (
     plot_setup as plot_setup,
     plot_signs as plot_signs,
     plot_temperatures as plot_temperatures,
+)
+from .report.widgets import (
+    confusion_widget as confusion_widget,
+    grid_widget as grid_widget,
+    plot_cells as plot_cells,
+    plot_taken as plot_taken,
+    temperature_widget as temperature_widget,
 )
 from .runs.records import Record as Record
 from .runs.run import run as run, run_all as run_all, run_arms as run_arms

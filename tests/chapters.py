@@ -12,4 +12,5 @@ CHAPTERS = (
     "08_cifar100_grid",
     "09_report",
     "10_methods",
+    "11_explore",
 )

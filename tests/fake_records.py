@@ -7,11 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
+from kdutils.data.datasets import load_dataset
 from kdutils.distillation.methods import KD
-from kdutils.runs.records import Record
+from kdutils.machine import Runtime
+from kdutils.runs.records import Record, Store
 from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, RunSpec
+from kdutils.training.loop import Outcome
 
+PNG = (  # one grey pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 
 
@@ -114,3 +121,36 @@ def lambda_arms(folder: Path, accuracies: dict[str, dict[float, float]]) -> dict
             spec = spec_of().with_(model=model, bayesian=None if weight is None else Bayesian(kernel_weight=weight))
             arms.setdefault(f"{precision.upper()}, {name}", []).append(record_of(folder / name, spec, val=val))
     return arms
+
+
+def store_run(spec: RunSpec, logits: np.ndarray, val: float | None) -> Record:
+    """A record in the default store, as if `spec` had run: its test logits, its accuracy (%) on validation images; with
+    None, it diverged."""
+    labels = load_dataset(spec.data.name).test_labels[: len(logits)].numpy()
+    metrics = {split: {"loss": None if val is None else 1.0, "accuracy": val} for split in ("train", "val", "test")}
+    outcome = Outcome([{"epoch": 1}], metrics, logits, labels, 1.0, 1.0, 1.0, diverged=1 if val is None else None)
+    facts = {"data": {"digest": load_dataset(spec.data.name).digest}, "weights": None, "teachers": {}}
+    runtime = Runtime(torch.device("cpu"), torch.float32)
+    return Store.default().save(spec, torch.nn.Linear(1, 1), outcome, runtime, facts)
+
+
+def write_explored(folder: Path) -> np.ndarray:
+    """Tables as chapter 11 keeps them, small, in `folder`; the logits [image, class] of their one classifier."""
+    folder.mkdir(parents=True, exist_ok=True)
+    logits = np.random.RandomState(3).normal(size=(2, 10)).round(4)
+    rows = [(i, "ResNet50", name, z) for i in range(2) for name, z in zip(CLASSES, logits[i], strict=True)]
+    cells = [("ResNet50", t, w, 60.0 + t - w, 1.5, (t, w) == (8.0, 0.5)) for t in (2.0, 8.0) for w in (0.5, 0.9)]
+    tables = {
+        "images": pd.DataFrame({"image": [0, 1], "class": ["cat", "dog"], "png": [PNG, PNG]}),
+        "logits": pd.DataFrame(rows, columns=["image", "classifier", "class", "logit"]),
+        "confusion": pd.DataFrame(
+            [("ResNet50", "cat", "cat", 30), ("ResNet50", "cat", "dog", 9), ("ResNet50", "dog", "dog", 20)],
+            columns=["classifier", "class", "taken for", "images"],
+        ),
+        "grid": pd.DataFrame(
+            cells, columns=["teachers", "temperature", "kd_weight", "accuracy", "error", "chosen"]
+        ).assign(setting="CIFAR-10: imagined numbers; profile paper."),
+    }
+    for name, table in tables.items():
+        table.to_csv(folder / f"11_{name}.csv", index=False)
+    return logits

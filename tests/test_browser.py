@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -11,20 +10,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from chapters import CHAPTERS
 
-pytest_plugins = ["smoke_report"]
+pytest_plugins = ["smoke_report", "chromium"]
 WIDE = {"width": 1200, "height": 900}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("there is no chromium on this machine (Debian: apt-get install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module", params=["index", *CHAPTERS])

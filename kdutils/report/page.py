@@ -50,7 +50,7 @@ class Page:
                 self.say(reason)
             return
         carried = self._carried(frame.attrs.get("results"))
-        self._keep("tables", f"{name}.csv", frame.to_csv(index=False).encode())
+        self.keep(frame, name)
         frame = frame.map(lambda value: f"{value:,}" if isinstance(value, (int, np.integer)) else value)
         alignment = ["left"] + ["right" if _is_number(frame[column]) else "left" for column in frame.columns[1:]]
         literal = frame.map(_literal).rename(columns=_literal)
@@ -70,6 +70,10 @@ class Page:
     def time(self, text: str) -> None:
         """Show how long the runs took, on top."""
         self._place("time", text, update=True)
+
+    def keep(self, frame: pd.DataFrame, name: str) -> None:
+        """Write a table for the report's folder alone: it is not shown."""
+        self._keep("tables", f"{name}.csv", frame.to_csv(index=False).encode())
 
     def say(self, text: str) -> None:
         """Show a computed sentence as prose."""

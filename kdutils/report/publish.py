@@ -134,10 +134,12 @@ def _export(notebook, path: Path, folder: Path, pages=None, prefix: str = ""):
 def _entry(path: Path, folder: Path, made: Chapter) -> dict:
     """What the index says of a chapter: its title, question, answer and error, and its files as they exist."""
     number = path.stem.partition("_")[0]  # stands before the names of a chapter's files
+    tables = [f"{number}_{name}.csv" for name in made.names["table"]]
+    tables += sorted(path.name for path in (folder / "tables").glob(f"{number}_*.csv"))  # some are kept, and not shown
     names = {
         "Read": [f"{path.stem}{suffix}" for suffix in (".html", ".pdf", ".ipynb") if not made.error],
         "Figures": [f"figures/{number}_{name}.svg" for name in dict.fromkeys(made.names["figure"])],
-        "Tables": [f"tables/{number}_{name}.csv" for name in dict.fromkeys(made.names["table"])],
+        "Tables": [f"tables/{name}" for name in dict.fromkeys(tables)],
     }
     files = {name: [file for file in listed if (folder / file).exists()] for name, listed in names.items()}
     title = next((html for level, _, html in made.headings if level == 1), path.stem.replace("_", " "))

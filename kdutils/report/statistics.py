@@ -164,14 +164,20 @@ def standard_error(records: list[Record]) -> float:
     return 100 * float(np.sqrt(share * (1 - share) / records[0].spec.data.val_size))
 
 
-def confusion(records: list[Record]) -> np.ndarray:
-    """Share (%) of a true class (rows) that was given a class (columns), [classes, classes]; mean over the runs."""
-    shares = []
-    for logits, labels in (record.predictions for record in finished(records)):
-        counts = np.zeros((logits.shape[1],) * 2)
+def confusion_counts(records: list[Record]) -> np.ndarray:
+    """Test images of a true class (rows) that were given a class (columns), int64 [classes, classes]; all runs that did
+    not diverge together."""
+    predictions = [record.predictions for record in finished(records)]
+    counts = np.zeros((predictions[0][0].shape[1],) * 2, dtype=np.int64)
+    for logits, labels in predictions:
         np.add.at(counts, (labels, logits.argmax(1)), 1)
-        shares.append(100 * counts / counts.sum(1, keepdims=True).clip(1))
-    return np.mean(shares, axis=0)
+    return counts
+
+
+def confusion(records: list[Record]) -> np.ndarray:
+    """Share (%) of a true class (rows) that was given a class (columns), [classes, classes]; all runs together."""
+    counts = confusion_counts(records)
+    return 100 * counts / counts.sum(1, keepdims=True).clip(1)
 
 
 def telling_images(record: Record, count: int = 4) -> np.ndarray:

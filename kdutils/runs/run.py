@@ -162,6 +162,14 @@ def run_arms(arms: dict[str, list[RunSpec]], store: Store | None = None) -> dict
     return {name: [next(records) for _ in specs] for name, specs in arms.items()}
 
 
+def recorded_arms(arms: dict[str, list[RunSpec]], store: Store | None = None) -> dict[str, list[Record]]:
+    """As `run_arms`, but nothing is run: an arm of which a record is missing is left out."""
+    store = store or Store.default()
+    _note_use(*(spec.key for specs in arms.values() for spec in specs))
+    found = {name: [store.find(spec) for spec in specs] for name, specs in arms.items()}
+    return {name: records for name, records in found.items() if all(records)}
+
+
 def run_work(spec: RunSpec, dataset: Dataset) -> float:
     """The run's cost in forward passes, for the ETA: backward costs twice forward; of a frozen backbone, its test."""
     if spec.has_frozen_backbone:
