@@ -10,8 +10,9 @@ import nbformat
 import pytest
 from chapters import CHAPTERS
 
+from kdutils.parameters import Parameters
 from kdutils.studies import STUDIES
-from kdutils.suite import Parameters, notebook_parameters
+from kdutils.suite import notebook_parameters
 
 PATHS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 LINES, COLUMNS = 25, 120

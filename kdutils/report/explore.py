@@ -1,6 +1,6 @@
 """What there is to explore in JupyterLab (`kdutils.report.widgets`): four small tables of recorded runs.
 
-Nothing is run. Where runs are missing, the tables of the last report or of `reports/reference/quick/` stand in for theirs.
+Nothing is run. Where runs are missing, the tables of the last report or of `reports/reference/quick/` stand in.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def study():
 def shown(monkeypatch):
     """What was displayed: pairs of data and metadata."""
     seen = []
-    monkeypatch.setattr(display, "display", lambda data, metadata=None, raw=False: seen.append((data, metadata or {})))
+    monkeypatch.setattr(display, "display", lambda data, metadata=None, **how: seen.append((data, metadata or {})))
     return seen
 
 
