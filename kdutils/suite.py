@@ -128,7 +128,8 @@ class Plan:
 
 def _datasets(chapters: dict[Path, dict]) -> dict[str, None]:
     """The names of the data sets that chapters with these values rest on, in their order."""
-    return dict.fromkeys(given["dataset"] for given in chapters.values() if given.get("dataset", "auto") != "auto")
+    asked = (given.get("dataset") for given in chapters.values())
+    return dict.fromkeys(name for name in asked if name not in (None, "auto", "cifar"))
 
 
 def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] = ()) -> Plan:
@@ -150,10 +151,9 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
             chapters[path][name] = value
     for path in notebooks:
         check_parameters(offered[path] | chapters[path])
-    own = () if only else own_datasets()
-    if out := [path for path in notebooks if chapters[path].get("dataset") in own and _is_about_cifar(path)]:
+    if out := [path for path in notebooks if not only and _cannot_show(path, chapters[path].get("dataset"))]:
         print(f"Left out, for they are about CIFAR: {', '.join(path.stem for path in out)}.")
-        notebooks = [path for path in notebooks if path not in out]
+    notebooks = [path for path in notebooks if path not in out]
     profile, *others = dict.fromkeys(values["profile"] for values in chapters.values())
     if others:
         raise InputError(f"a report has one profile, got {profile!r} and {others[0]!r}: give it by --profile")
@@ -190,9 +190,9 @@ def _resolve(notebook: Path, offered: dict, values: dict) -> dict:
     return given
 
 
-def _is_about_cifar(notebook: Path) -> bool:
-    study = STUDIES.get(_read(notebook).metadata.get("kdutils", {}).get("study"))
-    return study is not None and not study.TAKES_OWN_DATA
+def _cannot_show(notebook: Path, dataset: str | None) -> bool:
+    study = _read(notebook).metadata.get("kdutils", {}).get("study")
+    return dataset in own_datasets() and study in STUDIES and not STUDIES[study].TAKES_OWN_DATA
 
 
 @dataclass(frozen=True)
@@ -251,8 +251,8 @@ def _fingerprint(notebook: Path, given: dict) -> str:
         if source.is_file() and source.suffix not in (".pyc", ".pyi") and not source.name.startswith("."):
             parts += [source.name, file_digest(source)]
     sets = {data} if data == "synthetic" else {data, init.removeprefix("pretrain:")}
-    found = map(load_dataset, sorted(sets & {*DATASETS, *own_datasets()}))
-    parts += [f"{dataset.digest} {dataset.classes}" for dataset in found]
+    known = sorted(sets & {*DATASETS, *own_datasets()})
+    parts += [f"{found.digest} {found.classes}" for found in map(load_dataset, known)]
     parts += [f"{name} {imagenet_digest(name)}" for name in IMAGENET_NETWORKS if init == "imagenet"]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
