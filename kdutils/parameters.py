@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from kdutils.data.datasets import own_datasets
 from kdutils.errors import InputError
 from kdutils.values import Value, explain
 
@@ -17,7 +16,7 @@ class Parameters(Value):
     """Every parameter that a notebook may have, and its allowed values."""
 
     profile: Literal["smoke", "quick", "overnight", "paper"] = "quick"
-    dataset: str = "auto"
+    dataset: str = "auto"  # checked where it is opened: one's own may be added
     init: Literal["auto", "imagenet", "random", "pretrain:cifar100"] = "auto"
     seeds: Seeds | None = None
     teacher_seeds: Seeds | None = None
@@ -25,16 +24,6 @@ class Parameters(Value):
     kd_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     teacher_file: str | None = None
     methods: Annotated[list[str], Field(min_length=1)] | None = None
-
-    @field_validator("dataset")
-    @classmethod
-    def _is_known(cls, dataset: str) -> str:
-        known = ["auto", "cifar", "cifar10", "cifar100", "synthetic", *own_datasets()]
-        if dataset not in known:
-            raise ValueError(
-                f"allowed are {', '.join(known)}; `python -m kdutils data add NAME FOLDER` adds one's own images"
-            )
-        return dataset
 
     @field_validator("seeds", "teacher_seeds")
     @classmethod

@@ -92,13 +92,13 @@ class Plan:
     @property
     def folder(self) -> Path:
         """Where this profile's report lies; that on one's own data in a folder of its own."""
-        own = sorted({values["dataset"] for values in self.chapters.values() if _is_own(values)})
-        return ROOT / "reports" / "-".join([self.profile, *own])
+        return ROOT / "reports" / "-".join([self.profile, *sorted(_datasets(self.chapters).keys() - DATASETS.keys())])
 
 
-def _is_own(values: dict) -> bool:
-    """Whether a chapter that is given `values` rests on one's own data."""
-    return values.get("dataset") in own_datasets()
+def _datasets(chapters: dict[Path, dict]) -> dict[str, None]:
+    """The names of the data sets that chapters with these values rest on, in their order."""
+    asked = (given.get("dataset") for given in chapters.values())
+    return dict.fromkeys(name for name in asked if name not in (None, "auto", "cifar"))
 
 
 def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] = ()) -> Plan:
@@ -120,10 +120,9 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
             chapters[path][name] = value
     for path in notebooks:
         check_parameters(offered[path] | chapters[path])
-    others = [] if only else [path for path in notebooks if _is_own(chapters[path]) and not _takes_own_data(path)]
-    if others:
-        print(f"Left out, for they are about CIFAR: {', '.join(path.stem for path in others)}.")
-        notebooks = [path for path in notebooks if path not in others]
+    if out := [path for path in notebooks if not only and _cannot_show(path, chapters[path].get("dataset"))]:
+        print(f"Left out, for they are about CIFAR: {', '.join(path.stem for path in out)}.")
+    notebooks = [path for path in notebooks if path not in out]
     profile, *others = dict.fromkeys(values["profile"] for values in chapters.values())
     if others:
         raise InputError(f"a report has one profile, got {profile!r} and {others[0]!r}: give it by --profile")
@@ -131,9 +130,8 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
     with redirect_stdout(StringIO()) as said:  # what stands in for what, which chapters of one study all say
         plan = Plan(profile, {path: _resolve(path, offered[path], chapters[path]) for path in notebooks})
     print(*dict.fromkeys(said.getvalue().splitlines(keepends=True)), sep="", end="", flush=True)
-    sets = {values.get("dataset") for values in plan.chapters.values()} & {*DATASETS, *own_datasets()}
     if settings().scheduler:
-        with connect(store, sets):  # it complains
+        with connect(store, _datasets(plan.chapters)):  # it complains
             pass
     return plan
 
@@ -154,20 +152,16 @@ def _resolve(notebook: Path, offered: dict, values: dict) -> dict:
     given = {name: value for name, value in values.items() if name in offered}
     if given.get("teacher_file"):  # a chapter runs in another folder than the command
         given["teacher_file"] = str(absolute(given["teacher_file"]))
-    if name := _study(notebook):
+    if name := _read(notebook).metadata.get("kdutils", {}).get("study"):
         study = open_study(name, **offered | given)
         found = {"dataset": study.data.name, "init": study.init}
         given |= {name: value for name, value in found.items() if name in offered}
     return given
 
 
-def _study(notebook: Path) -> str | None:
-    return _read(notebook).metadata.get("kdutils", {}).get("study")
-
-
-def _takes_own_data(notebook: Path) -> bool:
-    study = STUDIES.get(_study(notebook))
-    return study is None or study.TAKES_OWN_DATA
+def _cannot_show(notebook: Path, dataset: str | None) -> bool:
+    study = _read(notebook).metadata.get("kdutils", {}).get("study")
+    return dataset in own_datasets() and study in STUDIES and not STUDIES[study].TAKES_OWN_DATA
 
 
 @dataclass(frozen=True)
@@ -226,8 +220,8 @@ def _fingerprint(notebook: Path, given: dict) -> str:
         if source.is_file() and source.suffix not in (".pyc", ".pyi") and not source.name.startswith("."):
             parts += [source.name, file_digest(source)]
     sets = {data} if data == "synthetic" else {data, init.removeprefix("pretrain:")}
-    found = [load_dataset(name) for name in sorted(sets & {*DATASETS, *own_datasets()})]
-    parts += [f"{dataset.digest} {dataset.classes}" for dataset in found]
+    known = sorted(sets & {*DATASETS, *own_datasets()})
+    parts += [f"{found.digest} {found.classes}" for found in map(load_dataset, known)]
     parts += [f"{name} {imagenet_digest(name)}" for name in IMAGENET_NETWORKS if init == "imagenet"]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -312,8 +306,7 @@ def _made(published: Path) -> dict:
 
 def _cover(plan: Plan, chapters: list[Path]) -> dict:
     environment = current_environment(detect_runtime())
-    known = {*DATASETS, *own_datasets()}
-    named = dict.fromkeys(given["dataset"] for given in plan.chapters.values() if given.get("dataset") in known)
+    named = _datasets(plan.chapters)
     starts = {given.get("init") for given in plan.chapters.values()}
     facts = {
         "Data": "; ".join(f"{dataset.title} (digest {dataset.digest})" for dataset in map(load_dataset, named)),
@@ -324,9 +317,8 @@ def _cover(plan: Plan, chapters: list[Path]) -> dict:
         "Code": environment["code"],
         "Date": f"{datetime.now():%d %B %Y}".lstrip("0"),
     }
-    own = [load_dataset(name).title for name in named if name not in DATASETS]
-    subtitle = ", on ".join(["What small networks learn from large ones", *own])
-    cover = {"title": "Knowledge distillation", "subtitle": subtitle, "facts": facts}
+    cover = {"title": "Knowledge distillation", "subtitle": "What small networks learn from large ones", "facts": facts}
+    cover["subtitle"] += "".join(f", on the data set {name}" for name in named if name not in DATASETS)
     return cover | _notice(chapters)
 
 

@@ -109,10 +109,8 @@ def load_dataset(name: str) -> Dataset:
 
 
 def _unknown(name: str) -> InputError:
-    known = ", ".join([*DATASETS, *own_datasets()])
-    return InputError(
-        f"unknown data set {name!r}: allowed are {known}; `python -m kdutils data add NAME FOLDER` adds one's own"
-    )
+    known = f"allowed are {', '.join([*DATASETS, *own_datasets()])}; for a study auto and cifar, too"
+    return InputError(f"unknown data set {name!r}: {known}. `python -m kdutils data add NAME FOLDER` adds one's own")
 
 
 def own_datasets() -> list[str]:
