@@ -73,9 +73,10 @@ def test_open_run_slide_and_export(lab, browser):
         return shown.inner_text()
 
     page.goto(lab.address)
-    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+    page.locator(".jp-Toolbar-kernelName", has_text="Python 3").first.wait_for()  # before, cells are not run
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
     choose("Run", "Run All Cells")
-    page.locator(SLIDER).nth(2).wait_for()
+    page.locator(SLIDER).nth(2).wait_for(state="attached")
     soft = np.exp(lab.logits[0] / 4.5)
     said = re.findall(r"([\d.]+) %", moved(widget=0, slider=0))  # from temperature 4
     assert list(map(float, said)) == pytest.approx(100 * soft / soft.sum(), abs=0.06)
