@@ -26,7 +26,7 @@ class Binary(Study):
         | _SHORT,
         "quick": dict(data=dict(train_size=3000, val_size=1000, test_size=1000, views=8), tuning_epochs=2)
         | dict(wide=Training(optimiser=_ADAM, epochs=10, batch_size=64), kernel_weights=(1e-6, 1e-4))
-        | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=7, batch_size=64))
+        | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=10, batch_size=64))
         | dict(tuning=Training(optimiser=ONE_CYCLE, epochs=6, batch_size=64))
         | _SHORT,
         "overnight": dict(network=ModelSpec(name="wrn_22", options={"width": 16}), precisions=("full", "xnor", "bonn"))

@@ -1,0 +1,28 @@
+"""What the READMEs say: links that lead somewhere, and numbers that a committed report holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+READMES = [path for path in ROOT.glob("**/README.md") if not {".venv", "runs", "data"} & set(path.parts[:-2])]
+GAIN = re.compile(r"([+−]\d+\.\d) \[([+−]\d+\.\d), ([+−]\d+\.\d)\]")
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_its_links_lead_to_files(readme):
+    links = re.findall(r"\]\(([^)#]+)", readme.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (readme.parent / link).exists()] == []
+
+
+def test_the_front_door_is_short_and_its_gains_are_those_of_the_reference():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    results = json.loads((ROOT / "reports/reference/quick/results.json").read_text())
+    gains = [gain for chapter in results["chapters"].values() for gain in chapter["gains"].values()]
+    known = {tuple(f"{gain[name]:+.1f}".replace("-", "−") for name in ("mean", "low", "high")) for gain in gains}
+    told = GAIN.findall(text)
+    assert len(text.splitlines()) < 150 and len(told) >= 5 and set(told) <= known
