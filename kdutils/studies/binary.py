@@ -24,7 +24,7 @@ class Binary(Study):
         | dict(head=Training(optimiser=ONE_CYCLE, epochs=2), tuning=Training(optimiser=ONE_CYCLE, epochs=1))
         | dict(kernel_weights=(1e-6, 1e-4))
         | _SHORT,
-        "quick": dict(data=dict(train_size=3000, val_size=1000, test_size=1000, views=8), tuning_epochs=2)
+        "quick": dict(data=dict(train_size=3000, val_size=1000, test_size=2000, views=8), tuning_epochs=2)
         | dict(wide=Training(optimiser=_ADAM, epochs=10, batch_size=64), kernel_weights=(1e-6, 1e-4))
         | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=10, batch_size=64))
         | dict(tuning=Training(optimiser=ONE_CYCLE, epochs=6, batch_size=64))
