@@ -65,7 +65,7 @@ class Page:
 
     def answer(self, text: str) -> None:
         """Show the chapter's answer, markdown, under its question."""
-        self._place("answer", f"**Answer.** {text}", update=True)
+        self._place("answer", f"**Answer.** {text[:1].upper()}{text[1:]}", update=True)
 
     def time(self, text: str) -> None:
         """Show how long the runs took, on top."""

@@ -127,7 +127,7 @@ def test_an_answer_takes_the_place_that_was_kept_for_it(monkeypatch):
     page.open_top()
     assert cell == {"answer": "**Answer.** It is computed at the end of this chapter.", "time": ""}
     page.time("A minute.")
-    page.answer("Yes.")
+    page.answer("yes.")
     assert cell == {"answer": "**Answer.** Yes.", "time": "A minute."}
 
 
