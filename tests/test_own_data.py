@@ -69,7 +69,7 @@ def test_other_studies_are_about_cifar(tmp_path, capsys, monkeypatch):
     ):
         make_plan({"profile": "smoke", "dataset": "colours"}, ["05"])
     plan = make_plan({"profile": "smoke", "dataset": "colours"}, given=["init=random"])
-    assert [path.stem[:2] for path in plan.chapters] == ["00", "01", "02", "03", "04", "09"]
+    assert [path.stem[:2] for path in plan.chapters] == ["00", "01", "02", "03", "04", "09", "11"]
     assert plan.folder == tmp_path / "reports" / "smoke-colours"
     said = capsys.readouterr().out
     assert said.startswith("Left out, for they are about CIFAR: 05_binary_wideresnet, ") and "10_methods" in said

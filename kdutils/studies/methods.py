@@ -80,7 +80,8 @@ class Methods(Cifar100):
         return alone | {name: [self.taught(cell, seed) for seed in self.seeds] for name, cell in taught.items()}
 
     def all_arms(self) -> list[dict[str, list[RunSpec]]]:
-        return [self.tried(), self.students({title(name): self.cells_of(name)[0] for name in self.methods})]
+        teachers = {"teacher": [self.teacher(seed) for seed in self.teacher_seeds[:1]]}
+        return [teachers, self.tried(), self.students({title(name): self.cells_of(name)[0] for name in self.methods})]
 
     def cells_of(self, name: str) -> list[Method]:
         """The cells that the method `name` is tried in, its authors' first."""

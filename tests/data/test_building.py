@@ -204,8 +204,7 @@ def test_what_was_placed_by_hand_is_used_and_stays(by_hand, name, where, unpacke
     place = data / (name if where == "own" else ".")
     place.mkdir(exist_ok=True)
     if unpacked:
-        with tarfile.open(archives[name]) as file:
-            file.extractall(place, filter="data")
+        shutil.unpack_archive(archives[name], place)
     else:
         shutil.copy(archives[name], place)
     before = sorted(path.relative_to(data) for path in data.rglob("*"))

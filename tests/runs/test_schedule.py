@@ -266,13 +266,13 @@ def test_a_bit_for_each_entry_that_any_student_looks_up():
     other = cnn(seed=1).data.with_(views=2)
     specs = [student(0.5), student(0.9, seed=7), student(0.5, epochs=5), student(0.5, data=other), cnn(seed=1)]
     labels = load_dataset("synthetic").train_labels
-    graph, tables = runs._plan({spec.key: spec for spec in specs}, {"synthetic": load_dataset("synthetic")})
+    graph, tables = runs.plan({spec.key: spec for spec in specs}, {"synthetic": load_dataset("synthetic")})
     [(node, (teacher, bits))] = tables.items()
     codes = [looked_up(spec, split_indices(labels, *spec.data.split)[0]) for spec in specs[:4]]
     entries = np.flatnonzero(np.unpackbits(bits, count=len(labels) * VIEWS))
     assert entries.tolist() == np.unique(np.concatenate(codes)).tolist()
     assert teacher == cnn(seed=1) and graph[node] == {teacher.key} and graph[specs[0].key] == {node, teacher.key}
-    assert runs._plan({specs[0].key: specs[0]}, {"synthetic": load_dataset("synthetic")})[0][node] == set()  # recorded
+    assert runs.plan({specs[0].key: specs[0]}, {"synthetic": load_dataset("synthetic")})[0][node] == set()  # recorded
 
 
 def test_what_was_recorded_is_read_once_and_what_runs_not_at_all(monkeypatch):
