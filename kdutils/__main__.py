@@ -19,7 +19,7 @@ examples:
   python -m kdutils data                                what data there is; `data cifar10` fetches it
   python -m kdutils data add flowers photos/flowers     one's own images, photos/flowers/<class>/*
   python -m kdutils export my_executed_notebook.ipynb   HTML and PDF beside it
-  python -m kdutils compare reports/quick reports/reference
+  python -m kdutils compare reports/quick reports/reference/quick
   python -m kdutils pack wrn_22-d4884a27c5571bbd bonn.safetensors
 
 environment (folders as seen from where the command is given; empty means not set):
@@ -83,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     export("notebooks", nargs="+", metavar="NOTEBOOK")
     compare = command("compare", _compare, "two reports side by side; exit code 1 where their numbers differ")
     compare("first", metavar="A", help="the folder of a report, with its results.json")
-    compare("second", metavar="B", nargs="?", default=ROOT / "reports" / "reference", help="default: reports/reference")
+    reference = ROOT / "reports" / "reference" / "quick"
+    compare("second", metavar="B", nargs="?", default=reference, help="default: reports/reference/quick")
     pack = command("pack", _pack, "write a recorded binary network at one bit for each binary weight")
     pack("run", metavar="RUN", help="a run's key in KD_RUNS_DIR, or a record's folder")
     pack("out", metavar="OUT", help="the file to write, such as bonn.safetensors")

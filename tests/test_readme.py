@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-READMES = [path for path in ROOT.glob("**/README.md") if not {".venv", "runs", "data"} & set(path.parts[:-2])]
+FOLDERS = ("kdutils", "tests", "reports/reference")
+READMES = [ROOT / "README.md", *(path for folder in FOLDERS for path in (ROOT / folder).rglob("README.md"))]
 GAIN = re.compile(r"([+−]\d+\.\d) \[([+−]\d+\.\d), ([+−]\d+\.\d)\]")
 
 
