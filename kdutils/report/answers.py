@@ -79,8 +79,9 @@ def answers_sentence(found: dict[str, list[Answer]]) -> str:
     rows = [row for rows in found.values() for row in rows]
     beside = [row.ours.mean > row.published for row in rows if None not in (row.published, row.ours.mean)]
     gains = [row.ours for row in rows if isinstance(row.ours, PairedGain)]
-    above = sum(gain.n > 1 and gain.low > 0 for gain in gains)
-    below = sum(gain.n > 1 and gain.high < 0 for gain in gains)
+    flat = [gain for gain in gains if gain.n > 1 and gain.sd < 1e-6]  # an interval without width tells nothing
+    above = sum(gain.n > 1 and gain.low > 0 for gain in gains if gain not in flat)
+    below = sum(gain.n > 1 and gain.high < 0 for gain in gains if gain not in flat)
     told = (
         f"Paired differences in test accuracy: {above} above zero with the whole 95% interval, {below} below, "
         f"{len(gains) - above - below} not to be told from zero."

@@ -101,6 +101,11 @@ class Gain:
         return f"{self.mean:+.2f} points, 95% CI [{self.low:+.2f}, {self.high:+.2f}] {self.over}, {n}"
 
     @property
+    def is_flat(self) -> bool:
+        """Whether all pairs differ by the same, as few pairs may by chance: their interval has no width then."""
+        return self.n > 1 and self.deviation < 1e-6
+
+    @property
     def short(self) -> str:
         """As `interval`, without its condition: "+3.90 points [+2.10, +5.70], n=3"."""
         n = with_diverged(f"n={self.n}", self.diverged)
@@ -109,7 +114,7 @@ class Gain:
     @property
     def answer(self) -> str:
         """Whether this is a gain, in a line: "Yes: +3.90 points [+2.10, +5.70], n=3"."""
-        told = {"Yes": self.low > 0, "No, a loss": self.high < 0}  # false where there is no interval
+        told = {} if self.is_flat else {"Yes": self.low > 0, "No, a loss": self.high < 0}  # false without an interval
         return f"{next((verdict for verdict, holds in told.items() if holds), 'It cannot be told')}: {self.short}"
 
     @property
@@ -118,6 +123,8 @@ class Gain:
         verdict = "That is no gain that these runs could tell from zero: the interval holds zero."
         if self.n < 2:
             verdict = "Nothing follows from fewer than two pairs."
+        elif self.is_flat and abs(self.mean) > 1e-6:
+            verdict = "Nothing follows from pairs that differ by the same: their interval has no width."
         elif self.low > 0:
             verdict = "That is a gain: the interval lies above zero."
         elif self.high < 0:

@@ -140,6 +140,12 @@ def test_nothing_follows_from_a_single_pair(tmp_path, recwarn):
     assert found.answer == "It cannot be told: +10.00 points (one pair: no interval)"
 
 
+def test_nothing_follows_from_pairs_that_differ_by_the_same(tmp_path):
+    found = statistics.gain(runs(tmp_path, (61.1, 62.1)), runs(tmp_path, (60.0, 61.0)), NAMES)
+    assert found.sentence.endswith("Nothing follows from pairs that differ by the same: their interval has no width.")
+    assert found.answer == "It cannot be told: +1.10 points [+1.10, +1.10], n=2"
+
+
 def test_a_pair_with_a_diverged_run_is_left_out_and_said(tmp_path):
     treated = runs(tmp_path, (64.1, 10.0, 63.2, 65.9, 61.0), diverged=(1,))
     control = runs(tmp_path, (62.0, 63.1, 62.8, 10.0, 61.5), diverged=(3,))
