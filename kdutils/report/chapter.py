@@ -92,7 +92,8 @@ def _start(plan: Study, init: str) -> dict[str, str]:
 def _short(plan: Study) -> str:
     """For captions: what a study's numbers hold for, in short."""
     sizes, (who, training) = _sizes(plan), next(iter(plan.trainings.items()))
-    images = [f"{size} {kind}" for kind, size in sizes.items()]
+    later = {"validation": " (later trained on)"} if isinstance(plan, Cifar100) and plan.retrain else {}
+    images = [f"{size} {kind}{later.get(kind, '')}" for kind, size in sizes.items()]
     seeds = f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
     stand_in = "".join(f", {here} for {there}" for here, there in [_stand_in(plan)] if here != there)
     setting = f"{_data(plan)}: {', '.join(images[:-1])} and {images[-1]} images, {seeds}"
@@ -117,6 +118,8 @@ def _facts(plan: Study) -> dict[str, str]:
     for kind in ("training", "validation", "test"):
         given = getattr(plan.data, f"{kind.removesuffix('ing').removesuffix('idation')}_size")
         facts[f"{kind} images"] = sizes.get(kind, f"{given:,}" if given is not None else "all")
+    if isinstance(plan, Cifar100) and plan.retrain:
+        facts["last training"] = "on the validation images, too, when these have chosen"
     facts |= {"views of an image": f"{plan.data.views} of {VIEWS}", "seeds of students": str(len(plan.seeds))}
     facts |= {"seeds of teachers": str(len(plan.teacher_seeds))}
     facts |= {f"training of {who}": str(training) for who, training in plan.trainings.items()}

@@ -1,6 +1,6 @@
 """Study E: which method of distillation? Study D's student and teacher, equally many trials for each."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -53,6 +53,7 @@ class Methods(Cifar100):
     cnn: Training = Training(optimiser=_STEPS, epochs=240, batch_size=64)  # as the literature trains its students
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(TRIALS)
     trials: Annotated[Count, Field(le=4)] = 4  # of each method
+    retrain: Literal[False] = False  # single seeds of the trials are among the students that are compared
 
     @field_validator("methods")
     @classmethod

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from kdutils.data.views import split_indices
 from kdutils.distillation.methods import KD
 from kdutils.report.tables import published
 from kdutils.specs import OptimiserSpec
@@ -57,6 +59,22 @@ def test_arms_are_the_chosen_cell_and_the_student_alone_for_all_seeds(profile):
     assert [spec.seed for spec in arms["student alone"]] == list(plan.seeds)
 
 
+@pytest.mark.parametrize("profile", ["smoke", "overnight", "paper"])
+def test_validation_images_choose_first_and_are_trained_on_last_by_teacher_and_students(profile):
+    plan, labels = study("cifar100", profile), np.repeat(np.arange(100), 500)
+    data = {spec.data.with_(views=1) for specs in plan.arms(BEST).values() for spec in specs}
+    (last,) = data | {spec.teachers[0].data.with_(views=1) for spec in plan.arms(BEST)["distilled student"]}
+    train, val = split_indices(labels, *plan.data.split)
+    trained, left = split_indices(labels, *last.split)
+    assert {*trained} == {*train, *val} and len(val) == plan.data.val_size and not len(left)
+    assert not {spec.key for spec in plan.grid()} & {spec.key for specs in plan.arms(BEST).values() for spec in specs}
+
+
+def test_the_quick_profile_and_the_comparison_of_methods_leave_the_validation_images_out_to_the_end():
+    arms = study("cifar100", "quick").arms(BEST)["distilled student"] + [study("methods", "paper").student()]
+    assert {spec.data.val_size for spec in arms} == {1000, 5000}
+
+
 def test_a_teacher_from_a_file_is_one_resnet32x4_that_is_not_trained():
     plan = study("cifar100", "quick", teacher_file="/weights/resnet32x4.pth", teacher_seeds=[3, 4])
     (teacher,) = plan.arms(BEST)["teacher"]
@@ -69,7 +87,7 @@ def test_beyond_the_document_the_students_differ_in_the_teacher_alone():
     plan = study("cifar100", "paper")
     arms = plan.beyond()
     assert [spec.with_(distillation=None) for spec in arms["ResNet8x4, KD"]] == arms["ResNet8x4 alone"]
-    assert {spec.teachers for spec in arms["ResNet8x4, KD"]} == {(plan.teacher(),)}
+    assert {spec.teachers for spec in arms["ResNet8x4, KD"]} == {(plan.arms(BEST)["teacher"][0],)}
     assert {(spec.model.name, spec.epochs, spec.init) for spec in arms["ResNet8x4 alone"]} == (
         {("resnet8x4", 240, "random")}
     )

@@ -38,7 +38,7 @@ def test_study_c_as_published():
 def test_study_d_as_published():
     arms = study("cifar100", "paper").arms(KD(temperature=4.0, kd_weight=0.75))
     assert [specs[0].key for specs in arms.values()] == [
-        "resnet32x4-7748355a2e182e71",
-        "cnn4-30f8db236da700c4",
-        "cnn4-7880de6497312ad7",
+        "resnet32x4-3d07a5dd93f28e12",
+        "cnn4-da0f67d4075178f1",
+        "cnn4-314c3a68810babd0",
     ]
