@@ -66,13 +66,17 @@ class Assignment(Study):
         return self._resnet(name, self._tuning, seed)
 
     def policies(self) -> dict[str, RunSpec]:
-        """What may train in a ResNet18, side by side: a head at several sizes, the last block, all layers."""
+        """What may train in a ResNet18, side by side: a head at several sizes, the last block, all layers.
+
+        And in a ResNet50: its head at the largest size; where the teachers are fine-tuned, all its layers.
+        """
         seed, tuning = self.teacher_seeds[0], self._tuning.with_(epochs=self.policy_epochs)
-        heads = {f"head, {size} pixels": self._head("resnet18", seed, size) for size in self.sizes}
-        return heads | {
-            "last block, 3x3 stem": self._resnet("resnet18", tuning, seed, "last_block"),
-            "all layers, 3x3 stem": self._resnet("resnet18", tuning, seed),
-        }
+        runs = {f"head, {size} pixels": self._head("resnet18", seed, size) for size in self.sizes}
+        runs["last block, 3x3 stem"] = self._resnet("resnet18", tuning, seed, "last_block")
+        runs["all layers, 3x3 stem"] = self._resnet("resnet18", tuning, seed)
+        if self.init == "imagenet":  # on random weights, one network's heads show all there is to see
+            runs[f"ResNet50: head, {self.sizes[-1]} pixels"] = self._head("resnet50", seed, self.sizes[-1])
+        return runs if self.frozen else runs | {"ResNet50: all layers, 3x3 stem": self.resnet("resnet50", seed)}
 
     def student(self, teachers: tuple[str, ...], method: Method, seed: int = 0) -> RunSpec:
         """Tasks 3 and 4: the small CNN of Task 1, taught by the ResNets `teachers`."""

@@ -46,18 +46,25 @@ def test_it_searches_every_temperature_with_every_weight_and_trains_every_policy
         (t, w) for t in (2, 4, 8) for w in (0.3, 0.5, 0.7, 0.9)
     }
     assert len({spec.key for spec in grid}) == 12 and all(spec.teachers == (plan.resnet("resnet50"),) for spec in grid)
-    shown = [
-        (spec.trainable, spec.model.option("stem"), spec.model.option("size")) for spec in plan.policies().values()
-    ]
+    runs = list(plan.policies().values())
+    shown = [(spec.trainable, spec.model.option("stem"), spec.model.option("size")) for spec in runs]
     assert shown == [
         ("head", "imagenet", 96),
         ("head", "resized", 64),
         ("head", "resized", 96),
         ("last_block", "cifar_pool", 96),
         ("all", "cifar_pool", 96),
+        ("head", "resized", 96),
+        ("all", "cifar_pool", 96),
     ]
-    assert [spec.has_frozen_backbone for spec in plan.policies().values()] == [True, True, True, False, False]
-    assert list(plan.policies().values())[-1] == plan.resnet("resnet18", plan.teacher_seeds[0])
+    assert [spec.model.name for spec in runs] == 5 * ["resnet18"] + 2 * ["resnet50"]
+    assert [spec.has_frozen_backbone for spec in runs] == [True, True, True, False, False, True, False]
+    assert runs[4] == plan.resnet("resnet18", plan.teacher_seeds[0]) and runs[6] == plan.resnet("resnet50")
+
+
+def test_where_a_frozen_resnet50_teaches_it_is_the_one_shown_beside_what_else_may_train():
+    plan = study("assignment", "quick")
+    assert list(plan.policies().values())[5:] == [plan.resnet("resnet50", plan.teacher_seeds[0])]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
