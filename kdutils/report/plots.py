@@ -16,6 +16,7 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from scipy import stats
 from scipy.special import softmax
 
@@ -249,6 +250,9 @@ def plot_cost_accuracy(arms: Arms, cost: Literal["parameters", "seconds"] = "par
         axis.plot(costs, values(records, "test"), **style | edge, label=_named(name, records))
     label = {"parameters": "parameters", "seconds": "training time on one worker (s)"}[cost]
     axis.set(xscale="log", xlabel=label, ylabel="test accuracy (%)")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 
