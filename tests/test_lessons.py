@@ -67,6 +67,7 @@ def test_three_exercises_with_folded_solutions_and_references_end_it(notebook):
     assert [notebook.cells[place].source.split()[1] for place in texts] == ["1.**", "2.**", "3.**"]
     assert [notebook.cells[place + 1] for place in texts] == tagged(notebook, "solution")
     for cell in tagged(notebook, "solution"):
+        assert cell.source.startswith("# Solution\n"), "JupyterLab shows the first line of a folded cell"
         assert cell.metadata.jupyter.source_hidden and "assert " in cell.source
     assert len(re.findall(r"\]\(https://", notebook.cells[-1].source)) >= 2
 
