@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
+from timeit import Timer
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from kdutils.errors import InputError
 from kdutils.machine import detect_runtime
@@ -126,5 +127,9 @@ def _forward_seconds(model: nn.Module, batch: int, seconds: float) -> float:
     parts = (copy.deepcopy(model).eval(), images)
     model, images = (part.to(runtime.device, memory_format=torch.channels_last) for part in parts)
     with runtime.autocast():  # one context: it keeps the weights that it has cast
-        timer = Timer("run(images)", globals={"run": model, "images": images}, num_threads=torch.get_num_threads())
-        return timer.blocked_autorange(min_run_time=seconds).median
+        timer = Timer(lambda: model(images).cpu())  # which waits for a GPU
+        timer.timeit(1)  # warms up
+        measured = []
+        while sum(measured) < seconds:
+            measured.append(timer.timeit(1))
+        return statistics.median(measured)

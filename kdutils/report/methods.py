@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from kdutils.data.datasets import Dataset
 from kdutils.distillation.losses import agreement_weights, confidence_weights, entropy_weights, teacher_gradients
 from kdutils.distillation.methods import Method, build_method, method_loss
-from kdutils.report.plots import COLOURS, MARKERS
+from kdutils.report.plots import COLOURS, MARKERS, WIDEST
 from kdutils.report.results import describe_arms, describe_gains
 from kdutils.report.statistics import Arms, Gain, best_cell, count, finished, gain, spread, values
 from kdutils.report.tables import published
@@ -69,7 +69,7 @@ def plot_pushes(
     """
     alone = build_method("kd", kd_weight=0.0)
     rows = {"CE alone": examples.push(alone)} | {title(method.name): examples.push(method) for method in methods}
-    size = (5.2 * examples.shown, 3.0 + 0.34 * len(rows))
+    size = (min(5.2 * examples.shown, WIDEST), 3.0 + 0.34 * len(rows))
     grid = dict(height_ratios=(2, 0.22 * len(rows)), squeeze=False, sharex="col")
     figure, axes = plt.subplots(2, examples.shown, figsize=size, **grid)
     for image, (points, heat) in enumerate(axes.T):

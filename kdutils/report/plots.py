@@ -31,6 +31,7 @@ from kdutils.runs.records import Record
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("solid", "dashed", "dotted", "dashdot", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 3)))
 MARKERS = "osD^vPX<>*"
+WIDEST = 8.4  # inches: what a page and an output in JupyterLab show without scaling or scrolling
 _LOOK = {"axes.grid": True, "grid.alpha": 0.3, "figure.constrained_layout.use": True, "svg.hashsalt": "kdutils"}
 sns.set_theme(context="paper", style="ticks", palette=COLOURS, rc=_LOOK)
 
@@ -51,7 +52,7 @@ def plot_curves(arms: Arms) -> Figure:
     A line is the mean over seeds, its band their smallest and largest value; runs that diverged are left out and
     counted, unless all did. Training values are those seen while training, under augmentation, averaged over the epoch.
     """
-    size = (max(3.2 * len(arms), 4.5), 4.6)
+    size = (min(max(3.2 * len(arms), 4.5), WIDEST), 4.6)
     figure, axes = plt.subplots(2, len(arms), figsize=size, sharex="col", sharey="row", squeeze=False)
     for column, (name, records) in zip(axes.T, arms.items(), strict=True):
         histories = _histories(records)
@@ -59,7 +60,7 @@ def plot_curves(arms: Arms) -> Figure:
             for index, (split, title) in enumerate({"train": "training", "val": "validation", "test": "test"}.items()):
                 if f"{split}_{metric}" in histories:  # a run may have no validation images, and few watch the test set
                     _band(axis, histories.groupby("epoch")[f"{split}_{metric}"], title, index)
-        column[0].set_title(textwrap.fill(_named(name, records), 34))
+        column[0].set_title(textwrap.fill(_named(name, records), 34 if len(arms) < 4 else 20))
         column[1].set_xlabel("epoch")
         column[1].xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel("accuracy (%)")

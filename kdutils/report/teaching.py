@@ -15,14 +15,14 @@ from matplotlib.legend_handler import HandlerTuple
 from scipy.special import softmax
 
 from kdutils.distillation.losses import teacher_log_probabilities
-from kdutils.report.plots import COLOURS, _named, _style
+from kdutils.report.plots import COLOURS, WIDEST, _named, _style
 from kdutils.report.statistics import Arms, finished, reliability
 
 
 def plot_temperatures(logits: np.ndarray, classes: Sequence[str], temperatures=(0.5, 1, 2, 4, 8, np.inf)) -> Figure:
     """softmax(z / T) of one image's logits [classes], a panel for each temperature; at infinity all are equal."""
     figure, axes = plt.subplots(
-        1, len(temperatures), figsize=(1.35 * len(temperatures) + 1, 0.2 * len(classes) + 1.2), sharey=True
+        1, len(temperatures), figsize=(1.2 * len(temperatures) + 1, 0.2 * len(classes) + 1.2), sharey=True
     )
     for axis, temperature in zip(axes, temperatures, strict=True):
         soft = softmax(np.asarray(logits, dtype=float) / temperature)
@@ -121,7 +121,8 @@ def plot_reliability(arms: Arms) -> Figure:
 
     On the diagonal, a network is right as often as it is sure; below it, it is too sure.
     """
-    figure, axes = plt.subplots(1, len(arms), figsize=(2.6 * len(arms) + 0.6, 3), sharey=True, squeeze=False)
+    size = (min(2.6 * len(arms) + 0.6, WIDEST), 3)
+    figure, axes = plt.subplots(1, len(arms), figsize=size, sharey=True, squeeze=False)
     for index, (axis, (name, records)) in enumerate(zip(axes[0], arms.items(), strict=True)):
         confidence, accuracy, share = reliability(finished(records))
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="dotted")

@@ -25,7 +25,7 @@ class Assignment(Study):
         | dict(seeds=(0, 1), teacher_seeds=(0,), temperatures=(4.0,), kd_weights=(0.5, 0.9), sizes=(32, 64)),
         "quick": dict(data=dict(train_size=3000, val_size=1000, views=3), frozen=True, resnet_tests=1000)
         | dict(cnn=Training(optimiser=ONE_CYCLE.with_(learning_rate=3e-3), epochs=20), policy_epochs=2)
-        | dict(from_random=Training(optimiser=ONE_CYCLE, epochs=8))
+        | dict(fine_tuning=Training(optimiser=ONE_CYCLE, epochs=2), from_random=Training(optimiser=ONE_CYCLE, epochs=8))
         | dict(seeds=(0, 1, 2), teacher_seeds=(0,), temperatures=(2.0, 8.0), kd_weights=(0.5, 0.9))
         | dict(weighing=("mt_camkd",)),
         "overnight": dict(seeds=(0, 1, 2), teacher_seeds=(0,)),
@@ -48,11 +48,12 @@ class Assignment(Study):
 
     @property
     def trainings(self) -> dict[str, Training]:
-        resnets = {"heads on frozen ResNets": self.head} if self.has_frozen_teacher else {"ResNets": self._tuning}
+        resnets = {"heads on frozen ResNets": self.head} if self.has_frozen_teacher else {"ResNets": self.tuning}
         return {"small CNNs": self.cnn} | resnets
 
     @property
-    def _tuning(self) -> Training:
+    def tuning(self) -> Training:
+        """How more than a head of a ResNet is trained."""
         return self.fine_tuning if self.init == "imagenet" else self.from_random
 
     def small_cnn(self, seed: int = 0) -> RunSpec:
@@ -63,14 +64,14 @@ class Assignment(Study):
         """Task 2, and the teacher of Tasks 3 and 4: an ImageNet ResNet (resnet18 or resnet50)."""
         if self.has_frozen_teacher:
             return self._head(name, seed, self.sizes[-1])
-        return self._resnet(name, self._tuning, seed)
+        return self._resnet(name, self.tuning, seed)
 
     def policies(self) -> dict[str, RunSpec]:
         """What may train in a ResNet18, side by side: a head at several sizes, the last block, all layers.
 
         And in a ResNet50: its head at the largest size; where the teachers are fine-tuned, all its layers.
         """
-        seed, tuning = self.teacher_seeds[0], self._tuning.with_(epochs=self.policy_epochs)
+        seed, tuning = self.teacher_seeds[0], self.tuning.with_(epochs=self.policy_epochs)
         runs = {f"head, {size} pixels": self._head("resnet18", seed, size) for size in self.sizes}
         runs["last block, 3x3 stem"] = self._resnet("resnet18", tuning, seed, "last_block")
         runs["all layers, 3x3 stem"] = self._resnet("resnet18", tuning, seed)
