@@ -62,12 +62,14 @@ def answers(results: Results) -> dict[str, list[Answer]]:
         for name, gain in chapter.gains.items():
             gains.setdefault(chapter.study, []).append(Answer(name, "test", gain))
     for chapter in results.chapters.values() if not networks else ():
-        tested = {name: arm.metrics["test"]["accuracy"] for name, arm in chapter.arms.items() if "test" in arm.metrics}
-        alone.setdefault(chapter.study, []).extend(Answer(name, "test", ours) for name, ours in tested.items())
+        for name, arm in chapter.arms.items():
+            if "test" in arm.metrics:
+                row = Answer(name, "test", arm.metrics["test"]["accuracy"])
+                alone.setdefault(chapter.study, {}).setdefault(tuple(arm.runs.values()), row)
     ordered = {}
     for document in dict.fromkeys([*networks, *alone, *gains]):
         beside = sorted(networks.get(document, []), key=lambda found: (found[0], found[1].published))
-        rows = [row for _, row in beside] + alone.get(document, []) + gains.get(document, [])
+        rows = [row for _, row in beside] + [*alone.get(document, {}).values()] + gains.get(document, [])
         ordered[_DOCUMENTS.get(document, document)] = list({row.cells: row for row in rows}.values())
     return ordered
 

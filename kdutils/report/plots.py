@@ -304,9 +304,9 @@ def plot_answers(answers: dict[str, list[Answer]]) -> Figure:
             continue
         seeds = [value for value in row.ours.values.values() if value is not None]
         published = [row.published] * (row.published is not None)
-        seen += published + seeds
         mean = np.nan if row.ours.mean is None else row.ours.mean
         low, high = row.ours.interval or (mean, mean)
+        seen += published + seeds + [end for end in (low, high) if seeds]
         axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", fmt="|", markersize=9)
         dots = axis.plot(seeds, [place] * len(seeds), "o", color=COLOURS[0], markersize=4)
         marks |= {"ours: every seed": dots[0]}

@@ -70,7 +70,7 @@ def test_ours_stand_with_spread_interval_and_number(found):
 
 def test_without_a_published_value_all_test_accuracies_stand_there_once(tmp_path):
     alone, better = runs(tmp_path / "alone", ALONE), runs(tmp_path / "better", BETTER, temperature=4.0)
-    both = chapter("assignment", tables.metrics_table({"small CNN": alone, "mine": better}))
+    both = chapter("assignment", tables.metrics_table({"small CNN": alone, "mine": better, "again": better}))
     both["gains"] = tables.gains_table([gain(better, alone, ("better", "alone"))]).attrs["results"]["gains"]
     chapters = {"01_x": chapter("assignment", tables.metrics_table({"small CNN": alone})), "03_x": both}
     found = answers(Results.model_validate({"format": "kdutils results 1", "facts": {}, "chapters": chapters}))
