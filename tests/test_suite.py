@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from jupyter_client.channels import HBChannel
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -361,6 +363,16 @@ def test_a_users_own_python3_kernel_does_not_win(project, monkeypatch):
     finally:
         kernel.close()
     assert printed(project / "reports" / "01_a.ipynb") == [f"{sys.executable} True"]
+
+
+def test_a_client_that_is_replaced_at_once_has_no_heartbeat():
+    """Stopped while its thread begins, jupyter_client's heartbeat opens sockets until there are no more."""
+    kernel = Kernel()
+    try:
+        kernel.begin()
+        assert not [thread for thread in threading.enumerate() if isinstance(thread, HBChannel)]
+    finally:
+        kernel.close()
 
 
 FIGURE = """
