@@ -481,6 +481,7 @@ def executed(monkeypatch, project):
             Path(environments[-1]["KD_USED_RUNS"]).write_text("small_cnn-0123\n")
         Path(target).write_text(Path(source).read_text())
 
+    monkeypatch.setattr(Kernel, "begin", lambda self: None)
     monkeypatch.setattr(Kernel, "_renew", renew)
     monkeypatch.setattr(kernel_module.papermill, "execute_notebook", execute_notebook)
     return names
