@@ -97,7 +97,7 @@ class Kernel:
                 self._manager = None
                 return
             client = self._manager.client()
-            client.start_channels()
+            client.start_channels(hb=False)  # a heartbeat that is stopped as it begins would open sockets without end
             client.execute(_BEFOREHAND, silent=True)
 
     async def _start(self) -> None:
@@ -111,7 +111,7 @@ class Kernel:
         if self._manager is None:
             await self._start()
         client = self._manager.client()
-        client.start_channels()
+        client.start_channels(hb=False)
         await client.wait_for_ready(_LIMITS["start_timeout"])
         cleared = f"""
             def renew():

@@ -319,6 +319,7 @@ def _cover(plan: Plan, chapters: list[Path]) -> dict:
     }
     cover = {"title": "Knowledge distillation", "subtitle": "What small networks learn from large ones", "facts": facts}
     cover["subtitle"] += "".join(f", on the data set {name}" for name in named if name not in DATASETS)
+    cover["subtitle"] += f"; profile {facts['Profile']}"  # beside published values, who reads on must know
     return cover | _notice(chapters)
 
 
@@ -328,5 +329,5 @@ def _notice(chapters: list[Path]) -> dict:
     if not synthetic:
         return {}
     where, there = ("", "here") if len(synthetic) == len(chapters) else (f" in {', '.join(synthetic)}", "there")
-    notice = f"Synthetic data{where}: procedural images stand in for CIFAR. Nothing {there} is a result on CIFAR."
+    notice = f"Synthetic data{where}: procedural images stand in for CIFAR. Nothing made {there} is a result on CIFAR."
     return {"notice": notice}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from smoke_report import Copy
@@ -53,6 +56,8 @@ def test_a_profile_takes_no_more_images_than_there_are(profile, each, there, tra
     assert table.loc["data"].tolist() == ["The data set colours", "CIFAR-10"]
     assert table.loc["images that there are", here].startswith(f"{there} to train and to validate with, ")
     assert table.loc["training images"].tolist() == [str(train), "9,000"]
+    tests = 3 * max(1, each // 5)
+    assert f"up to {100 * (0.25 / tests) ** 0.5:.1f} points" in table.loc["standard error of an accuracy", here]
 
 
 def test_too_few_images_are_refused(tmp_path):
@@ -109,9 +114,13 @@ def test_the_command_tells_study_a_of_ones_own_images(tmp_path, data):
     command = ["report", "--only", "00,01,03", "--profile", "smoke", "--dataset", "colours", "-p", "init=random"]
     done = copy.run(*command)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "The data set colours has 96 training images: 77 train and 19 validate." in done.stdout
+    assert done.stdout.count("The data set colours has 96 training images: 77 train and 19 validate.") == 1
     folder = copy.reports.with_name("smoke-colours")
-    assert "What small networks learn from large ones, on the data set colours" in (folder / "index.html").read_text()
+    index = (folder / "index.html").read_text()
+    assert "What small networks learn from large ones, on the data set colours; profile smoke: a test" in index
+    answers = pd.read_csv(folder / "tables" / "answers.csv")
+    assert {"small CNN", "ResNet50", "distilled from ResNet50"} <= set(answers["classifier or gain"])
+    assert "figures/answers.svg" in index and "published" not in re.search(r"<thead>.*?</thead>", index, re.DOTALL)[0]
     for chapter in ("00_data", "01_baseline_small_cnn", "03_one_teacher"):
         cells = nbformat.read(folder / f"{chapter}.ipynb", as_version=4).cells
         shown = [

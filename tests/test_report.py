@@ -250,7 +250,7 @@ def test_the_report_says_what_it_holds_for(report, printed):
         for words in ("synthetic data (digest", "smoke", "random weights", "torch", "Python", "cores"):
             assert words in text, words
     for text in (printed[0], index):
-        assert "Knowledge distillation" in text and "Nothing here is a result on CIFAR" in text
+        assert "Knowledge distillation" in text and "Nothing made here is a result on CIFAR" in text
     assert re.search(r"Date \d+ \w+ 20\d\d", whole)
 
 

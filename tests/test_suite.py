@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from jupyter_client.channels import HBChannel
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -363,6 +365,17 @@ def test_a_users_own_python3_kernel_does_not_win(project, monkeypatch):
     assert printed(project / "reports" / "01_a.ipynb") == [f"{sys.executable} True"]
 
 
+def test_a_client_that_is_replaced_at_once_has_no_heartbeat():
+    """Stopped while its thread begins, jupyter_client's heartbeat opens sockets until there are no more."""
+    before, kernel = threading.enumerate(), Kernel()
+    try:
+        kernel.begin()
+        begun = [thread for thread in threading.enumerate() if thread not in before]
+        assert not [thread for thread in begun if isinstance(thread, HBChannel)]
+    finally:
+        kernel.close()
+
+
 FIGURE = """
 import os
 from pathlib import Path
@@ -468,6 +481,7 @@ def executed(monkeypatch, project):
             Path(environments[-1]["KD_USED_RUNS"]).write_text("small_cnn-0123\n")
         Path(target).write_text(Path(source).read_text())
 
+    monkeypatch.setattr(Kernel, "begin", lambda self: None)
     monkeypatch.setattr(Kernel, "_renew", renew)
     monkeypatch.setattr(kernel_module.papermill, "execute_notebook", execute_notebook)
     return names

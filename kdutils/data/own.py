@@ -3,6 +3,7 @@
 Images are PNG, JPEG or WebP files of any size and mode. Each is turned as its EXIF says, 16-bit greys become 8-bit,
 what is transparent lies on white, and its central square is resized to 32 x 32 pixels (bicubic, antialiased). Classes
 are numbered by name. Without train/ and test/, a fifth of every class tests, drawn by a seed from images and labels.
+What is hidden (a dot begins its name) is passed over.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def _listed(folder: Path) -> tuple[dict[str, dict[str, list[Path]]], Counter]:
     for root, folders, files in os.walk(folder, onerror=_fail, followlinks=True):
         place = Path(root).relative_to(folder).parts
         folders[:] = [name for name in folders if not name.startswith(".") and len(place) < 5]
-        images = {name for name in files if name.lower().endswith(_SUFFIXES) and not name.startswith(".")}
+        files = [name for name in files if not name.startswith(".")]
+        images = {name for name in files if name.lower().endswith(_SUFFIXES)}
         skipped.update(Path(name).suffix.lower() or name for name in files if name not in images)
         paths = [Path(root, name) for name in sorted(images)]
         if len(place) == depth:

@@ -47,9 +47,10 @@ COLUMNS = ("classifier or gain", "images", "ours (%)", "95% interval", "n", "pub
 def answers(results: Results) -> dict[str, list[Answer]]:
     """By document: its published accuracies in their order (but those on training images) beside ours, then the gains.
 
-    What several chapters show alike stands once.
+    In a report that has no published values, such as one on one's own data, all test accuracies stand there. What
+    several chapters show alike stands once.
     """
-    networks, gains = {}, {}  # by document
+    networks, alone, gains = {}, {}, {}  # by document
     for chapter in results.chapters.values():
         for name, arm in chapter.arms.items():
             for split, images in _SPLITS.items():
@@ -60,10 +61,15 @@ def answers(results: Results) -> dict[str, list[Answer]]:
                     networks.setdefault(document, []).append((part, Answer(what, images, ours, value)))
         for name, gain in chapter.gains.items():
             gains.setdefault(chapter.study, []).append(Answer(name, "test", gain))
+    for chapter in results.chapters.values() if not networks else ():
+        for name, arm in chapter.arms.items():
+            if "test" in arm.metrics:
+                row = Answer(name, "test", arm.metrics["test"]["accuracy"])
+                alone.setdefault(chapter.study, {}).setdefault(tuple(arm.runs.values()), row)
     ordered = {}
-    for document in dict.fromkeys([*networks, *gains]):
+    for document in dict.fromkeys([*networks, *alone, *gains]):
         beside = sorted(networks.get(document, []), key=lambda found: (found[0], found[1].published))
-        rows = [row for _, row in beside] + gains.get(document, [])
+        rows = [row for _, row in beside] + [*alone.get(document, {}).values()] + gains.get(document, [])
         ordered[_DOCUMENTS.get(document, document)] = list({row.cells: row for row in rows}.values())
     return ordered
 

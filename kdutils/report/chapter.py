@@ -65,7 +65,8 @@ def _fitted(plan: Study, images: datasets.Dataset) -> dict:
     if (data.train_size or 1) + data.val_size > there:
         val = min(data.val_size, max(1, there // 5))
         own |= {"train_size": min(data.train_size or there, there - val), "val_size": val}
-        print(f"{_title(images)} has {there:,} training images: {own['train_size']:,} train and {val:,} validate.")
+        if not settings().chapter:  # else the suite has said so for all chapters
+            print(f"{_title(images)} has {there:,} training images: {own['train_size']:,} train and {val:,} validate.")
     return own
 
 
@@ -84,7 +85,7 @@ def _start(plan: Study, init: str) -> dict[str, str]:
     if init == "imagenet":
         place = settings().data_dir / "imagenet" / f"{missing[0]}.safetensors"
         raise Unavailable(f"{sentence}: put them into {place}, or give init=auto")
-    stand_in = "weights from another data set" if isinstance(plan, TeacherInit) else "random weights"
+    stand_in = "in study C, weights from another data set" if isinstance(plan, TeacherInit) else "random weights"
     print(f"{sentence}: {stand_in} stand in.")
     return other
 
@@ -114,7 +115,9 @@ def _facts(plan: Study) -> dict[str, str]:
     if plan.data.digest:
         images = datasets.load_dataset(plan.data.name)
         there = f"{len(images.train_labels):,} to train and to validate with, {len(images.test_labels):,} to test with"
+        error = f"{50 / len(images.test_labels) ** 0.5:.1f} points"  # the binomial one of an accuracy of 50 %
         facts |= {"images that there are": f"{there}; a profile takes no more", "classes": str(plan.data.num_classes)}
+        facts |= {"standard error of an accuracy": f"up to {error}, for so many test images"}
     for kind in ("training", "validation", "test"):
         given = getattr(plan.data, f"{kind.removesuffix('ing').removesuffix('idation')}_size")
         facts[f"{kind} images"] = sizes.get(kind, f"{given:,}" if given is not None else "all")

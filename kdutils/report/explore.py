@@ -78,18 +78,19 @@ class Explored:
 def explore(study: Assignment, page: Page) -> Explored | None:
     """What can be explored of study A: its recorded runs, else its last report, else the reference, else nothing.
 
-    The page says which, or what to run, and its captions then end in the setting of that. All but the reference is kept
-    among the report's tables.
+    The page says which, or what to run, and its captions then end in the setting of that. All but the reference, which
+    does not stand in for one's own data, is kept among the report's tables.
     """
-    found, kept = _recorded(study), True
+    found, kept, data = _recorded(study), True, study.data
+    chosen = f" --dataset {data.name}" * (data.name != "cifar10")
     missing = (
         "The runs of the setting above are not recorded here; "
-        f"`python -m kdutils report --profile {study.profile} --only 03,04` makes them."
+        f"`python -m kdutils report --profile {study.profile}{chosen} --only 03,04` makes them."
     )
     if found:
         found["grid"]["setting"] = page.setting
         page.say("Shown are the recorded runs of the setting above.")
-    for folder in (study.profile, _REFERENCE):
+    for folder in (f"{study.profile}-{data.name}",) if data.digest else (study.profile, _REFERENCE):
         paths = {name: ROOT / "reports" / folder / "tables" / f"11_{name}.csv" for name in _TABLES}
         if not found and all(path.is_file() for path in paths.values()):
             found, kept = {name: _read(path) for name, path in paths.items()}, folder != _REFERENCE

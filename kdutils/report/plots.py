@@ -25,6 +25,7 @@ from kdutils.data.views import allowed_views, render
 from kdutils.distillation.methods import KD
 from kdutils.networks.binary import binary_layers, sign, sign_activations, sign_weights
 from kdutils.report.answers import Answer
+from kdutils.report.results import PairedGain
 from kdutils.report.statistics import FEW, Arms, Gain, confusion, finished, values, with_diverged
 from kdutils.runs.records import Record
 
@@ -297,32 +298,34 @@ def plot_gains(gains: Sequence[Gain]) -> Figure:
 
 
 def plot_answers(answers: dict[str, list[Answer]]) -> Figure:
-    """Published accuracies (%) beside ours, by document: a dot for every seed, and the mean with its 95% interval."""
-    shown = {document: [row for row in rows if row.published is not None] for document, rows in answers.items()}
+    """Accuracies (%) by document: a dot for every seed, the mean with its 95% interval, and the published value."""
+    shown = {name: [row for row in rows if not isinstance(row.ours, PairedGain)] for name, rows in answers.items()}
     lines = [line for document, rows in shown.items() if rows for line in (document, *rows)]
     figure, axis = plt.subplots(figsize=(7.2, 0.2 * len(lines) + 1.1))
-    seen = []
+    seen, marks = [], {}
     for place, row in enumerate(lines):
         if isinstance(row, str):
             axis.axhspan(place - 0.5, place + 0.5, color="0.92", linewidth=0)
             continue
         seeds = [value for value in row.ours.values.values() if value is not None]
-        seen += [row.published, *seeds]
+        published = [row.published] * (row.published is not None)
         mean = np.nan if row.ours.mean is None else row.ours.mean
         low, high = row.ours.interval or (mean, mean)
+        seen += published + seeds + [end for end in (low, high) if seeds]
         axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", fmt="|", markersize=9)
-        axis.plot(seeds, [place] * len(seeds), "o", color=COLOURS[0], markersize=4)
-        axis.plot(row.published, place, "D", color=COLOURS[1], markerfacecolor="none", markersize=6, zorder=3)
-    axis.set(
-        xlabel="accuracy (%)", xlim=(max(0, min(seen) - 5), min(100, max(seen) + 5)), ylim=(len(lines) - 0.5, -0.5)
-    )
+        dots = axis.plot(seeds, [place] * len(seeds), "o", color=COLOURS[0], markersize=4)
+        marks |= {"ours: every seed": dots[0]}
+        if published:
+            look = {"color": COLOURS[1], "markerfacecolor": "none", "markersize": 6, "zorder": 3}
+            marks |= {"published": axis.plot(published, place, "D", **look)[0]}
+    limits = max(0, min(seen, default=5) - 5), min(100, max(seen, default=95) + 5)
+    axis.set(xlabel="accuracy (%)", xlim=limits, ylim=(len(lines) - 0.5, -0.5))
     axis.set_yticks(
         range(len(lines)), [line if isinstance(line, str) else f"{line.what}, {line.images}" for line in lines]
     )
     for label, line in zip(axis.get_yticklabels(), lines, strict=True):
         label.set_fontweight("bold" if isinstance(line, str) else "normal")
     axis.grid(axis="y", visible=False)
-    marks = dict(zip(("ours: every seed", "published"), axis.lines[-2:], strict=True))
     marks = {"ours: mean and 95% interval": axis.containers[0]} | marks
     figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure

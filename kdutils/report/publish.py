@@ -14,12 +14,12 @@ from kdutils.errors import InputError
 from kdutils.report.answers import COLUMNS, answers, answers_caption, answers_sentence, answers_table
 from kdutils.report.exporters import Chapter, PageExporter, PrintExporter, pandoc, typeset, with_mathml
 from kdutils.report.page import rendered
-from kdutils.report.results import Results, collect
+from kdutils.report.results import PairedGain, Results, collect
 from kdutils.settings import write_atomic
 
 ALT = (
     "Dot plot of accuracies, a row for each network, grouped by document: a dot for every seed of ours, a line for "
-    "their mean and its 95% interval, a diamond for the published value. The table has the numbers."
+    "their mean and its 95% interval, a diamond for a published value. The table has the numbers."
 )
 
 
@@ -82,12 +82,13 @@ def _opening(notebooks: dict[str, nbformat.NotebookNode], folder: Path, cover: d
     results = Results(format="kdutils results 1", facts=cover["facts"], chapters=chapters)
     found, texts, files = answers(results), {}, {"results.json": results.model_dump_json(indent=1).encode()}
     if found:
-        shown = {"answers": found, "columns": COLUMNS}
+        has_published = any(row.published is not None for rows in found.values() for row in rows)
+        shown = {"answers": found, "columns": COLUMNS if has_published else COLUMNS[:-2]}
         shown["caption"] = " ".join([answers_caption(found), cover.get("notice", "")]).strip()
         texts["table"] = templates.get_template("answers.html.j2").render(shown)
         texts["sentence"] = answers_sentence(found)
         files["tables/answers.csv"] = answers_table(found).to_csv(index=False).encode()
-    if any(row.published is not None for rows in found.values() for row in rows):
+    if any(not isinstance(row.ours, PairedGain) for rows in found.values() for row in rows):
         from kdutils.report import plots  # heavy: a suite that has nothing to draw need not wait for it
 
         figure = plots.plot_answers(found)

@@ -68,6 +68,22 @@ def test_ours_stand_with_spread_interval_and_number(found):
     assert better.cells[3] == f"[{better.ours.low:+.2f}, {better.ours.high:+.2f}]"
 
 
+def test_without_a_published_value_all_test_accuracies_stand_there_once(tmp_path):
+    alone, better = runs(tmp_path / "alone", ALONE), runs(tmp_path / "better", BETTER, temperature=4.0)
+    both = chapter("assignment", tables.metrics_table({"small CNN": alone, "mine": better, "again": better}))
+    both["gains"] = tables.gains_table([gain(better, alone, ("better", "alone"))]).attrs["results"]["gains"]
+    chapters = {"01_x": chapter("assignment", tables.metrics_table({"small CNN": alone})), "03_x": both}
+    found = answers(Results.model_validate({"format": "kdutils results 1", "facts": {}, "chapters": chapters}))
+    rows = [row.cells[:3] for row in found["A: four classifiers"]]
+    assert [row[:2] for row in rows] == [("small CNN", "test"), ("mine", "test"), ("better against alone", "test")]
+    assert rows[1][2] == f"{np.mean(BETTER):.2f} ± {np.std(BETTER, ddof=1):.2f}"
+    figure = plots.plot_answers(found)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["A: four classifiers", "small CNN, test", "mine, test"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][1:] == ["ours: every seed"]
+    plt.close(figure)
+
+
 def test_the_sentence_counts_what_the_intervals_allow(found):
     assert answers_sentence(found) == (
         "Paired differences in test accuracy: 1 above zero with the whole 95% interval, 1 below, 1 not to be told from "

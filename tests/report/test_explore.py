@@ -203,7 +203,7 @@ def test_own_runs_come_first_then_the_report_then_the_reference(study, shown, ro
 
     found, setting, said = explore()
     assert found is None and setting == SETTING and "nothing to explore" in said
-    assert "`python -m kdutils report --profile smoke --only 03,04`" in said
+    assert "`python -m kdutils report --profile smoke --dataset synthetic --only 03,04`" in said
 
     write_explored(reference)
     found, setting, said = explore()
@@ -220,6 +220,16 @@ def test_own_runs_come_first_then_the_report_then_the_reference(study, shown, ro
     record_all(study)
     found, setting, said = explore()
     assert len(found.classifiers) == 7 and setting == SETTING and "recorded runs" in said
+
+
+def test_nothing_on_cifar_stands_in_for_ones_own_data(study, shown, root):
+    ours = study.with_(data=study.data.with_(name="photos", classes=10, digest="0" * 16))
+    for folder in ("smoke", "reference/quick"):
+        write_explored(root / "reports" / folder / "tables")
+    assert kd.explore(ours, Page(SETTING)) is None
+    assert "`python -m kdutils report --profile smoke --dataset photos --only 03,04`" in shown[-1][0].data
+    write_explored(root / "reports" / "smoke-photos" / "tables")
+    assert kd.explore(ours, Page(SETTING)).classes == list(CLASSES)
 
 
 def test_what_is_kept_reads_back_as_it_was(study, shown, root, monkeypatch):
