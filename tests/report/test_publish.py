@@ -172,7 +172,7 @@ def test_mathematics_becomes_mathml(report):
 
 def test_page_folds_code_and_drops_progress_bars(report):
     text = (report / "01_heat.html").read_text(encoding="utf-8")
-    labels = re.findall(r'<details class="code"( open)?><summary>(\w+)</summary>', text)
+    labels = re.findall(r'<details class="code"( open)?><summary>([\w ]+)</summary>', text)
     assert labels == [("", "Parameters"), ("", "Parameters of this run"), ("", "Code"), (" open", "Code")]
     assert "10%" not in text and "secret_panel" not in text and "removed_call" not in text
 
