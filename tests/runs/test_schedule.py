@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 import pytest
 from distributed import LocalCluster, Security
+from smoke_report import processes_of
 
 import kdutils.runs.cluster as cluster
 import kdutils.runs.run as runs
@@ -467,18 +468,6 @@ def start(*command, store: Path, **more) -> subprocess.Popen:
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOT), "KD_RUNS_DIR": str(store), "KD_WORKERS": "2"}
     environment |= {"KD_CHECKPOINT_SECONDS": "0"} | more
     return subprocess.Popen(command, env=environment, text=True, stdin=-1, stdout=-1, stderr=-1)
-
-
-def processes_of(store: Path) -> list[psutil.Process]:
-    """All processes that a command with this store has started, by their environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("KD_RUNS_DIR") == str(store) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            pass
-    return found
 
 
 def test_scripts_without_a_guard_side_by_side_on_one_store_and_under_a_long_temporary_folder(tmp_path, data_folder):
