@@ -1,6 +1,7 @@
 # make report        set up, run the suite on the quick profile, say where the report is
 # make test          set up, check the format, run the tests on all cores
 # make check         set up, check format and lint alone; `ruff format` and `ruff check --fix` mend most
+# make drills        set up, kill workers and the command in whole smoke reports (20 kills, half an hour), see them end alike
 # make fuzz          set up, send 500 random notebooks through both exporters
 # make lab           set up, open the notebooks in JupyterLab
 # make benchmark     set up, measure training speed against the usual loop
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: report test check fuzz lab benchmark cluster-demo clean
+.PHONY: report test check drills fuzz lab benchmark cluster-demo clean
 
 report: $(READY)
 	$(BIN)/python -m kdutils report $(ARGS)
@@ -22,6 +23,9 @@ test: check
 check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+
+drills: $(READY)
+	KD_DRILLS=20 $(BIN)/python -m pytest --capture no tests/test_drills.py tests/runs/test_schedule.py $(ARGS)
 
 fuzz: $(READY)
 	$(BIN)/python -m pytest tests/report/test_random_notebooks.py --hypothesis-profile=fuzz $(ARGS)

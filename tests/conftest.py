@@ -6,8 +6,10 @@ import errno
 import hashlib
 import os
 import socket
+from contextlib import suppress
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -74,6 +76,21 @@ def offline(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", guarded_connect)
     monkeypatch.setattr(socket, "getaddrinfo", guarded_resolve)
+
+
+@pytest.fixture
+def processes_of():
+    """Gives all processes that a command with this store has started, by their environment."""
+
+    def of(store) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("KD_RUNS_DIR") == str(store) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    return of
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from filelock import FileLock
 
@@ -75,18 +74,6 @@ class Copy:
     @staticmethod
     def _command(arguments):
         return [sys.executable, "-m", "kdutils", *arguments]
-
-
-def processes_of(store: Path) -> list[psutil.Process]:
-    """All processes that a command with this store has started, by their environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("KD_RUNS_DIR") == str(store) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            pass
-    return found
 
 
 @pytest.fixture(scope="session")

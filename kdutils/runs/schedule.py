@@ -68,7 +68,8 @@ def execute(graph: dict[str, set[str]], jobs_of: Callable, finish: Callable, poo
             if died:
                 deaths[job] += 1
             if died and deaths[job] < _TRIES:
-                warnings.warn(f"a worker process died: its job ({job.title}) begins again", stacklevel=3)
+                what = f"a worker process died (death {deaths.total()}): {job.title} ({job.node}) begins again"
+                warnings.warn(what, stacklevel=3)  # counted, because Python tells the same sentence only once
                 heappush(waiting, (-float("inf"), next(number), job))
                 continue
             progress.end(job)

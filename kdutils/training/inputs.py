@@ -38,9 +38,13 @@ class Inputs:
 def looked_up(spec: RunSpec, train: np.ndarray, val: np.ndarray = NONE) -> np.ndarray:
     """Every entry code (image * 162 + view), int64, that the run looks up in its teachers' tables, the same for all its
     seeds; and in a table of features those of the validation images (int64 indices, as `train`) as they are."""
-    epochs = (epoch_stream(train, spec.data.views, spec.seed, epoch) for epoch in range(spec.epochs))
-    codes = [(indices * VIEWS + views).numpy() for indices, views in epochs]
-    return np.unique(np.concatenate(codes + [val * VIEWS + IDENTITY_VIEW] * spec.has_frozen_backbone))
+    entries = np.zeros((1 + max(train.max(initial=0), val.max(initial=0)), VIEWS), dtype=bool)
+    for epoch in range(spec.epochs):
+        indices, views = epoch_stream(train, spec.data.views, spec.seed, epoch)
+        entries[indices.numpy(), views.numpy()] = True
+    if spec.has_frozen_backbone:
+        entries[val, IDENTITY_VIEW] = True
+    return np.flatnonzero(entries)
 
 
 def check_teachers(spec: RunSpec, dataset: Dataset) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 import psutil
 
 import kdutils.runs.run as runs
-from kdutils.data.datasets import is_cached
+from kdutils.data.datasets import is_cached, load_dataset
 from kdutils.distillation.methods import KD
+from kdutils.distillation.tables import ViewTable
 from kdutils.runs.cluster import local_cluster
 from kdutils.runs.records import Store
 from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
@@ -33,6 +34,11 @@ def no_run(spec: RunSpec, store: Store, report) -> dict:
 
 def no_filling(teacher, codes, store: Store, report) -> None:
     """Nothing."""
+
+
+def no_teacher(teacher: RunSpec, store: Store) -> tuple[ViewTable, None]:
+    """An empty table."""
+    return ViewTable(store.folder / "table", len(load_dataset(teacher.data.name).train_labels), 100), None
 
 
 def grid(count: int) -> list[RunSpec]:
@@ -58,7 +64,7 @@ def memory() -> str:
 
 def main(count: int = 10_000) -> None:
     """Print seconds and memory of the driver, and of the scheduler beside it."""
-    runs._run_job, runs._fill_job = no_run, no_filling
+    runs._run_job, runs._fill_job, runs.open_table = no_run, no_filling, no_teacher
     print(f"imported: {memory()}")
     specs = grid(count)
     print(f"{count} specs: {memory()}")

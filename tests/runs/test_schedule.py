@@ -23,7 +23,6 @@ import numpy as np
 import psutil
 import pytest
 from distributed import LocalCluster, Security
-from smoke_report import processes_of
 
 import kdutils.runs.cluster as cluster
 import kdutils.runs.run as runs
@@ -221,11 +220,13 @@ def test_a_death_costs_no_other_job_its_work(tmp_path, address):
 def test_a_job_that_keeps_killing_its_worker_is_named_after_the_others_are_done(tmp_path, address):
     path = tmp_path / "notes"
     with (
-        pytest.warns(UserWarning) as warned,
+        warnings.catch_warnings(record=True) as warned,
         pytest.raises(InputError, match=r"the job deadly \(deadly\) has cost 3 .*KD_WORKERS"),
     ):
+        warnings.simplefilter("default")  # as outside of tests: of two that are equal, one is told
         do([job(die, work=5.0, node="deadly"), *(job(note, name, path) for name in "abc")])
-    assert len(warned) == 2 and sorted(line[0] for line in lines(path)) == list("abc")
+    assert ["deadly" in str(each.message) for each in warned] == [True, True]
+    assert sorted(line[0] for line in lines(path)) == list("abc")
 
 
 def test_no_worker_idles_while_a_job_waits(tmp_path, address):
@@ -470,7 +471,9 @@ def start(*command, store: Path, **more) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, text=True, stdin=-1, stdout=-1, stderr=-1)
 
 
-def test_scripts_without_a_guard_side_by_side_on_one_store_and_under_a_long_temporary_folder(tmp_path, data_folder):
+def test_scripts_without_a_guard_side_by_side_on_one_store_and_under_a_long_temporary_folder(
+    tmp_path, data_folder, processes_of
+):
     load_dataset("synthetic")
     store, long = tmp_path / "shared", tmp_path / ("long" * 30)
     long.mkdir()
@@ -492,7 +495,9 @@ def test_scripts_without_a_guard_side_by_side_on_one_store_and_under_a_long_temp
 
 
 @pytest.mark.parametrize("drill", range(int(os.environ.get("KD_DRILLS", "1"))))
-def test_a_killed_repl_leaves_no_process_and_no_port_and_the_next_ends_with_the_serial_numbers(drill, tmp_path):
+def test_a_killed_repl_leaves_no_process_and_no_port_and_the_next_ends_with_the_serial_numbers(
+    drill, tmp_path, processes_of
+):
     load_dataset("synthetic")
     store = tmp_path / "store"
     killed = start(sys.executable, "-i", store=store)
@@ -513,7 +518,9 @@ def test_a_killed_repl_leaves_no_process_and_no_port_and_the_next_ends_with_the_
     assert digests == [record.digest for record in run_all(GRID, Store(tmp_path / "alone"))]
 
 
-def test_a_notebook_works_and_an_interrupted_cell_leaves_no_worker_behind(tmp_path, data_folder, monkeypatch):
+def test_a_notebook_works_and_an_interrupted_cell_leaves_no_worker_behind(
+    tmp_path, data_folder, monkeypatch, processes_of
+):
     from jupyter_client.manager import start_new_kernel
 
     load_dataset("synthetic")
