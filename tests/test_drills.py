@@ -23,7 +23,7 @@ import pandas as pd
 import psutil
 import pytest
 from distributed import Client
-from smoke_report import Copy
+from smoke_report import PROJECT, Copy
 
 pytest_plugins = ["smoke_report"]
 
@@ -216,3 +216,10 @@ def test_two_reports_at_once_on_one_store_have_one_set_of_records(copy, serial, 
     commands = [each.report() for each in (copy, other)]
     assert [command.wait() for command in commands] == [0, 0], copy.said() + other.said()
     assert copy.agrees(serial) and other.agrees(serial)
+
+
+@long
+def test_the_benchmark_of_the_driver_runs():
+    command = [sys.executable, "-m", "tests.benchmarks.driver", "10"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0 and "ms of computing a run" in done.stdout, done.stderr
