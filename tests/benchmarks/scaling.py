@@ -7,11 +7,8 @@ import math
 import os
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
-from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-from threading import Barrier
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -22,8 +19,9 @@ from kdutils.data.views import split_indices
 from kdutils.distillation.tables import FILL_BATCH, ViewTable
 from kdutils.errors import InputError
 from kdutils.machine import detect_runtime
+from kdutils.runs.cluster import local_cluster
 from kdutils.runs.records import Record, Store
-from kdutils.runs.run import run, run_all
+from kdutils.runs.run import run_all
 from kdutils.settings import write_atomic
 from kdutils.specs import RunSpec
 from kdutils.studies import study
@@ -94,9 +92,9 @@ def scaling_table(spec: RunSpec, workers=(1, 2, 4), runs: int = 4, images: int |
     labels = load_dataset(spec.data.name).train_labels
     spec = _cut(spec, min(images, len(labels))) if images else spec
     shown = runs * spec.epochs * len(split_indices(labels, *spec.data.split)[0])
-    spans = [_spans([spec.with_(seed=spec.seed + copied) for copied in range(runs)], number) for number in workers]
-    table = pd.DataFrame({"workers": workers, "seconds for all": map(np.ptp, spans)})
-    table["seconds per run"] = [np.diff(span).mean() for span in spans]
+    copies = [spec.with_(seed=spec.seed + copied) for copied in range(runs)]
+    times = [(number, *_times(copies, number)) for number in workers]
+    table = pd.DataFrame(times, columns=["workers", "seconds for all", "seconds per run"])
     table["images/s"] = shown / table["seconds for all"]
     table["over one worker"] = table["images/s"] / table["images/s"][workers.index(1)]
     return table.round(3).round({"images/s": 0}).astype({"images/s": int})
@@ -106,33 +104,14 @@ def _cut(spec: RunSpec, images: int) -> RunSpec:
     return spec.with_(data=spec.data.with_(train_size=images, val_size=0, test_size=250), epochs=1)
 
 
-def _spans(specs: list[RunSpec], workers: int) -> np.ndarray:
-    """When each run began and ended, in seconds, [runs, 2]: done by so many processes, which start together, warm.
-
-    The place for the workers of the engine that schedules runs, once it offers some.
-    """
-    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([__name__])  # PyTorch is imported once, not once for each
-    begin = _cut(specs[0], specs[0].batch_size), context.Barrier(workers)
-    with tempfile.TemporaryDirectory(prefix="kdutils-") as folder:
-        with ProcessPoolExecutor(workers, context, _begin, begin) as pool:
-            return np.array(list(pool.map(_timed, specs, repeat(Path(folder)))))
-
-
-def _begin(spec: RunSpec, barrier: Barrier) -> None:
-    """In a worker: a first run, and a wait for the others."""
-    torch.set_num_threads(1)
-    os.environ.pop("KD_USED_RUNS", None)  # what is run for its time is no result of the chapter that asks
-    with tempfile.TemporaryDirectory(prefix="kdutils-") as folder:
-        _timed(spec, Path(folder))
-    barrier.wait(timeout=600)
-
-
-def _timed(spec: RunSpec, folder: Path) -> tuple[float, float]:
-    began = time.time()
-    run(spec, store=Store(folder))
-    return began, time.time()
+def _times(specs: list[RunSpec], workers: int) -> tuple[float, float]:
+    """Seconds for all through the engine, on so many warm workers with one thread each, and for a run's own (mean)."""
+    with tempfile.TemporaryDirectory(prefix="kdutils-") as folder, local_cluster(workers, threads=1) as address:
+        with patch.dict(os.environ, {"KD_SCHEDULER": address, "KD_USED_RUNS": ""}):  # they are no results of a chapter
+            run_all([_cut(spec, spec.batch_size) for spec in specs], Store(Path(folder, "first")))
+            began = time.monotonic()
+            records = run_all(specs, Store(Path(folder, "then")))
+            return time.monotonic() - began, float(np.mean([record.summary["seconds"] for record in records]))
 
 
 def benchmark_scaling(json_file: Path | None = None) -> dict:

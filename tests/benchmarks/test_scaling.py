@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from kdutils.data.datasets import load_dataset
 from kdutils.data.views import epoch_stream, split_indices
 from kdutils.errors import InputError
 from kdutils.runs.run import run
+from kdutils.settings import settings
 
 MACHINE = {"hardware": "an abacus, 2 cores", "threads": "1"}
 
@@ -87,29 +88,33 @@ def test_a_worker_adds_what_its_runs_take(tmp_path, monkeypatch):
     assert not (tmp_path / "used").exists() and not (tmp_path / "runs").exists()  # it leaves no trace
 
 
-def test_every_number_of_workers_runs_the_same_copies_in_a_new_store(monkeypatch):
-    pools, ran = [], []
+def test_every_number_of_workers_runs_the_same_copies_in_a_new_store(tmp_path, monkeypatch):
+    clusters, ran, clock = [], [], iter(range(1000))
 
-    def threads(count, context, begin, arguments):
-        pools.append(count)
-        return ThreadPoolExecutor(1)
+    @contextmanager
+    def cluster(workers, threads):
+        clusters.append((workers, threads))
+        yield f"tcp://127.0.0.1:{workers}"
 
-    def timed(spec, folder):
-        ran.append((pools[-1], folder, spec))
-        return len(ran) * 2.0, len(ran) * 2.0 + 1.5
+    def run_all(specs, store):
+        ran.append((settings().scheduler, store.folder, specs))
+        next(clock)
+        return [record_of(tmp_path / "records", spec, seconds=1.5) for spec in specs]
 
-    monkeypatch.setattr(scaling, "ProcessPoolExecutor", threads)
-    monkeypatch.setattr(scaling, "_timed", timed)
+    monkeypatch.setattr(scaling, "local_cluster", cluster)
+    monkeypatch.setattr(scaling, "run_all", run_all)
+    monkeypatch.setattr(scaling.time, "monotonic", lambda: float(next(clock)))
     spec = spec_of(seed=3)
     table = scaling.scaling_table(spec, workers=(1, 2, 4), runs=5)
-    assert pools == [1, 2, 4] and len({folder for _, folder, _ in ran}) == 3
-    assert table["seconds per run"].tolist() == [1.5] * 3
-    assert table["seconds for all"].tolist() == [4 * 2 + 1.5] * 3  # from the first beginning to the last end
-    for count in pools:
-        copies = [copy for workers, _, copy in ran if workers == count]
-        assert sorted(copy.seed for copy in copies) == [3, 4, 5, 6, 7]
+    assert clusters == [(1, 1), (2, 1), (4, 1)] and not settings().scheduler
+    assert len({folder for _, folder, _ in ran}) == 6
+    timed = ran[1::2]  # before each, shorter ones warm the workers
+    assert [address for address, *_ in timed] == [f"tcp://127.0.0.1:{workers}" for workers in (1, 2, 4)]
+    assert table["seconds per run"].tolist() == [1.5] * 3 and table["seconds for all"].tolist() == [2.0] * 3
+    for _, _, copies in timed:
+        assert [copy.seed for copy in copies] == [3, 4, 5, 6, 7]
         assert all(copy.with_(seed=3) == spec for copy in copies)
-    assert np.allclose(table["images/s"], 5 * 3 * 200 / 9.5, atol=0.5)
+    assert np.allclose(table["images/s"], 5 * 3 * 200 / 2, atol=0.5)
 
 
 @pytest.mark.parametrize(
