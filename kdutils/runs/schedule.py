@@ -67,6 +67,7 @@ def execute(graph: dict[str, set[str]], jobs_of: Callable, finish: Callable, poo
             died = isinstance(result, Death)
             if died:
                 deaths[job] += 1
+                progress.fractions.pop(job, None)
             if died and deaths[job] < _TRIES:
                 what = f"a worker process died (death {deaths.total()}): {job.title} ({job.node}) begins again"
                 warnings.warn(what, stacklevel=3)  # counted, because Python tells the same sentence only once

@@ -33,6 +33,7 @@ def serve(workers: int, threads: int, dashboard: bool) -> None:
     from distributed import LocalCluster
 
     dask.config.set({"distributed.worker.multiprocessing-method": method})
+    dask.config.set({"distributed.scheduler.worker-ttl": None})  # a machine that slept would find all workers dead
     dask.config.set({"distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, threads)})
     folder = tempfile.mkdtemp(prefix="kdutils-")
     cluster = LocalCluster(

@@ -246,6 +246,25 @@ def test_a_job_that_nobody_waits_for_ends_and_told_how_far_it_was(tmp_path, addr
     wait_for(lambda: len(lines(path)) == 2)
 
 
+def test_a_machine_that_sleeps_for_longer_than_dask_waits_loses_no_worker(tmp_path, data_folder, monkeypatch):
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL", "2s")  # by default five minutes
+    path = tmp_path / "notes"
+    with local_cluster(2, 1) as address, warnings.catch_warnings():
+        warnings.simplefilter("error")  # none dies
+        monkeypatch.setenv("KD_SCHEDULER", address)
+        do([job(note, n, path) for n in "ab"])
+        workers = [process for process in psutil.Process().children(recursive=True) if not process.children()]
+        for process in workers:
+            process.suspend()
+        time.sleep(6)
+        for process in workers:
+            process.resume()
+        time.sleep(6)
+        do([job(note, n, path, node=n) for n in "cd"])
+        assert all(process.is_running() for process in workers)
+    assert sorted(line[0] for line in lines(path)) == list("abcd")
+
+
 def test_a_grid_has_the_same_numbers_although_a_worker_was_killed(tmp_path, address, monkeypatch):
     with monkeypatch.context() as patch, pytest.warns(UserWarning, match="a worker process died"):
         patch.setattr(runs, "_run_job", run_and_die_once)
@@ -305,6 +324,20 @@ def test_a_log_gets_lines_without_control_characters_and_a_terminal_a_bar(monkey
             assert told.getvalue().isprintable() or set(told.getvalue()) - {"\n"} and "\r" not in told.getvalue()
             assert len(told.getvalue().splitlines()) <= (time.monotonic() - began) / seconds
             assert seconds == 60 or "% " not in told.getvalue().splitlines()[0] and "/10 runs" in told.getvalue()
+
+
+def test_a_job_whose_worker_died_is_not_shown_as_running_until_it_begins_again():
+    progress, shown = Progress(1.0, 0), []
+
+    class Deadly(Pool):
+        def begin(self, slot, job) -> None:
+            shown.append(dict(progress.fractions))
+            progress.fractions[job] = 0.5
+            self.running[slot] = job, schedule.Death() if len(shown) == 1 else None
+
+    with pytest.warns(UserWarning, match="a worker process died"):
+        execute({"a": set()}, {"a": [job(note, node="a")]}.get, lambda *_: None, Deadly(progress), progress)
+    assert shown == [{}, {}]
 
 
 # Unfit workers, and schedulers that are none
