@@ -49,6 +49,8 @@ def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path
         chapters.append(_entry(path, folder, page))
         if paper:
             images |= paper["chapter"].images
+            number = path.stem.partition("_")[0]  # by which chapters speak of each other
+            texts.append(f"#counter(heading).update({int(number)})" if number.isdecimal() else "")
             has_title = any(level == 1 for level, _, _ in page.headings)
             texts.append("" if has_title else f"#heading(level: 1, {json.dumps(page.title)})")
             texts.append(paper["typst"])

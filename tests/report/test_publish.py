@@ -170,6 +170,14 @@ def test_mathematics_becomes_mathml(report):
     assert "<mi>T</mi><mo>=</mo><mn>4</mn>" in text.replace(' form="infix"', "")  # in a caption
 
 
+def test_the_report_numbers_a_chapter_as_its_notebook_by_which_others_speak_of_it(tmp_path):
+    notebooks = [study(tmp_path, f"{number}_study", f"Study {number}", "Why?", "warm") for number in ("00", "07")]
+    publish(notebooks, tmp_path, COVER)
+    text = read_pdf(tmp_path / "report.pdf")
+    assert "0 Study 00" in text and "0.1 Method" in text
+    assert "7 Study 07" in text and "7.2 Outcome" in text and "1 Study" not in text
+
+
 def test_page_folds_code_and_drops_progress_bars(report):
     text = (report / "01_heat.html").read_text(encoding="utf-8")
     labels = re.findall(r'<details class="code"( open)?><summary>([\w ]+)</summary>', text)
@@ -284,7 +292,7 @@ def test_a_chapter_that_cannot_be_set_costs_its_own_pdf_and_one_warning(tmp_path
         + ["index.html", "report.pdf", "results.json"]
     )
     text = read_pdf(tmp_path / "report.pdf")
-    assert "1 Study 1" in text and "2 Study 3" in text and "Study 2" not in text
+    assert "1 Study 1" in text and "3 Study 3" in text and "Study 2" not in text
     page = read_page(tmp_path / "index.html")
     assert "02_x.html" in page.links and "02_x.pdf" not in page.links
 
