@@ -299,7 +299,7 @@ def test_a_chapter_that_cannot_be_set_costs_its_own_pdf_and_one_warning(tmp_path
 
 def test_a_chapter_without_a_title_has_the_name_of_its_file(tmp_path):
     publish([save(tmp_path, "07_note", new_markdown_cell("Text."))], tmp_path, COVER)
-    assert "1 07 note" in read_pdf(tmp_path / "report.pdf") and "07 note" in read_page(tmp_path / "index.html").text
+    assert "7 07 note" in read_pdf(tmp_path / "report.pdf") and "07 note" in read_page(tmp_path / "index.html").text
     assert "<title>07 note</title>" in (tmp_path / "07_note.html").read_text()
 
 
