@@ -1,7 +1,7 @@
 # make report        set up, run the suite on the quick profile, say where the report is
 # make test          set up, check the format, run the tests on all cores
 # make check         set up, check format and lint alone; `ruff format` and `ruff check --fix` mend most
-# make drills        set up, kill workers and the command within whole smoke reports: equal numbers, in half an hour
+# make drills        set up, kill workers and the command within whole smoke reports: equal numbers (long)
 # make fuzz          set up, send 500 random notebooks through both exporters
 # make lab           set up, open the notebooks in JupyterLab
 # make benchmark     set up, measure training speed against the usual loop
