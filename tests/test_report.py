@@ -157,7 +157,9 @@ def test_every_figure_and_table_of_a_chapter_is_a_file(report, chapter):
         png = (report / "figures" / f"{chapter[:2]}_{name}.png").read_bytes()
         width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
         assert png.startswith(b"\x89PNG") and width > 300 and height > 200
-        assert ElementTree.parse(report / "figures" / f"{chapter[:2]}_{name}.svg").getroot().tag.endswith("svg")
+        svg = ElementTree.parse(report / "figures" / f"{chapter[:2]}_{name}.svg").getroot()
+        assert svg.tag.endswith("svg")
+        assert float(svg.get("width").removesuffix("pt")) <= 612, "a wider one would scroll in a cell of JupyterLab"
     for name in names["table"]:
         assert len(pd.read_csv(report / "tables" / f"{chapter[:2]}_{name}.csv"))
     for folder, kind in (("figures", "figure"), ("tables", "table")):

@@ -32,7 +32,7 @@ from kdutils.runs.records import Record
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("solid", "dashed", "dotted", "dashdot", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 3)))
 MARKERS = "osD^vPX<>*"
-WIDEST = 8.4  # inches: what a page and an output in JupyterLab show without scaling or scrolling
+WIDEST = 8.3  # inches: what a page and an output in JupyterLab show without scaling or scrolling
 _LOOK = {"axes.grid": True, "grid.alpha": 0.3, "figure.constrained_layout.use": True, "svg.hashsalt": "kdutils"}
 sns.set_theme(context="paper", style="ticks", palette=COLOURS, rc=_LOOK)
 
@@ -106,7 +106,7 @@ def plot_confusion(arms: Arms, classes: Sequence[str]) -> Figure:
     """
     columns, few = min(2, len(arms)), len(classes) <= FEW
     rows = -(-len(arms) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.4 * columns, 4.2 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 4 * rows), squeeze=False)
     names = classes if few else False
     look = {"cmap": "cividis", "vmin": 0, "vmax": 100, "square": True, "cbar": not few, "fmt": ".0f", "annot": few}
     look |= {"rasterized": not few}
@@ -285,15 +285,16 @@ def plot_lambdas(arms: Arms, chosen: float, published: float = 1e-4) -> Figure:
 
 def plot_gains(gains: Sequence[Gain]) -> Figure:
     """Paired gains in test accuracy (percentage points) with their 95% confidence intervals."""
-    figure, axis = plt.subplots(figsize=(5.6, 0.5 * len(gains) + 1.3))
+    figure, axis = plt.subplots(figsize=(7.2, 0.5 * len(gains) + 1.3))
     for row, gain in enumerate(gains):
         error = [[gain.mean - gain.low], [gain.high - gain.mean]] if gain.n > 1 else None
         axis.errorbar(gain.mean, row, xerr=error, capsize=4, **_style(row) | {"linestyle": ""})
     axis.axvline(0, color="black", linewidth=0.8)
-    names = [with_diverged(gain.treated, gain.diverged) for gain in gains]
+    names = [textwrap.fill(with_diverged(gain.treated, gain.diverged), 34) for gain in gains]
     axis.set(yticks=range(len(gains)), yticklabels=names, ylim=(len(gains) - 0.5, -0.5))
     over = "; ".join(dict.fromkeys(gain.over for gain in gains))
-    axis.set_xlabel(f"gain in test accuracy (percentage points)\n95% confidence interval {over}")
+    label = textwrap.fill(f"95% confidence interval {over}", 70)
+    axis.set_xlabel(f"gain in test accuracy (percentage points)\n{label}")
     return figure
 
 

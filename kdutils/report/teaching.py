@@ -5,6 +5,7 @@ As in `kdutils.report.plots`, each returns a matplotlib Figure; nothing is train
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -128,6 +129,7 @@ def plot_reliability(arms: Arms) -> Figure:
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="dotted")
         axis.plot(confidence, accuracy, **_style(index) | {"marker": ""})
         axis.scatter(confidence, accuracy, 10 + 300 * share, color=COLOURS[index % len(COLOURS)], alpha=0.7)
-        axis.set(title=_named(name, records).replace(", ", ",\n"), xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+        title = textwrap.fill(_named(name, records), 34 if len(arms) < 4 else 18)
+        axis.set(title=title, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
     axes[0, 0].set_ylabel("accuracy")
     return figure
