@@ -80,14 +80,16 @@ def write_atomic(path: Path, content: bytes) -> Path:
 
     Raises `InputError` that names the folder where it cannot be written, a full disk included.
     """
-    draft = path.with_name(f".{path.name}.{uuid4().hex}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
-        reason = error.strerror or error
-        raise InputError(f"{path.parent} cannot be written ({reason}): free space or choose another folder") from None
-    return path
+    draft, failure = path.with_name(f".{path.name}.{uuid4().hex}.draft"), None
+    for _ in range(3):  # who has finished the same run removes the folder of its checkpoint, perhaps right now
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(content)
+            os.replace(draft, path)
+            return path
+        except OSError as error:
+            failure = error
+            with suppress(OSError):
+                draft.unlink()
+    reason = failure.strerror or failure
+    raise InputError(f"{path.parent} cannot be written ({reason}): free space or choose another folder")

@@ -97,6 +97,18 @@ def test_an_empty_scheduler_given_by_hand_is_refused():
         pin_settings(scheduler="")
 
 
+def test_a_folder_that_another_process_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    path, write = tmp_path / "run.partial" / "checkpoint", Path.write_bytes
+
+    def removed(draft, content):
+        monkeypatch.setattr(Path, "write_bytes", write)
+        draft.parent.rmdir()
+        return write(draft, content)
+
+    monkeypatch.setattr(Path, "write_bytes", removed)
+    assert write_atomic(path, b"one").read_bytes() == b"one" and list(path.parent.iterdir()) == [path]
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "new" / "a {x} #.txt"
     assert write_atomic(path, b"one") == path and path.read_bytes() == b"one"
