@@ -276,9 +276,7 @@ def plot_lambdas(arms: Arms, chosen: float, published: float = 1e-4) -> Figure:
     losses = [record.spec.bayesian for records in arms.values() for record in records]
     smallest = min(loss.kernel_weight for loss in losses if loss and loss.kernel_weight)
     axis.set_xscale("symlog", linthresh=smallest)
-    axis.set(
-        xlim=(-smallest / 2, None), xlabel="lambda, the weight of the kernel loss", ylabel="validation accuracy (%)"
-    )
+    axis.set(xlim=(-smallest / 2, None), xlabel="lambda, weight of the kernel loss", ylabel="validation accuracy (%)")
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 
