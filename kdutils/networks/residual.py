@@ -23,9 +23,15 @@ def resnet18(num_classes: int, stem: Stem = "cifar_pool", size: Pixels = 96) -> 
     return _resnet("resnet18", num_classes, stem, size)
 
 
-def resnet50(num_classes: int, stem: Stem = "cifar_pool", size: Pixels = 96) -> nn.Module:
-    """torchvision's ResNet-50 (He et al., CVPR 2016): 23,520,842 parameters for 10 classes with a 3x3 stem."""
-    return _resnet("resnet50", num_classes, stem, size)
+def resnet50(
+    num_classes: int, stem: Stem = "cifar_pool", size: Pixels = 96, zero_init_residual: bool = False
+) -> nn.Module:
+    """torchvision's ResNet-50 (He et al., CVPR 2016): 23,520,842 parameters for 10 classes with a 3x3 stem.
+
+    zero_init_residual: the last scale of every block starts at zero, so that the block starts as its shortcut (Goyal et
+    al., 2017, section 5.1), and the network learns in fewer steps from random weights.
+    """
+    return _resnet("resnet50", num_classes, stem, size, zero_init_residual=zero_init_residual)
 
 
 def resnet101(num_classes: int, stem: Stem = "imagenet", size: Pixels = 96) -> nn.Module:
@@ -79,12 +85,12 @@ class _ResizingConv2d(nn.Conv2d):
         return super().forward(resized)
 
 
-def _resnet(name: str, num_classes: int, stem: Stem, size: int) -> nn.Module:
+def _resnet(name: str, num_classes: int, stem: Stem, size: int, **options: bool) -> nn.Module:
     """Stems: `imagenet` 7x7/2 and max-pool; `resized` the same on images of `size` x `size` pixels; `cifar_pool` 3x3/1
     and max-pool; `cifar` 3x3/1, no pool."""
     import torchvision
 
-    model = getattr(torchvision.models, name)(weights=None, num_classes=num_classes)
+    model = getattr(torchvision.models, name)(weights=None, num_classes=num_classes, **options)
     if stem == "resized":
         model.conv1 = _ResizingConv2d(3, 64, 7, stride=2, padding=3, bias=False)
         model.conv1.size = size

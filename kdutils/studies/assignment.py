@@ -25,7 +25,10 @@ class Assignment(Study):
         | dict(seeds=(0, 1), teacher_seeds=(0,), temperatures=(4.0,), kd_weights=(0.5, 0.9), sizes=(32, 64)),
         "quick": dict(data=dict(train_size=3000, val_size=1000, views=3), frozen=True, resnet_tests=1000)
         | dict(cnn=Training(optimiser=ONE_CYCLE.with_(learning_rate=3e-3), epochs=20), policy_epochs=2)
-        | dict(fine_tuning=Training(optimiser=ONE_CYCLE, epochs=2), from_random=Training(optimiser=ONE_CYCLE, epochs=8))
+        | dict(
+            fine_tuning=Training(optimiser=ONE_CYCLE, epochs=2),
+            from_random=Training(optimiser=ONE_CYCLE.with_(learning_rate=2e-3), epochs=12),
+        )
         | dict(seeds=(0, 1, 2), teacher_seeds=(0,), temperatures=(2.0, 8.0), kd_weights=(0.5, 0.9))
         | dict(weighing=("mt_camkd",)),
         "overnight": dict(seeds=(0, 1, 2), teacher_seeds=(0,)),
@@ -64,7 +67,8 @@ class Assignment(Study):
         """Task 2, and the teacher of Tasks 3 and 4: an ImageNet ResNet (resnet18 or resnet50)."""
         if self.has_frozen_teacher:
             return self._head(name, seed, self.sizes[-1])
-        return self._resnet(name, self.tuning, seed)
+        start = {"zero_init_residual": True} if (name, self.init) == ("resnet50", "random") else {}
+        return self._resnet(name, self.tuning, seed, **start)
 
     def policies(self) -> dict[str, RunSpec]:
         """What may train in a ResNet18, side by side: a head at several sizes, the last block, all layers.

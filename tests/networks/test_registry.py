@@ -184,6 +184,14 @@ def test_the_default_stem_is_the_one_of_the_studies():
         assert model.conv1.kernel_size == kernel and isinstance(model.maxpool, nn.MaxPool2d)
 
 
+def test_blocks_of_a_resnet50_may_start_as_their_shortcuts():
+    torch.manual_seed(0)
+    block = build_model("resnet50", 10, zero_init_residual=True).layer2[1]
+    features = torch.rand(2, 512, 4, 4)
+    assert torch.equal(block(features), features)
+    assert not torch.equal(build_model("resnet50", 10).layer2[1](features), features)
+
+
 def test_unknown_models_and_options_are_refused():
     with pytest.raises(InputError, match="vgg16.*small_cnn"):
         build_model("vgg16", 10)

@@ -39,6 +39,13 @@ def test_short_profiles_teach_with_heads_on_frozen_resnets_that_see_enlarged_ima
     assert without.epochs > plan.policy_epochs, "a teacher from random weights needs longer"
 
 
+def test_only_a_resnet50_from_random_weights_starts_its_blocks_as_their_shortcuts():
+    for init in ("random", "imagenet"):
+        specs = {name: study("assignment", init=init).resnet(name).model for name in ("resnet18", "resnet50")}
+        zeroed = {name for name, model in specs.items() if model.options.get("zero_init_residual")}
+        assert zeroed == ({"resnet50"} if init == "random" else set())
+
+
 def test_it_searches_every_temperature_with_every_weight_and_trains_every_policy():
     plan = study("assignment", "paper")
     grid = plan.grid(("resnet50",))
