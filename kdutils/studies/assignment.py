@@ -39,7 +39,7 @@ class Assignment(Study):
     fine_tuning: Training = Training(optimiser=ADAM.with_(learning_rate=1e-4), epochs=20)
     from_random: Training = Training(optimiser=ONE_CYCLE, epochs=20)  # of ResNets without ImageNet's weights
     sizes: tuple[Count, ...] = (32, 64, 96)  # pixels, of what a frozen ResNet sees
-    policy_epochs: Count = 20  # of the ResNet18s that are fine-tuned to be compared
+    policy_epochs: Count = 20  # of the ResNet18s that are fine-tuned from ImageNet's weights to be compared
     temperatures: Temperatures = (2.0, 4.0, 8.0)
     kd_weights: Weights = (0.3, 0.5, 0.7, 0.9)
     weighing: tuple[str, ...] = tuple(WEIGHING)  # methods that weigh two teachers
@@ -59,6 +59,11 @@ class Assignment(Study):
         """How more than a head of a ResNet is trained."""
         return self.fine_tuning if self.init == "imagenet" else self.from_random
 
+    @property
+    def compared(self) -> Training:
+        """How the ResNet18s of `policies` are trained whose head is not all that trains."""
+        return self.tuning.with_(epochs=self.policy_epochs) if self.init == "imagenet" else self.tuning
+
     def small_cnn(self, seed: int = 0) -> RunSpec:
         """Task 1: the small CNN alone."""
         return self._run(ModelSpec(name="small_cnn"), self.cnn, seed)
@@ -75,7 +80,7 @@ class Assignment(Study):
 
         And in a ResNet50: its head at the largest size; where the teachers are fine-tuned, all its layers.
         """
-        seed, tuning = self.teacher_seeds[0], self.tuning.with_(epochs=self.policy_epochs)
+        seed, tuning = self.teacher_seeds[0], self.compared
         runs = {f"head, {size} pixels": self._head("resnet18", seed, size) for size in self.sizes}
         runs["last block, 3x3 stem"] = self._resnet("resnet18", tuning, seed, "last_block")
         runs["all layers, 3x3 stem"] = self._resnet("resnet18", tuning, seed)

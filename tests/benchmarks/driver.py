@@ -1,5 +1,7 @@
 """What ten thousand runs cost the process that plans and hands them out: `python -m tests.benchmarks.driver [RUNS]`.
 
+With two runs, its seconds in all are what a chapter waits for the engine; a report starts the workers once.
+
 They have study D's size at full protocol (CIFAR-100 where it lies in KD_DATA_DIR, else the synthetic images): a grid of
 temperatures, weights and seeds under one teacher, on two workers of this machine. Training and filling do nothing.
 """
@@ -68,7 +70,9 @@ def main(count: int = 10_000) -> None:
     print(f"imported: {memory()}")
     specs = grid(count)
     print(f"{count} specs: {memory()}")
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, local_cluster(2, 1) as os.environ["KD_SCHEDULER"]:
+        print(f"scheduler and workers have started: {time.perf_counter() - began:.1f} s")
         [serving] = [child for child in psutil.Process().children() if "serve" in " ".join(child.cmdline())]
         began, computed = time.perf_counter(), time.process_time()
         records = runs.run_all(specs, Store(Path(folder)))

@@ -39,6 +39,13 @@ def test_short_profiles_teach_with_heads_on_frozen_resnets_that_see_enlarged_ima
     assert without.epochs > plan.policy_epochs, "a teacher from random weights needs longer"
 
 
+def test_from_random_weights_what_is_compared_trains_as_long_as_the_teachers():
+    plan = study("assignment", "quick", init="random")
+    policies = plan.policies()
+    assert policies["all layers, 3x3 stem"] == plan.resnet("resnet18")
+    assert policies["last block, 3x3 stem"].epochs == plan.resnet("resnet18").epochs
+
+
 def test_only_a_resnet50_from_random_weights_starts_its_blocks_as_their_shortcuts():
     for init in ("random", "imagenet"):
         specs = {name: study("assignment", init=init).resnet(name).model for name in ("resnet18", "resnet50")}
