@@ -29,13 +29,14 @@ def spec_of(
     temperature: float | None = None,
     kd_weight: float = 0.5,
     val_size: int = 100,
+    dataset: str = "cifar10",
     **fields,
 ) -> RunSpec:
     """A small network's spec; with a temperature, distilled from a ResNet18, or with `teachers` from these."""
     views = fields.pop("views", 2)
-    data = DataSpec(name="synthetic", train_size=200, val_size=val_size, test_size=40, views=views)
+    data = DataSpec(name=dataset, train_size=200, val_size=val_size, test_size=40, views=views)
     options = {} if name == "small_cnn" else {"stem": fields.pop("stem", "cifar_pool")}
-    teachers = fields.pop("teachers", None) or ((spec_of(name="resnet18"),) if temperature else ())
+    teachers = fields.pop("teachers", None) or ((spec_of(name="resnet18", dataset=dataset),) if temperature else ())
     method = KD(temperature=temperature or 4.0, kd_weight=kd_weight)
     taught = Distillation(teachers=teachers, method=method) if teachers else None
     return RunSpec(

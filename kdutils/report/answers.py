@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from kdutils.data.synthetic import FAMILIES
 from kdutils.report.results import Numbers, PairedGain, Results
 from kdutils.report.statistics import with_diverged
 
@@ -27,6 +28,14 @@ class Answer:
     images: str
     ours: Numbers
     published: float | None = None
+    is_synthetic: bool = False  # ours is of synthetic images, and has no difference from what is published of CIFAR
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the published value, in percentage points."""
+        if self.is_synthetic or None in (self.ours.mean, self.published):
+            return None
+        return self.ours.mean - self.published
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -36,7 +45,7 @@ class Answer:
         spread = "" if ours.sd is None else f" ± {ours.sd:.2f}"
         between = f"[{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]" if interval else "–"
         published = "–" if self.published is None else f"{self.published:g}"
-        difference = "–" if None in (ours.mean, self.published) else f"{ours.mean - self.published:+.2f}"
+        difference = "–" if self.difference is None else f"{self.difference:+.2f}"
         n = str(with_diverged(ours.n, ours.diverged))
         return self.what, self.images, mean + spread, between, n, published, difference
 
@@ -53,12 +62,13 @@ def answers(results: Results) -> dict[str, list[Answer]]:
     networks, alone, gains = {}, {}, {}  # by document
     for chapter in results.chapters.values():
         for name, arm in chapter.arms.items():
+            is_synthetic = arm.spec["data"]["name"] in FAMILIES
             for split, images in _SPLITS.items():
                 ours = arm.metrics.get(split, {}).get("accuracy")
                 for study, value in ours.published.items() if ours else ():
                     document, _, part = study.partition("/")
                     what = f"{name} ({part.replace('-', ' ')})" if part else name
-                    networks.setdefault(document, []).append((part, Answer(what, images, ours, value)))
+                    networks.setdefault(document, []).append((part, Answer(what, images, ours, value, is_synthetic)))
         for name, gain in chapter.gains.items():
             gains.setdefault(chapter.study, []).append(Answer(name, "test", gain))
     for chapter in results.chapters.values() if not networks else ():
@@ -83,7 +93,7 @@ def answers_table(found: dict[str, list[Answer]]) -> pd.DataFrame:
 def answers_sentence(found: dict[str, list[Answer]]) -> str:
     """How many gains can be told from zero, and how many of our accuracies are higher than the published ones."""
     rows = [row for rows in found.values() for row in rows]
-    beside = [row.ours.mean > row.published for row in rows if None not in (row.published, row.ours.mean)]
+    beside = [row.difference > 0 for row in rows if row.difference is not None]
     gains = [row.ours for row in rows if isinstance(row.ours, PairedGain)]
     flat = [gain for gain in gains if gain.n > 1 and gain.sd < 1e-6]  # an interval without width tells nothing
     above = sum(gain.n > 1 and gain.low > 0 for gain in gains if gain not in flat)

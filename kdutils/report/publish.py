@@ -84,8 +84,9 @@ def _opening(notebooks: dict[str, nbformat.NotebookNode], folder: Path, cover: d
     results = Results(format="kdutils results 1", facts=cover["facts"], chapters=chapters)
     found, texts, files = answers(results), {}, {"results.json": results.model_dump_json(indent=1).encode()}
     if found:
-        has_published = any(row.published is not None for rows in found.values() for row in rows)
-        shown = {"answers": found, "columns": COLUMNS if has_published else COLUMNS[:-2]}
+        rows = [row for rows in found.values() for row in rows]
+        empty = all(row.difference is None for row in rows) + all(row.published is None for row in rows)
+        shown = {"answers": found, "columns": COLUMNS[: len(COLUMNS) - empty]}
         shown["caption"] = " ".join([answers_caption(found), cover.get("notice", "")]).strip()
         texts["table"] = templates.get_template("answers.html.j2").render(shown)
         texts["sentence"] = answers_sentence(found)

@@ -48,9 +48,7 @@ class PairedGain(Numbers):
 class Arm(Value):
     """A classifier: its setting, what its runs rest on, and its numbers."""
 
-    spec: dict[
-        str, JsonValue
-    ]  # of the first run, without its seed; other runs by their keys. Chosen: distillation.method
+    spec: dict[str, JsonValue]  # of the first run, without its seed, the chosen method in it; other runs by their keys
     runs: dict[str, str]  # keys by seed, as the files of records/
     data: list[str]  # digests, each once: of the data,
     weights: list[str]  # of the weights that the runs start from,

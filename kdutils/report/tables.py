@@ -15,6 +15,7 @@ import pandas as pd
 from torch import nn
 
 from kdutils.data.datasets import Dataset
+from kdutils.data.synthetic import FAMILIES
 from kdutils.data.views import split_indices
 from kdutils.errors import InputError
 from kdutils.networks.counting import layer_summary
@@ -50,8 +51,9 @@ def published(study: str) -> pd.DataFrame:
 def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") -> pd.DataFrame:
     """Ours beside published: a row for every published value of an arm, and our difference from it.
 
-    What is published of an arm that is not among `arms` is left out, or shown as "not yet run". Beside one's own data
-    nothing is: the table has no rows, and `attrs["instead"]` says so.
+    What is published of an arm that is not among `arms` is left out, or shown as "not yet run". What is published of
+    CIFAR has no difference from numbers of synthetic images. Beside one's own data nothing is: the table has no rows,
+    and `attrs["instead"]` says so.
     """
     rows, described = [], describe_arms(arms)
     if any(record.spec.data.digest for records in arms.values() for record in records):
@@ -64,7 +66,8 @@ def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") ->
         if row.arm in arms:
             numbers = values(arms[row.arm], row.split, row.metric)
             ours, n = spread(numbers, digits), count(arms[row.arm])
-            difference = f"{np.mean(numbers) - row.value:+.{digits}f}" if numbers else "–"
+            if numbers and not _synthetic(arms):
+                difference = f"{np.mean(numbers) - row.value:+.{digits}f}"
             described[row.arm]["metrics"][row.split][row.metric]["published"] = {study: row.value}
         elif absent == "skip":
             continue
@@ -73,16 +76,25 @@ def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") ->
     return _carrying(pd.DataFrame(rows, columns=columns), arms=described)
 
 
+def _synthetic(arms: Arms) -> bool:
+    return any(record.spec.data.name in FAMILIES for records in arms.values() for record in records)
+
+
 def _carrying(table: pd.DataFrame, **results: dict) -> pd.DataFrame:
     table.attrs["results"] = results
     return table
 
 
 def published_sentences(arms: Arms, study: str) -> str:
-    """A sentence for each published accuracy of an arm: ours, the document's, the difference; and what ± is of."""
+    """A sentence for each published accuracy of an arm: ours, the document's, the difference; and what ± is of.
+
+    On synthetic images, one that says why there are none.
+    """
     sentences, table = [], compare(arms, study)
     if table.empty:
         return ""
+    if _synthetic(arms):
+        return "The published values are for CIFAR: no difference from them says anything about synthetic images."
     for row in table[table["metric"].eq("accuracy (%)") & table["split"].ne("train")].itertuples():
         difference = f"{row.difference[1:]} points {'less' if row.difference.startswith('-') else 'more'}"
         ours, end = f"{row.ours} % here (n={row.n})", f", {difference}."

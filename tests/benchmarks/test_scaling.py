@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from functools import partial
 
+import fake_records
 import numpy as np
 import pytest
 import torch
 from benchmarks import scaling
-from fake_records import record_of, spec_of
 
 from kdutils.data.datasets import load_dataset
 from kdutils.data.views import epoch_stream, split_indices
@@ -17,6 +18,7 @@ from kdutils.errors import InputError
 from kdutils.runs.run import run
 from kdutils.settings import settings
 
+record_of, spec_of = fake_records.record_of, partial(fake_records.spec_of, dataset="synthetic")
 MACHINE = {"hardware": "an abacus, 2 cores", "threads": "1"}
 
 

@@ -92,6 +92,14 @@ def test_the_sentence_counts_what_the_intervals_allow(found):
     assert answers_sentence({}) == ""
 
 
+def test_synthetic_images_are_not_counted_beside_what_is_published_of_cifar(tmp_path):
+    shown = tables.compare({"small CNN": runs(tmp_path, ALONE, dataset="synthetic")}, "assignment")
+    chapters = {"01_x": chapter("assignment", shown)}
+    found = answers(Results.model_validate({"format": "kdutils results 1", "facts": {}, "chapters": chapters}))
+    (test, *_) = found["A: four classifiers"]
+    assert test.cells[-2:] == ("62.43", "–") and answers_sentence(found) == ""
+
+
 def test_the_caption_says_what_the_gains_are_conditional_on(found):
     assert "over seeds that share their views (and one teacher)" in answers_caption(found)
 

@@ -135,6 +135,16 @@ def test_a_comparison_has_a_row_for_every_published_value_of_an_arm(tmp_path):
     assert (loss["ours"], loss["published"], loss["difference"]) == ("1.400 ± 0.000", "1.0587", "+0.341")
 
 
+def test_synthetic_images_have_no_difference_from_what_is_published_of_cifar(tmp_path):
+    for dataset, difference in (("synthetic", "–"), ("synthetic-other", "–"), ("cifar10", "+3.00")):
+        arms = {"small CNN": runs(tmp_path / dataset, (64.43, 66.43), dataset=dataset)}
+        table = tables.compare(arms, "assignment").set_index(["split", "metric"])
+        test = table.loc[("test", "accuracy (%)")]
+        assert (test["ours"], test["published"], test["difference"]) == ("65.43 ± 1.41", "62.43", difference)
+        said = tables.published_sentences(arms, "assignment")
+        assert ("says anything about synthetic images" in said) == (difference == "–") != ("3.00 points more" in said)
+
+
 def test_task_3_is_compared_by_the_best_epoch_on_validation(tmp_path):
     student = record_of(tmp_path, spec_of(temperature=4.0), val=50.0, best_val=(64.34, 1.17))
     table = tables.compare({"distilled from ResNet50": [student]}, TASK3).set_index("metric")
