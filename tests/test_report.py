@@ -321,7 +321,7 @@ def test_studies_c_and_d_stand_beside_their_published_values(report, printed):
         assert set(table["published"]) == arms and all(value in whole for value in arms)
         assert set(table["difference"]) == {"–"}
     assert "a difference of 13.49 points; its text claims more than 15 %" in whole
-    for said in ("other synthetic images", "ResNet8x4 for ResNet32x4", "ResNet18 for ResNet101"):
+    for said in ("other synthetic images", "ResNet18 for ResNet32x4", "ResNet18 for ResNet101"):
         assert said in whole
 
 

@@ -73,7 +73,6 @@ def _fitted(plan: Study, images: datasets.Dataset) -> dict:
 def _start(plan: Study, init: str) -> dict[str, str]:
     """The fields of `plan` that say where its networks start."""
     other = {"init": "pretrain:cifar100" if isinstance(plan, TeacherInit) else "random"}
-    other |= {"network": "resnet8x4"} if isinstance(plan, Cifar100) and plan.imagenet_networks else {}
     if init not in ("auto", "imagenet") or not plan.imagenet_networks:
         return other if init in ("auto", "random") else {"init": init}
     if not (missing := [network for network in plan.imagenet_networks if not weights.available(network)]):
