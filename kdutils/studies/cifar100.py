@@ -29,7 +29,8 @@ class Cifar100(Study):
         "quick": dict(
             data=dict(train_size=3000, val_size=1000, test_size=5000, views=3), seeds=(0, 1, 2), resnet_tests=1000
         )
-        | dict(cnn=_CYCLE.with_(epochs=15), temperatures=(1.0, 4.0), kd_weights=(0.25, 0.75), frozen_size=96)
+        | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=15, batch_size=64), frozen_size=96)
+        | dict(temperatures=(1.0, 4.0), kd_weights=(0.25, 0.75))
         | dict(teacher_training=Training(optimiser=ONE_CYCLE.with_(learning_rate=2e-3), epochs=12), retrain=False)
         | _SHORT,
         "overnight": dict(data=dict(views=32), seeds=(0, 1, 2), cnn=_CYCLE.with_(epochs=100, batch_size=128))
