@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pandas as pd
 
 from kdutils.data.synthetic import FAMILIES
 from kdutils.report.results import Numbers, PairedGain, Results
-from kdutils.report.statistics import with_diverged
+from kdutils.report.statistics import told, with_diverged
 
 _DOCUMENTS = {
     "assignment": "A: four classifiers",
@@ -95,15 +96,13 @@ def answers_sentence(found: dict[str, list[Answer]]) -> str:
     rows = [row for rows in found.values() for row in rows]
     beside = [row.difference > 0 for row in rows if row.difference is not None]
     gains = [row.ours for row in rows if isinstance(row.ours, PairedGain)]
-    flat = [gain for gain in gains if gain.n > 1 and gain.sd < 1e-6]  # an interval without width tells nothing
-    above = sum(gain.n > 1 and gain.low > 0 for gain in gains if gain not in flat)
-    below = sum(gain.n > 1 and gain.high < 0 for gain in gains if gain not in flat)
-    told = (
-        f"Paired differences in test accuracy: {above} above zero with the whole 95% interval, {below} below, "
-        f"{len(gains) - above - below} not to be told from zero."
+    verdicts = Counter(told(gain.n, gain.sd, gain.low, gain.high) for gain in gains)
+    differences = (
+        f"Paired differences in test accuracy: {verdicts[1]} above zero with the whole 95% interval, {verdicts[-1]} "
+        f"below, {verdicts[0]} not to be told from zero."
     )
     higher = f"Ours is higher than {sum(beside)} of {len(beside)} published accuracies."
-    return " ".join([told] * bool(gains) + [higher] * bool(beside))
+    return " ".join([differences] * bool(gains) + [higher] * bool(beside))
 
 
 def answers_caption(found: dict[str, list[Answer]]) -> str:

@@ -153,7 +153,7 @@ def verdict_sentence(gains: dict[str, Gain]) -> str:
     """Which methods are better than KD, which worse, and which cannot be told apart from it."""
     found = {"better than": [], "worse than": [], "that cannot be told apart from": []}
     for name, each in gains.items():
-        verdict = "better than" if each.low > 0 else "worse than" if each.high < 0 else "that cannot be told apart from"
+        verdict = ("that cannot be told apart from", "better than", "worse than")[each.told]
         found[verdict].append(f"{name} ({each.mean:+.2f})")
     said = [f"Methods {verdict} KD: {', '.join(names) or 'none'}." for verdict, names in found.items()]
     return " ".join([*said, f"Each of these {len(gains)} intervals holds by itself: of twenty, one misses by chance."])
@@ -170,7 +170,7 @@ def tuning_sentence(arms: Arms) -> str:
     if not others:
         return said
     for control, gains in {"untuned KD": untuned, "KD with as many trials as they had": tuned}.items():
-        mean, above = np.nanmean([gains[name].mean for name in others]), sum(gains[name].low > 0 for name in others)
+        mean, above = np.nanmean([gains[name].mean for name in others]), sum(gains[name].told > 0 for name in others)
         said += f" Against {control}, the {len(others)} other methods gain {mean:+.2f} points on average"
         said += f"; for {above} of them the interval lies above zero."
     return said

@@ -23,6 +23,7 @@ from kdutils.runs.records import Record
 
 Arms = dict[str, list[Record]]
 FEW = 20  # classes that are shown one by one
+FLAT = 1e-6  # percentage points: differences that deviate by less are the same
 
 
 def finished(records: Iterable[Record]) -> list[Record]:
@@ -76,6 +77,14 @@ def conditions(arms: Arms) -> str:
     return "over seeds" + (f" that share {' and '.join(shared)}" if shared else "") + some
 
 
+def told(n: int, deviation: float, low: float, high: float) -> int:
+    """1 where the whole 95% interval of a mean of `n` differences lies above zero, -1 where below, else 0.
+
+    One without width tells nothing: few pairs may differ by the same by chance.
+    """
+    return 0 if n < 2 or deviation < FLAT else int(low > 0) - int(high < 0)
+
+
 @dataclass(frozen=True)
 class Gain:
     """The paired difference of test accuracies (percentage points) between two arms, seed by seed."""
@@ -101,9 +110,9 @@ class Gain:
         return f"{self.mean:+.2f} points, 95% CI [{self.low:+.2f}, {self.high:+.2f}] {self.over}, {n}"
 
     @property
-    def is_flat(self) -> bool:
-        """Whether all pairs differ by the same, as few pairs may by chance: their interval has no width then."""
-        return self.n > 1 and self.deviation < 1e-6
+    def told(self) -> int:
+        """What the interval tells (`told`): 1 a gain, -1 a loss, 0 neither."""
+        return told(self.n, self.deviation, self.low, self.high)
 
     @property
     def short(self) -> str:
@@ -114,8 +123,7 @@ class Gain:
     @property
     def answer(self) -> str:
         """Whether this is a gain, in a line: "Yes: +3.90 points [+2.10, +5.70], n=3"."""
-        told = {} if self.is_flat else {"Yes": self.low > 0, "No, a loss": self.high < 0}  # false without an interval
-        return f"{next((verdict for verdict, holds in told.items() if holds), 'It cannot be told')}: {self.short}"
+        return f"{('It cannot be told', 'Yes', 'No, a loss')[self.told]}: {self.short}"
 
     @property
     def sentence(self) -> str:
@@ -123,11 +131,11 @@ class Gain:
         verdict = "That is no gain that these runs could tell from zero: the interval holds zero."
         if self.n < 2:
             verdict = "Nothing follows from fewer than two pairs."
-        elif self.is_flat and abs(self.mean) > 1e-6:
+        elif self.deviation < FLAT < abs(self.mean):
             verdict = "Nothing follows from pairs that differ by the same: their interval has no width."
-        elif self.low > 0:
+        elif self.told > 0:
             verdict = "That is a gain: the interval lies above zero."
-        elif self.high < 0:
+        elif self.told < 0:
             verdict = "That is a loss: the interval lies below zero."
         return f"Against {self.control}, {self.treated} changes test accuracy by {self.interval}. {verdict}"
 
