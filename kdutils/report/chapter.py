@@ -176,7 +176,7 @@ def _networks(plan: Study) -> dict[str, str]:
             }
         case TeacherInit():
             other = "other synthetic images" if plan.data.name == "synthetic" else "CIFAR-100"
-            stem = f"images resized to {plan.size} pixels" if plan.stem == "resized" else "3x3 stem"
+            stem = f"images resized to {plan.size} pixels" if plan.resizes else "3x3 stem"
             start = "ImageNet" if plan.init == "imagenet" else other
             return {"teachers": f"{name}, {stem}, in all {VIEWS} views", "the pretrained one starts from": start}
         case Cifar100() if plan.teacher_file:

@@ -3,12 +3,12 @@
 from typing import ClassVar, Literal
 
 from kdutils.data.views import VIEWS
-from kdutils.networks.residual import Stem
-from kdutils.specs import DataSpec, ModelSpec, RunSpec
+from kdutils.specs import Count, DataSpec, ModelSpec, RunSpec
 from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Study, Temperatures, Training, Weights, taught
 
 _STUDENT = Training(optimiser=ONE_CYCLE.with_(learning_rate=4e-3), epochs=10, batch_size=64)
 _TEACHER = Training(optimiser=SGD_CYCLE.with_(learning_rate=0.02), epochs=10, batch_size=64)
+_FROM_RANDOM = Training(optimiser=ONE_CYCLE.with_(learning_rate=2e-3), epochs=8)
 
 
 class TeacherInit(Study):
@@ -23,18 +23,18 @@ class TeacherInit(Study):
         | dict(network="resnet18", student_training=_STUDENT.with_(epochs=2))
         | dict(teacher_training=_TEACHER.with_(epochs=1)),
         "quick": dict(data=dict(train_size=2000, test_size=1000, views=4), seeds=(0, 1), teacher_seeds=(0,))
-        | dict(network="resnet18", student_training=_STUDENT.with_(epochs=25), stem="resized", size=96)
-        | dict(teacher_training=_TEACHER.with_(epochs=2)),
+        | dict(network="resnet18", student_training=_STUDENT.with_(epochs=25), size=96)
+        | dict(teacher_training=_TEACHER.with_(epochs=2), from_random=_FROM_RANDOM),
         "overnight": dict(data=dict(views=8), seeds=(0, 1, 2), teacher_seeds=(0,), network="resnet18")
         | dict(student_training=_STUDENT.with_(epochs=30), teacher_training=_TEACHER.with_(epochs=5)),
     }
 
     data: DataSpec = DataSpec(name="cifar10", normalisation="half")
     network: Literal["resnet18", "resnet50", "resnet101"] = "resnet101"  # of the teachers
-    stem: Stem = "cifar_pool"
-    size: int = 96  # pixels, under the stem "resized"
+    size: Count | None = None  # pixels that ImageNet's networks see; None: images as they are, under a 3x3 stem
     student_training: Training = _STUDENT
     teacher_training: Training = _TEACHER
+    from_random: Training | None = None  # of teachers where ImageNet's weights cannot be had; None: the same
     temperatures: Temperatures = (2.0,)
     kd_weights: Weights = (0.5,)
     init: Literal["imagenet", "pretrain:cifar100"] = "imagenet"  # where the pretrained weights come from
@@ -45,7 +45,17 @@ class TeacherInit(Study):
 
     @property
     def trainings(self) -> dict[str, Training]:
-        return {"students": self.student_training, "teachers": self.teacher_training}
+        return {"students": self.student_training, "teachers": self.tuning}
+
+    @property
+    def tuning(self) -> Training:
+        """How both teachers are trained."""
+        return self.teacher_training if self.init == "imagenet" else self.from_random or self.teacher_training
+
+    @property
+    def resizes(self) -> bool:
+        """Whether the teachers see their images resized; never on random weights, which need not fit ImageNet's."""
+        return bool(self.size and self.init == "imagenet")
 
     def student(self, seed: int = 0) -> RunSpec:
         """The student of 94,538 parameters, alone."""
@@ -56,9 +66,9 @@ class TeacherInit(Study):
 
         Pretrained without ImageNet, it goes on from the same training on other classes.
         """
-        options = {"stem": self.stem} | ({"size": self.size} if self.stem == "resized" else {})
-        data, model = self.data.with_(views=VIEWS), ModelSpec(name=self.network, options=options)
-        scratch = self._run(model, self.teacher_training, seed, data=data, test_curve=True)
+        stem = {"stem": "resized", "size": self.size} if self.resizes else {"stem": "cifar_pool"}
+        data, model = self.data.with_(views=VIEWS), ModelSpec(name=self.network, options=stem)
+        scratch = self._run(model, self.tuning, seed, data=data, test_curve=True)
         other = data.with_(name="synthetic-other" if data.name == "synthetic" else "cifar100")
         start = "imagenet" if self.init == "imagenet" else scratch.with_(data=other)
         return scratch.with_(init=start) if pretrained else scratch

@@ -47,3 +47,11 @@ def test_without_imagenet_the_teacher_is_pretrained_on_other_images_of_other_cla
     start = plan.teacher(pretrained=True).init
     assert start.data.name == other in DATASETS and start.init == "random"
     assert start.with_(data=plan.teacher(pretrained=False).data) == plan.teacher(pretrained=False)
+
+
+def test_images_are_resized_for_imagenet_weights_alone_and_what_starts_from_random_trains_for_longer():
+    plans = [study("teacher-init", "quick", init=init) for init in ("imagenet", "pretrain:cifar100")]
+    resized, other = (plan.teacher(pretrained=True) for plan in plans)
+    assert resized.model.options == {"stem": "resized"} and other.model.options == {}  # 96 pixels, and a 3x3 stem
+    assert resized.epochs < other.epochs == other.init.epochs
+    assert plans[1].trainings["teachers"].epochs == other.epochs, "as its captions say"
