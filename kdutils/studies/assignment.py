@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from kdutils.distillation.methods import KD, Method, build_method
 from kdutils.specs import Count, DataSpec, ModelSpec, RunSpec
-from kdutils.studies.base import ADAM, ONE_CYCLE, Study, Temperatures, Training, Weights, taught
+from kdutils.studies.base import ADAM, FROM_RANDOM, ONE_CYCLE, Study, Temperatures, Training, Weights, taught
 
 WEIGHING = {"mt_ebkd": "weighed by entropy", "mt_camkd": "weighed by error", "mt_aekd": "weighed by agreement"}
 """Methods that weigh several teachers, and what their students are called."""
@@ -25,10 +25,7 @@ class Assignment(Study):
         | dict(seeds=(0, 1), teacher_seeds=(0,), temperatures=(4.0,), kd_weights=(0.5, 0.9), sizes=(32, 64)),
         "quick": dict(data=dict(train_size=3000, val_size=1000, views=3), frozen=True, resnet_tests=1000)
         | dict(cnn=Training(optimiser=ONE_CYCLE.with_(learning_rate=3e-3), epochs=20), policy_epochs=2)
-        | dict(
-            fine_tuning=Training(optimiser=ONE_CYCLE, epochs=2),
-            from_random=Training(optimiser=ONE_CYCLE.with_(learning_rate=2e-3), epochs=12),
-        )
+        | dict(fine_tuning=Training(optimiser=ONE_CYCLE, epochs=2), from_random=FROM_RANDOM)
         | dict(seeds=(0, 1, 2), teacher_seeds=(0,), temperatures=(2.0, 8.0), kd_weights=(0.5, 0.9))
         | dict(weighing=("mt_camkd",)),
         "overnight": dict(seeds=(0, 1, 2), teacher_seeds=(0,)),

@@ -6,7 +6,17 @@ from kdutils.data.views import VIEWS
 from kdutils.distillation.methods import KD, Method
 from kdutils.networks.registry import IMAGENET_NETWORKS
 from kdutils.specs import Count, DataSpec, ModelSpec, OptimiserSpec, RunSpec
-from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Seeds, Study, Temperatures, Training, Weights, taught
+from kdutils.studies.base import (
+    FROM_RANDOM,
+    ONE_CYCLE,
+    SGD_CYCLE,
+    Seeds,
+    Study,
+    Temperatures,
+    Training,
+    Weights,
+    taught,
+)
 
 _SGD = OptimiserSpec(name="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="step", factor=0.2)
 _STEPS = SGD_CYCLE.with_(learning_rate=0.05, schedule="step", milestones=(150, 180, 210))
@@ -31,7 +41,7 @@ class Cifar100(Study):
         )
         | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=15, batch_size=64), frozen_size=96)
         | dict(temperatures=(1.0, 4.0), kd_weights=(0.25, 0.75))
-        | dict(teacher_training=Training(optimiser=ONE_CYCLE.with_(learning_rate=2e-3), epochs=12), retrain=False)
+        | dict(teacher_training=FROM_RANDOM, retrain=False)
         | _SHORT,
         "overnight": dict(data=dict(views=32), seeds=(0, 1, 2), cnn=_CYCLE.with_(epochs=100, batch_size=128))
         | dict(temperatures=(2.0, 4.0), kd_weights=(0.5, 0.75))

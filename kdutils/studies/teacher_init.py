@@ -4,11 +4,10 @@ from typing import ClassVar, Literal
 
 from kdutils.data.views import VIEWS
 from kdutils.specs import Count, DataSpec, ModelSpec, RunSpec
-from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Study, Temperatures, Training, Weights, taught
+from kdutils.studies.base import FROM_RANDOM, ONE_CYCLE, SGD_CYCLE, Study, Temperatures, Training, Weights, taught
 
 _STUDENT = Training(optimiser=ONE_CYCLE.with_(learning_rate=4e-3), epochs=10, batch_size=64)
 _TEACHER = Training(optimiser=SGD_CYCLE.with_(learning_rate=0.02), epochs=10, batch_size=64)
-_FROM_RANDOM = Training(optimiser=ONE_CYCLE.with_(learning_rate=2e-3), epochs=8)
 
 
 class TeacherInit(Study):
@@ -24,7 +23,7 @@ class TeacherInit(Study):
         | dict(teacher_training=_TEACHER.with_(epochs=1)),
         "quick": dict(data=dict(train_size=2000, test_size=1000, views=4), seeds=(0, 1), teacher_seeds=(0,))
         | dict(network="resnet18", student_training=_STUDENT.with_(epochs=25), size=96)
-        | dict(teacher_training=_TEACHER.with_(epochs=2), from_random=_FROM_RANDOM),
+        | dict(teacher_training=_TEACHER.with_(epochs=2), from_random=FROM_RANDOM.with_(epochs=8)),
         "overnight": dict(data=dict(views=8), seeds=(0, 1, 2), teacher_seeds=(0,), network="resnet18")
         | dict(student_training=_STUDENT.with_(epochs=30), teacher_training=_TEACHER.with_(epochs=5)),
     }
