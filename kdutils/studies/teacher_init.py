@@ -21,7 +21,7 @@ class TeacherInit(Study):
         "smoke": dict(data=dict(train_size=200, test_size=200, views=2), seeds=(0, 1), teacher_seeds=(0,))
         | dict(network="resnet18", student_training=_STUDENT.with_(epochs=2))
         | dict(teacher_training=_TEACHER.with_(epochs=1)),
-        "quick": dict(data=dict(train_size=2000, test_size=1000, views=4), seeds=(0, 1), teacher_seeds=(0,))
+        "quick": dict(data=dict(train_size=2000, test_size=1000, views=4), seeds=(0, 1, 2), teacher_seeds=(0,))
         | dict(network="resnet18", student_training=_STUDENT.with_(epochs=25), size=96)
         | dict(teacher_training=_TEACHER.with_(epochs=2), from_random=FROM_RANDOM.with_(epochs=8)),
         "overnight": dict(data=dict(views=8), seeds=(0, 1, 2), teacher_seeds=(0,), network="resnet18")
