@@ -28,7 +28,8 @@ class Binary(Study):
         | dict(wide=Training(optimiser=_ADAM, epochs=10, batch_size=64), kernel_weights=(1e-6, 1e-4))
         | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=10, batch_size=64))
         | dict(tuning=Training(optimiser=ONE_CYCLE, epochs=6, batch_size=64))
-        | _SHORT,
+        | _SHORT
+        | dict(seeds=(0, 1, 2)),
         "overnight": dict(network=ModelSpec(name="wrn_22", options={"width": 16}), precisions=("full", "xnor", "bonn"))
         | dict(seeds=(0, 1), teacher_seeds=(0,), wide=Training(optimiser=_ADAM, epochs=24, batch_size=128))
         | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=50, batch_size=64), widths=(16,), frozen=True)
