@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import dask
@@ -175,10 +176,11 @@ def run_and_die_once(spec: RunSpec, store: Store, report) -> dict:
 
     def report_or_die(fraction: float) -> None:
         report(fraction)
-        flag = store.folder.parent / "died"
-        if fraction == 0.5 and not flag.exists():
-            flag.write_text(spec.key)
-            die()
+        if fraction == 0.5:
+            with suppress(FileExistsError), (store.folder.parent / "died").open("x") as flag:
+                flag.write(spec.key)
+                flag.flush()
+                die()
 
     note(spec.key, store.folder.parent / "begun")
     return run(spec, store, report_or_die).summary
