@@ -223,12 +223,23 @@ def _client(address: str) -> Iterator[Any]:
 
     for name in ("distributed", "distributed.client"):  # what they would tell is said in one sentence
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    class Started(Client):
+        """Closed at once where it cannot start: Python, closing it within the next one's start, waits for ever."""
+
+        def start(self, **options: Any) -> None:
+            try:
+                super().start(**options)
+            except BaseException:
+                self.close()
+                raise
+
     given = settings()
     files = {"tls_ca_file": given.tls_ca_file, "tls_client_cert": given.tls_cert, "tls_client_key": given.tls_key}
     security = Security(**{name: str(path) for name, path in files.items() if path})
     try:
         _knock(address)
-        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False, security=security)
+        client = Started(address, timeout=_CONNECT_SECONDS, set_as_default=False, security=security)
     except Exception as error:  # refused, unknown host, silent, not a scheduler, another protocol version
         raise InputError(
             f"no Dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({first_line(error)}): check that it "

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import random
@@ -23,7 +24,7 @@ import dask
 import numpy as np
 import psutil
 import pytest
-from distributed import LocalCluster, Security
+from distributed import Client, LocalCluster, Security
 
 import kdutils.runs.cluster as cluster
 import kdutils.runs.run as runs
@@ -474,6 +475,8 @@ def test_a_scheduler_that_speaks_tls_takes_who_has_its_certificates(tmp_path, mo
         monkeypatch.setenv("KD_SCHEDULER", machines.scheduler_address)
         monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 2)
         assert "TLS files" in refused()
+        left = [each for each in gc.get_objects() if issubclass(type(each), Client) and each.status != "closed"]
+        assert not left  # collected while the next one starts, it would wait for that one's lock for ever
         for name, path in {"CA_FILE": certificate, "CERT": certificate, "KEY": key}.items():
             monkeypatch.setenv(f"KD_TLS_{name}", str(path))
         assert do([job(note, "said", tmp_path / "notes")]) == ["said"]
