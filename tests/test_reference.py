@@ -1,0 +1,59 @@
+"""The table on top of `reports/reference/README.md`: published values beside those of the committed CSV files."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
+WORDS = {"val": "validation", "best val": "validation, best epoch"}
+EARLIER = {  # tables of the runs that earlier code made: the study, and what its classifiers are called in answers.csv
+    "09_published": ("A", "{}"),
+    "09_published_one": ("A", "{} (one teacher)"),
+    "09_published_two": ("A", "{} (two teachers)"),
+    "05_beyond": ("B", "{}"),
+    "07_published": ("C", "{}"),
+    "08_published": ("D", "{}"),
+}
+
+
+def read(name: str) -> list[dict]:
+    path = REFERENCE / f"{name}.csv"
+    return list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+
+
+def answers(profile: str) -> dict[tuple, tuple[str, str]]:
+    """(study, classifier, images) -> (published, ours), where something is published."""
+    found = {}
+    for row in read(f"{profile}/tables/answers"):
+        if row["published (%)"] != "–":
+            key = row["document"][0], row["classifier or gain"], row["images"]
+            found[key] = row["published (%)"], f"{row['ours (%)']} ({row['n']})"
+    return found
+
+
+def earlier() -> dict[tuple, tuple[str, str]]:
+    found = {}
+    for name, (study, called) in EARLIER.items():
+        for row in read(f"tables/{name}"):
+            if row["metric"] == "accuracy (%)" and row["split"] != "train":
+                ours = f"{row['ours']} ({row['n']})¹" if row["n"] != "0" else "not yet run"
+                images = WORDS.get(row["split"], row["split"])
+                found[study, called.format(row["classifier"]), images] = row["published"], ours
+    return found
+
+
+def table() -> list[str]:
+    quick, full, before = answers("quick"), answers("overnight"), earlier()
+    rows = ["| study | network | images | published (%) | all images (%) | `quick` (%) |", "|---|---|---|---|---|---|"]
+    for key in sorted({**quick, **full, **before}, key=lambda key: key[0]):
+        ours = full.get(key) or before.get(key)
+        published, shown = (ours or quick[key])[0], ours[1] if ours else "not yet run"
+        in_quick = quick[key][1] if key in quick else "–"
+        rows.append(f"| {' | '.join(key)} | {float(published):.2f} | {shown} | {in_quick} |")
+    return rows
+
+
+def test_every_published_value_stands_beside_ours():
+    text, rows = (REFERENCE / "README.md").read_text(encoding="utf-8"), table()
+    assert len(rows) > 25 and "\n".join(rows) in text, "\n".join(["the table should be:", *rows])
