@@ -28,7 +28,7 @@ class Assignment(Study):
         | dict(fine_tuning=Training(optimiser=ONE_CYCLE, epochs=2), from_random=FROM_RANDOM)
         | dict(seeds=(0, 1, 2), teacher_seeds=(0,), temperatures=(2.0, 8.0), kd_weights=(0.5, 0.9))
         | dict(weighing=("mt_camkd",)),
-        "overnight": dict(seeds=(0, 1, 2), teacher_seeds=(0,)),
+        "overnight": dict(teacher_seeds=(0,)),
     }
 
     data: DataSpec = DataSpec(name="cifar10", train_size=9000, val_size=1000)
