@@ -6,15 +6,7 @@ import csv
 from pathlib import Path
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
-WORDS = {"val": "validation", "best val": "validation, best epoch"}
-EARLIER = {  # tables of the runs that earlier code made: the study, and what its classifiers are called in answers.csv
-    "09_published": ("A", "{}"),
-    "09_published_one": ("A", "{} (one teacher)"),
-    "09_published_two": ("A", "{} (two teachers)"),
-    "05_beyond": ("B", "{}"),
-    "07_published": ("C", "{}"),
-    "08_published": ("D", "{}"),
-}
+EARLIER = {"05_beyond": "B", "07_published": "C", "08_published": "D"}  # tables of runs that earlier code made
 
 
 def read(name: str) -> list[dict]:
@@ -34,12 +26,10 @@ def answers(profile: str) -> dict[tuple, tuple[str, str]]:
 
 def earlier() -> dict[tuple, tuple[str, str]]:
     found = {}
-    for name, (study, called) in EARLIER.items():
+    for name, study in EARLIER.items():
         for row in read(f"tables/{name}"):
-            if row["metric"] == "accuracy (%)" and row["split"] != "train":
-                ours = f"{row['ours']} ({row['n']})¹" if row["n"] != "0" else "not yet run"
-                images = WORDS.get(row["split"], row["split"])
-                found[study, called.format(row["classifier"]), images] = row["published"], ours
+            ours = f"{row['ours']} ({row['n']})¹" if row["n"] != "0" else "not yet run"
+            found[study, row["classifier"], row["split"]] = row["published"], ours
     return found
 
 
