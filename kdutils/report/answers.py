@@ -108,7 +108,11 @@ def answers_sentence(found: dict[str, list[Answer]]) -> str:
 def answers_caption(found: dict[str, list[Answer]]) -> str:
     """What stands in the table and the figure, and what the intervals of the gains are conditional on."""
     gains = [row.ours for rows in found.values() for row in rows if isinstance(row.ours, PairedGain)]
-    over = "; ".join(dict.fromkeys(gain.over for gain in gains))
+    conditions = dict.fromkeys(gain.over for gain in gains)
+    over = "; ".join(conditions)
+    shared = [what for what in ("their views", "one teacher", "their teachers") if what in over]
+    if shared and len(conditions) > 1:
+        over = f"over seeds that share some of these, as each chapter says: {', '.join(shared)}"
     text = "Ours: mean ± sample SD over n seeds, and the 95% interval of that mean (Student’s t)."
     paired = f" A gain is a paired difference in percentage points, seed by seed, its interval {over}."
     return text + paired * bool(gains)

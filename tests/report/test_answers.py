@@ -9,8 +9,8 @@ from fake_records import runs
 from matplotlib.colors import to_rgb
 
 from kdutils.report import plots, tables
-from kdutils.report.answers import answers, answers_caption, answers_sentence, answers_table
-from kdutils.report.results import Results
+from kdutils.report.answers import Answer, answers, answers_caption, answers_sentence, answers_table
+from kdutils.report.results import PairedGain, Results
 from kdutils.report.statistics import gain
 
 ALONE, BETTER, WORSE = (62.0, 64.5, 63.0), (67.0, 69.0, 68.5), (52.0, 54.0, 53.5)
@@ -101,7 +101,15 @@ def test_synthetic_images_are_not_counted_beside_what_is_published_of_cifar(tmp_
 
 
 def test_the_caption_says_what_the_gains_are_conditional_on(found):
-    assert "over seeds that share their views (and one teacher)" in answers_caption(found)
+    one = next(row.ours for rows in found.values() for row in rows if isinstance(row.ours, PairedGain))
+
+    def caption(*conditions: str) -> str:
+        return answers_caption({"A": [Answer("a gain", "test", one.with_(over=over)) for over in conditions]})
+
+    views = "over seeds that share their views"
+    assert one.over == f"{views} (and one teacher)" and caption(one.over).endswith(f", its interval {one.over}.")
+    assert caption("over one seed", "over seeds").endswith(", its interval over one seed; over seeds.")
+    assert caption(views, one.over).endswith("share some of these, as each chapter says: their views, one teacher.")
 
 
 def test_all_that_diverged_is_said(tmp_path):
