@@ -20,14 +20,17 @@ def test_its_links_lead_to_files(readme):
     assert [link for link in links if "://" not in link and not (readme.parent / link).exists()] == []
 
 
-def test_the_front_door_is_short_and_its_gains_are_those_of_the_reference():
+def test_the_front_door_is_short_and_its_numbers_are_those_of_the_reference():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     files = [ROOT / "reports" / "reference" / profile / "results.json" for profile in ("quick", "overnight")]
     chapters = [chapter for file in files for chapter in json.loads(file.read_text())["chapters"].values()]
     gains = [gain for chapter in chapters for gain in chapter["gains"].values()]
+    arms = [arm["metrics"]["test"]["accuracy"]["mean"] for chapter in chapters for arm in chapter["arms"].values()]
     known = {_written(gain, digits) for gain in gains for digits in (1, 2)}
     told = GAIN.findall(text)
     assert len(text.splitlines()) < 150 and len(told) >= 5 and set(told) <= known
+    accuracies = re.findall(r"(\d+\.\d) % alone", text)
+    assert len(accuracies) == 3 and set(accuracies) <= {f"{mean:.1f}" for mean in arms}
 
 
 def _written(gain: dict, digits: int) -> tuple[str, ...]:
