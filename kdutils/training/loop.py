@@ -48,14 +48,15 @@ def train(
     model: nn.Module,
     spec: RunSpec,
     inputs: Inputs,
-    report: Callable[[int], None] = lambda epoch: None,
+    report: Callable[[float], None] = lambda epochs: None,
     checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     """Train `model` in place as `spec` says and evaluate it; the test set is read once, after the last epoch.
 
     (With `spec.test_curve` after every epoch too.) With `inputs.features` only the head, `model.fc`, is computed, and
     the seconds that the features took count among the run's.
-    report(epoch) is called after every epoch; `checkpoint` is continued from if it is there.
+    report(epochs) is called with the epochs that are done, after every 1,024 images and after every epoch; `checkpoint`
+    is continued from if it is there.
     """
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
@@ -73,7 +74,7 @@ def train(
     tested = test.predict(model) if spec.test_curve and progress.epoch == spec.epochs else None
     while progress.epoch < spec.epochs and not progress.diverged:
         began = time.monotonic()
-        row = _train_epoch(trained, optimiser, feed, spec, inputs, progress.epoch)
+        row = _train_epoch(trained, optimiser, feed, spec, inputs, progress.epoch, report)
         if len(inputs.val):
             row |= feed.scores(feed.predict(trained), "val_")
         if spec.test_curve:
@@ -159,7 +160,9 @@ class _Feed:
         return {f"{prefix}loss": F.cross_entropy(logits, labels).item(), f"{prefix}accuracy": round(accuracy, 6)}
 
 
-def _train_epoch(model, optimiser, feed: _Feed, spec: RunSpec, inputs: Inputs, epoch: int) -> dict[str, float]:
+def _train_epoch(
+    model, optimiser, feed: _Feed, spec: RunSpec, inputs: Inputs, epoch: int, report: Callable
+) -> dict[str, float]:
     """One pass over the training images; the mean loss, its terms and the accuracy as they were while training."""
     torch.manual_seed(int(np.random.RandomState([spec.seed, epoch, 1]).randint(2**31)))  # dropout, resumed or not
     train_mode(model)
@@ -171,6 +174,8 @@ def _train_epoch(model, optimiser, feed: _Feed, spec: RunSpec, inputs: Inputs, e
         for first in range(0, len(batches), per_chunk):
             chunk = batches[first : first + per_chunk]
             where = slice(chunk[0].start, chunk[-1].stop)
+            if first:
+                report(epoch + where.start / len(indices))
             pixels, labels = feed.inputs(indices[where], views[where]), feed.labels_of(indices[where])
             if inputs.tables:
                 looked_up = [table.lookup(indices[where], views[where]) for table in inputs.tables]

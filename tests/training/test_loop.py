@@ -23,6 +23,7 @@ from kdutils.machine import Runtime, keep_freed_memory
 from kdutils.networks.binary import SIGMA_FLOOR, UNDECAYED
 from kdutils.networks.registry import build_model
 from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
+from kdutils.training import loop
 from kdutils.training.checkpoints import Checkpoint
 from kdutils.training.inputs import Inputs, looked_up
 from kdutils.training.loop import train as train_on
@@ -271,6 +272,13 @@ def test_what_was_begun_from_other_inputs_is_not_continued(tmp_path, dataset):
         epochs = []
         train_on(network(spec), spec, inputs, epochs.append, Checkpoint(path, begun | other, seconds=1000))
         assert epochs == ([3] if not other else [1, 2, 3])
+
+
+def test_progress_is_told_within_an_epoch_too(dataset, monkeypatch):
+    monkeypatch.setattr(loop, "_CHUNK", 32)
+    told = []
+    train(network(spec_of()), spec_of(epochs=2), dataset, FLOAT32, report=told.append)
+    assert told == pytest.approx([32 / 50, 1, 1 + 32 / 50, 2])
 
 
 def test_the_test_set_is_read_once_after_the_last_epoch(dataset):
