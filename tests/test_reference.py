@@ -1,11 +1,20 @@
-"""The table on top of `reports/reference/README.md`: published values beside those of the committed CSV files."""
+"""The tables of `reports/reference/README.md`, from the CSV files and the summaries of runs that lie beside it."""
 
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
+from kdutils.report.statistics import Arms, count, spread, values
+from kdutils.report.tables import published
+from kdutils.runs.records import Record
+from kdutils.specs import RunSpec
+from kdutils.studies import study
+
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
+SINGLE = [("B", "binary/wrn-22", study("binary", "overnight").beyond())]
+SINGLE += [("C", "teacher-init", study("teacher-init", "overnight").arms())]
 EARLIER = {"05_beyond": "B", "07_published": "C", "08_published": "D"}  # tables of runs that earlier code made
 
 
@@ -26,15 +35,38 @@ def answers(profile: str) -> dict[tuple, tuple[str, str]]:
 
 def earlier() -> dict[tuple, tuple[str, str]]:
     found = {}
-    for name, study in EARLIER.items():
+    for name, letter in EARLIER.items():
         for row in read(f"tables/{name}"):
             ours = f"{row['ours']} ({row['n']})¹" if row["n"] != "0" else "not yet run"
-            found[study, row["classifier"], row["split"]] = row["published"], ours
+            found[letter, row["classifier"], row["split"]] = row["published"], ours
+    return found
+
+
+def recorded(arms: dict[str, list[RunSpec]]) -> Arms:
+    """Of these runs, those whose summaries of profile `overnight` are committed; arms without any are left out."""
+    folder, found = REFERENCE / "overnight" / "records", {}
+    for name, specs in arms.items():
+        there = [spec for spec in specs if (folder / f"{spec.key}.json").exists()]
+        found[name] = [Record(folder, spec, json.loads((folder / f"{spec.key}.json").read_text())) for spec in there]
+    return {name: records for name, records in found.items() if records}
+
+
+def shown(records: list[Record], split: str) -> str:
+    return f"{spread(values(records, split))} ({count(records)})"
+
+
+def single() -> dict[tuple, tuple[str, str]]:
+    """As `answers`, of runs whose studies are not whole yet."""
+    found = {}
+    for letter, name, arms in SINGLE:
+        known = {row.arm: row.value for row in published(name).query("metric == 'accuracy'").itertuples()}
+        for arm, records in recorded(arms).items():
+            found[letter, arm, "test"] = known[arm], shown(records, "test")
     return found
 
 
 def table() -> list[str]:
-    quick, full, before = answers("quick"), answers("overnight"), earlier()
+    quick, full, before = answers("quick"), answers("overnight") | single(), earlier()
     rows = ["| study | network | images | published (%) | all images (%) | `quick` (%) |", "|---|---|---|---|---|---|"]
     for key in sorted({**quick, **full, **before}, key=lambda key: key[0]):
         ours = full.get(key) or before.get(key)
@@ -47,3 +79,13 @@ def table() -> list[str]:
 def test_every_published_value_stands_beside_ours():
     text, rows = (REFERENCE / "README.md").read_text(encoding="utf-8"), table()
     assert len(rows) > 25 and "\n".join(rows) in text, "\n".join(["the table should be:", *rows])
+
+
+def test_what_may_train_in_a_resnet_stands_side_by_side():
+    runs = study("assignment", "overnight").policies()
+    rows = ["| what trains | validation (%) | test (%) |", "|---|---|---|"]
+    for name in runs:
+        if name in (found := recorded({name: [runs[name]]})):
+            rows.append(f"| {name} | {shown(found[name], 'val')} | {shown(found[name], 'test')} |")
+    text = (REFERENCE / "README.md").read_text(encoding="utf-8")
+    assert len(rows) > 3 and "\n".join(rows) in text, "\n".join(["the table should be:", *rows])

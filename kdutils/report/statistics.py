@@ -69,7 +69,7 @@ def conditions(arms: Arms) -> str:
     """
     several = [[record.spec for record in records] for records in arms.values() if len(records) > 1]
     if not several:
-        return "over one seed"
+        return "over seeds, of which there is one"
     taught = [specs[0] for specs in several if specs[0].teachers and len({spec.teachers for spec in specs}) == 1]
     who = "one teacher" if all(len(spec.teachers) == 1 for spec in taught) else "their teachers"
     shared = ["their views"] * (several[0][0].data.views > 1) + [who] * (len(taught) == len(several))

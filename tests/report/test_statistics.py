@@ -70,7 +70,7 @@ def test_conditions_are_read_from_the_records(tmp_path, teachers, alone, views, 
         {"alone": runs(tmp_path, (1, 2), views=views)} if alone else {}
     )
     assert statistics.conditions(arms) == text
-    assert statistics.conditions({"one seed": taught[:1]}) == "over one seed"
+    assert statistics.conditions({"one seed": taught[:1]}) == "over seeds, of which there is one"
 
 
 # Gains
