@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ try:
     import resource
 except ImportError:  # Windows
     resource = None
+
+_STATUS = Path("/proc/self/status")  # Linux's
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,25 @@ def keep_freed_memory() -> None:
         mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: take from the heap what is below 32 MiB
 
 
+def forget_peak_memory(runtime: Runtime) -> None:
+    """Let `peak_memory_mb` count from now on (on GPUs and Linux), not what earlier runs of this process have held."""
+    if runtime.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another system: it keeps counting
+        ctypes.CDLL(None).malloc_trim(0)  # give back what `keep_freed_memory` has kept
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb(runtime: Runtime) -> float:
-    """The most memory this process has held so far: of the GPU where there is one, else resident, in 10^6 bytes."""
+    """The most memory this process has held since `forget_peak_memory`, in 10^6 bytes: the GPU's, else resident."""
     if runtime.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
+    with contextlib.suppress(OSError, TypeError):  # getrusage would count what the process's parent held
+        return int(re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())[1]) * 1024 / 1e6
     if resource is None:
         memory = psutil.Process().memory_info()
         return getattr(memory, "peak_wset", memory.rss) / 1e6  # peak_wset is Windows' own
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes on Linux, bytes on macOS
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 

@@ -38,8 +38,10 @@ def test_the_quota_is_read_from_the_control_group(monkeypatch, tmp_path):
     assert machine.cores() == 1
 
 
-def test_peak_memory_is_told_with_and_without_posix(monkeypatch):
+def test_peak_memory_is_told_on_every_system(monkeypatch):
     block = torch.ones(25_000_000)  # 100 MB
+    assert 100 < machine.peak_memory_mb(CPU) < 100_000
+    monkeypatch.setattr(machine, "_STATUS", ROOT / "nothing")
     peak = machine.peak_memory_mb(CPU)
     assert 100 < peak < 100_000
     monkeypatch.setattr(machine, "resource", None)
@@ -48,6 +50,28 @@ def test_peak_memory_is_told_with_and_without_posix(monkeypatch):
     monkeypatch.setattr(machine.psutil, "Process", lambda: windows)
     assert machine.peak_memory_mb(CPU) == 123.0
     assert block.sum() > 0
+
+
+BEFORE_A_RUN = """
+import torch
+from kdutils import machine
+machine.keep_freed_memory()
+blocks = [torch.ones(500_000) for _ in range(200)]  # 400 MB, each below what glibc maps by itself
+del blocks
+runtime = machine.Runtime(torch.device("cpu"), torch.float32)
+before = machine.peak_memory_mb(runtime)
+machine.forget_peak_memory(runtime)
+after = machine.peak_memory_mb(runtime)
+block = torch.ones(25_000_000)  # 100 MB
+print(before - after, machine.peak_memory_mb(runtime) - after)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")
+def test_a_run_is_not_charged_with_the_memory_of_those_before_it():
+    done = subprocess.run([sys.executable, "-c", BEFORE_A_RUN], cwd=ROOT, capture_output=True, text=True, check=True)
+    forgotten, held = map(float, done.stdout.split())
+    assert 300 < forgotten < 500 and 80 < held < 120
 
 
 def test_the_hardware_is_named_where_linux_does_not_tell_it(monkeypatch):

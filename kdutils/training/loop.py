@@ -15,7 +15,7 @@ from torch import nn
 
 from kdutils.data.views import IDENTITY_VIEW, epoch_stream, render
 from kdutils.distillation.bayesian import FeaturePrior
-from kdutils.machine import Runtime, keep_freed_memory, peak_memory_mb
+from kdutils.machine import Runtime, forget_peak_memory, keep_freed_memory, peak_memory_mb
 from kdutils.specs import RunSpec
 from kdutils.training.checkpoints import Checkpoint, Progress
 from kdutils.training.frozen import freeze, train_mode
@@ -61,6 +61,7 @@ def train(
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     keep_freed_memory()
+    forget_peak_memory(inputs.runtime)
     freeze(model, spec.trainable)
     if spec.bayesian and spec.bayesian.feature_weight:  # a part of the network while it trains: optimised and resumed
         model.feature_prior = FeaturePrior(model.fc.out_features, model.fc.in_features)
