@@ -216,12 +216,12 @@ def test_report_numbers_run_on_over_chapters(report):
     assert "1 How hot should a teacher be?" in text and "2 Two teachers" in text and "2.1 Method" in text
 
 
-def test_report_opens_with_its_facts_and_holds_no_code(report):
+def test_report_opens_with_its_facts_and_holds_no_code_but_what_is_to_be_shown(report):
     pages = [re.sub(r"\s+", " ", page.extract_text()) for page in PdfReader(report / "report.pdf").pages]
     for words in ("Small students", "A course report", COVER["notice"], *COVER["facts"], *COVER["facts"].values()):
         assert words in pages[0]
     assert "Contents" in pages[0] and "Two teachers" in pages[0]
-    assert not re.search(r"secret|shown_call|removed", " ".join(pages))
+    assert not re.search(r"secret|removed", " ".join(pages)) and "shown_call()" in " ".join(pages)
 
 
 def test_report_contents_are_clickable(report):
