@@ -68,7 +68,7 @@ print(before - after, machine.peak_memory_mb(runtime) - after)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")
-def test_a_run_is_not_charged_with_the_memory_of_those_before_it():
+def test_a_peak_can_be_forgotten_and_what_is_freed_is_given_back():
     done = subprocess.run([sys.executable, "-c", BEFORE_A_RUN], cwd=ROOT, capture_output=True, text=True, check=True)
     forgotten, held = map(float, done.stdout.split())
     assert 300 < forgotten < 500 and 80 < held < 120

@@ -7,14 +7,11 @@ import json
 from pathlib import Path
 
 from kdutils.report.statistics import Arms, count, spread, values
-from kdutils.report.tables import published
 from kdutils.runs.records import Record
 from kdutils.specs import RunSpec
 from kdutils.studies import study
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
-SINGLE = [("B", "binary/wrn-22", study("binary", "overnight").beyond())]
-SINGLE += [("C", "teacher-init", study("teacher-init", "overnight").arms())]
 EARLIER = {"05_beyond": "B", "07_published": "C", "08_published": "D"}  # tables of runs that earlier code made
 
 
@@ -55,18 +52,8 @@ def shown(records: list[Record], split: str) -> str:
     return f"{spread(values(records, split))} ({count(records)})"
 
 
-def single() -> dict[tuple, tuple[str, str]]:
-    """As `answers`, of runs whose studies are not whole yet."""
-    found = {}
-    for letter, name, arms in SINGLE:
-        known = {row.arm: row.value for row in published(name).query("metric == 'accuracy'").itertuples()}
-        for arm, records in recorded(arms).items():
-            found[letter, arm, "test"] = known[arm], shown(records, "test")
-    return found
-
-
 def table() -> list[str]:
-    quick, full, before = answers("quick"), answers("overnight") | single(), earlier()
+    quick, full, before = answers("quick"), answers("overnight"), earlier()
     rows = ["| study | network | images | published (%) | all images (%) | `quick` (%) |", "|---|---|---|---|---|---|"]
     for key in sorted({**quick, **full, **before}, key=lambda key: key[0]):
         ours = full.get(key) or before.get(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import platform
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from kdutils.data.views import IDENTITY_VIEW, epoch_stream, render, split_indice
 from kdutils.distillation.bayesian import CENTRE_RATE, kernel_losses
 from kdutils.distillation.methods import KD
 from kdutils.distillation.tables import ViewTable
-from kdutils.machine import Runtime, keep_freed_memory
+from kdutils.machine import Runtime, keep_freed_memory, peak_memory_mb
 from kdutils.networks.binary import SIGMA_FLOOR, UNDECAYED
 from kdutils.networks.registry import build_model
 from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
@@ -279,6 +280,14 @@ def test_progress_is_told_within_an_epoch_too(dataset, monkeypatch):
     told = []
     train(network(spec_of()), spec_of(epochs=2), dataset, FLOAT32, report=told.append)
     assert told == pytest.approx([32 / 50, 1, 1 + 32 / 50, 2])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")
+def test_a_run_is_not_charged_with_the_memory_of_those_before_it(dataset):
+    total = torch.ones(100_000_000).sum()  # 400 MB, and free again
+    peak = peak_memory_mb(FLOAT32)
+    assert total == 100_000_000
+    assert train(network(spec_of()), spec_of(), dataset, FLOAT32).peak_memory_mb < peak - 200
 
 
 def test_the_test_set_is_read_once_after_the_last_epoch(dataset):
