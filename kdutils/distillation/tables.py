@@ -81,10 +81,10 @@ class ViewTable:
                 self.values[np.divmod(batch, VIEWS)] = outputs[: len(batch)].float().cpu().numpy()
                 report(min(1.0, (first + start + FILL_BATCH) / len(missing)))
             self.values.flush()  # values are on the disk before their marks are made
-            self.filled[np.divmod(shard, VIEWS)] = True
-            self.filled.flush()
             with (self.folder / "seconds.txt").open("a") as file:
                 file.write(f"{len(shard)} {time.monotonic() - began:.3f}\n")
+            self.filled[np.divmod(shard, VIEWS)] = True
+            self.filled.flush()
         return len(missing)
 
     def seconds(self, entries: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from statistics import fmean
 
@@ -11,7 +10,7 @@ from pydantic import JsonValue
 from scipy.stats import ttest_ind, ttest_rel
 
 from kdutils.report.results import Chapter, Numbers, Results
-from kdutils.report.statistics import with_diverged
+from kdutils.report.statistics import FLAT, with_diverged
 
 
 def compare_reports(first: Results, second: Results) -> tuple[str, bool]:
@@ -22,7 +21,7 @@ def compare_reports(first: Results, second: Results) -> tuple[str, bool]:
     counted = (
         f"{count['equal']} numbers are equal, {count['agrees']} agree within their interval, {count['differs']} differ "
         f"(of {told} intervals, about {told / 20:.0f} would exclude zero by chance alone), and {count['no interval']} "
-        "have no interval, which takes two runs in each report."
+        "have no interval, which takes two runs in each report, and a spread."
     )
     parts = ["Settings, data, weights and code", _text(settings, "The same wherever both reports have them.")]
     parts += ["Numbers: B - A with its 95% interval", _text(numbers.query("verdict != 'equal'"), ""), counted]
@@ -122,8 +121,8 @@ def _verdict(first: Numbers, second: Numbers) -> tuple[str, str, str, str]:
         test = ttest_rel(theirs, ours) if whole else ttest_ind(theirs, ours, equal_var=False)
         low, high = test.confidence_interval()
     difference = fmean(theirs) - fmean(ours)
-    if not math.isfinite(low + high):  # there is no spread at all
-        low = high = difference
+    if not high - low > FLAT:  # few runs may differ by the same by chance, and of no spread there is no interval
+        return "no interval", f"{difference:+.3f}", "–", "–"
     verdict = "differs" if low > 0 or high < 0 else "agrees"
     return verdict, f"{difference:+.3f}", f"[{low:+.3f}, {high:+.3f}]", "paired" if whole else "Welch"
 

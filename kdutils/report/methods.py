@@ -164,7 +164,8 @@ def tuning_sentence(arms: Arms) -> str:
     untuned, tuned = gains_over(arms, "KD, untuned"), gains_over(arms, "KD")
     others = [name for name in untuned if name != "KD"]
     chosen = {name: arms[name][0].spec.distillation.method for name in ("KD", "KD, untuned")}
-    said = f"Tuned, KD changes by {untuned['KD'].interval}."
+    said = f"Tuned, KD changes by {untuned['KD'].interval}"
+    said += "." if untuned["KD"].told else ", which cannot be told from zero."
     if chosen["KD"] == chosen["KD, untuned"]:
         said = "The validation images chose the authors' cell for KD: untuned and tuned, it is the same."
     if not others:
@@ -206,6 +207,8 @@ def claims_sentence(claims: pd.DataFrame, gains: dict[str, Gain]) -> str:
         f"{epoch.max():.2f}); in {theirs.remark} it adds {theirs.value:g}. Choosing the cell by the test images adds "
         f"{cell.mean():.2f}, cell and epoch {both.mean():.2f} (up to {both.max():.2f})."
     )
+    if not epoch.any():
+        said += " Here the last epoch was the best one in every run: so short a schedule does not show what it adds."
     means = {name: each.mean for name, each in gains.items() if np.isfinite(each.mean) and name != "KD, untuned"}
     if not means:
         return said

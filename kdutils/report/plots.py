@@ -67,7 +67,7 @@ def plot_curves(arms: Arms) -> Figure:
     axes[0, 0].set_ylabel("accuracy (%)")
     axes[1, 0].set_ylabel("cross-entropy (nats)")
     lines = {line.get_label(): line for axis in axes[0] for line in axis.lines}
-    axes[0, 0].legend(handles=list(lines.values()), loc="lower right")
+    figure.legend(handles=list(lines.values()), loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
@@ -274,9 +274,11 @@ def plot_lambdas(arms: Arms, chosen: float, published: float = 1e-4) -> Figure:
     for value, text, dash in ((chosen, "chosen", "solid"), (published, "published", "dotted")):
         axis.axvline(value, color="black", linestyle=dash, linewidth=1, label=f"lambda {text}, {value:g}")
     losses = [record.spec.bayesian for records in arms.values() for record in records]
-    smallest = min(loss.kernel_weight for loss in losses if loss and loss.kernel_weight)
+    tried = [loss.kernel_weight for loss in losses if loss]
+    smallest = min(filter(None, tried))
     axis.set_xscale("symlog", linthresh=smallest)
-    axis.set(xlim=(-smallest / 2, None), xlabel="lambda, weight of the kernel loss", ylabel="validation accuracy (%)")
+    limits = smallest * (0.5 if min(tried) else -0.5), 2 * max(*tried, chosen, published)
+    axis.set(xlim=limits, xlabel="lambda, weight of the kernel loss", ylabel="validation accuracy (%)")
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 

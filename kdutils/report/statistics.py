@@ -211,6 +211,15 @@ def telling_images(record: Record, count: int = 4) -> np.ndarray:
     return order[np.sort(np.unique(labels[order], return_index=True)[1])][:count]
 
 
+def lead(first: list[Record], second: list[Record]) -> float:
+    """How many points more of the test images that all of both saw, the first ones, `first` gets right, in the mean;
+    NaN where no run of one ended."""
+    predictions = [[record.predictions for record in finished(records)] for records in (first, second)]
+    seen = min((len(labels) for runs in predictions for _, labels in runs), default=0)
+    right = [[(logits[:seen].argmax(1) == labels[:seen]).mean() for logits, labels in runs] for runs in predictions]
+    return 100 * float(np.mean(right[0]) - np.mean(right[1])) if all(right) else float("nan")
+
+
 def agreement(first: Record, second: Record) -> float:
     """Share (%) of the test images that both runs saw, the first ones, that they give the same class; NaN where one
     diverged."""

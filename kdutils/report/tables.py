@@ -25,12 +25,14 @@ from kdutils.report.statistics import (
     Arms,
     Gain,
     agreement,
+    best_cell,
     calibration_error,
     conditions,
     confusion,
     count,
     finished,
     spread,
+    standard_error,
     values,
     with_diverged,
 )
@@ -155,6 +157,46 @@ def grid_table(records: list[Record]) -> pd.DataFrame:
     return _carrying(table, grid=describe_grid(records))
 
 
+def grid_sentence(records: list[Record]) -> str:
+    """How sure the choice of a grid's best cell is: its standard error, the cells within it, whether it is at an edge.
+
+    records: the runs of `Study.grid`, of which one or more did not diverge.
+    """
+    error, best, images = standard_error(finished(records)), best_cell(records), records[0].spec.data.val_size
+    cells = [record for record in finished(records) if record.spec.distillation]
+    top = max(record.metric("val") for record in cells)
+    near = sum(record.metric("val") >= top - error for record in cells) - 1
+    said = (
+        f"One validation accuracy of {images:,} images has a standard error of about {error:.1f} points: {near} of the "
+        f"{len(cells) - 1} other cells with a teacher are within it of the best."
+    )
+    edges = []
+    for name, value in (("temperature", best.temperature), ("kd_weight", best.kd_weight)):
+        tried = sorted({getattr(record.spec.distillation.method, name) for record in cells})
+        if len(tried) > 1 and value in (tried[0], tried[-1]):
+            edges.append(f"the {'lowest' if value == tried[0] else 'highest'} {name} that was tried")
+    return f"{said} The chosen one has {' and '.join(edges)}, so a better one may lie beyond." if edges else said
+
+
+def progress_sentence(name: str, records: list[Record]) -> str:
+    """How far runs with a `test_curve` had come: accuracy on training and test images, and what the last epochs added.
+
+    name: of the network, as "reduced CNN". Training accuracy is that met while training, under augmentation.
+    """
+    runs = finished(records)
+    if not runs:
+        return f"Every run of the {name} diverged."
+    train, test = (float(np.mean(values(runs, split))) for split in ("train", "test"))
+    epochs = runs[0].spec.epochs
+    early = max(1, round(0.75 * epochs))
+    rise = np.mean([record.history["test_accuracy"].iloc[[early - 1, -1]].diff().iloc[-1] for record in runs])
+    said = (
+        f"After {epochs} epochs the {name} alone is right on {train:.1f} % of the training images, as it met them, and "
+        f"on {test:.1f} % of the test images, {rise:+.1f} points since epoch {early}."
+    )
+    return f"{said} So far it is training that it lacks, not images." if train < test + 2 else said
+
+
 def confused_sentence(records: list[Record], classes: tuple[str, ...]) -> str:
     """Names the pair of classes that is confused most, and the class that is recognised best."""
     if not finished(records):
@@ -164,8 +206,8 @@ def confused_sentence(records: list[Record], classes: tuple[str, ...]) -> str:
     errors = share - np.diag(np.diag(share))
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)
     return (
-        f"The most frequent error takes {classes[true]} for {classes[predicted]} ({errors[true, predicted]:.1f} % of "
-        f"that class); {classes[best]} is recognised best ({share[best, best]:.1f} %)."
+        f"The most frequent error: {errors[true, predicted]:.1f} % of the images of {classes[true]} are taken for "
+        f"{classes[predicted]}. Recognised best is {classes[best]} ({share[best, best]:.1f} %)."
     )
 
 
@@ -183,18 +225,21 @@ def ranking_sentence(arms: Arms) -> str:
 
 def lambda_sentences(arms: Arms, chosen: float) -> str:
     """What `Binary.lambdas` shows on validation images, by optimiser: the best lambda, the chosen one, and XNOR."""
-    sentences = []
+    sentences, runs = [], [record for records in arms.values() for record in finished(records)]
     for name in (name for name in arms if name.startswith("BONN")):
         found = {record.spec.bayesian.kernel_weight: record.metric("val") for record in finished(arms[name])}
         xnor, optimiser = arms[name.replace("BONN", "XNOR")][0].metric("val"), name.partition(", ")[2]
         best, largest = max(found, key=found.get, default=chosen), max(found, default=chosen)
         if chosen in found:
             sentences.append(
-                f"- {optimiser}: BONN is best at lambda {best:g} ({found[best]:.1f} %); at {chosen:g}, which is used "
-                f"below, it has {found[chosen]:.1f} %, {found[chosen] - xnor:+.1f} points beside XNOR; at {largest:g} "
-                f"{found[largest]:.1f} %."
+                f"- {optimiser}: of the {len(found)} values of lambda that were tried, {best:g} does best "
+                f"({found[best]:.1f} %). Used below is {chosen:g}: {found[chosen]:.1f} %, {found[chosen] - xnor:+.1f} "
+                f"points beside XNOR; {largest:g} has {found[largest]:.1f} %."
             )
-    return "\n".join(sentences) or "Every run at the chosen lambda diverged."
+    if not sentences:
+        return "Every run at the chosen lambda diverged."
+    error = f"Each is one run, whose accuracy has a standard error of {standard_error(runs):.1f} points."
+    return "\n".join([*sentences, f"- {error}"])
 
 
 def agreement_table(arms: Arms, teachers: Arms) -> pd.DataFrame:

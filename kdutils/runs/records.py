@@ -149,7 +149,7 @@ class Store:
             return None
         try:
             record = read_record(path)
-            self._check_sources(record)
+            self._check_sources(spec, record.summary)
             return record
         except OSError as error:
             raise InputError(f"the record {path} cannot be read ({error}): mend that and try again") from None
@@ -160,24 +160,26 @@ class Store:
             warnings.warn(f"{path} is not used ({error}): set aside as {aside.name} and run again", stacklevel=2)
             return None
 
-    def _check_sources(self, record: Record) -> None:
-        """Raise `ValueError` where the record was made from other data, weights or runs than are here now."""
-        spec, made_from = record.spec, record.summary["data"]["digest"]
+    def _check_sources(self, spec: RunSpec, summary: dict) -> None:
+        """Raise `ValueError` where a record, or one it rests on, was made from other data or weights than are here."""
+        made_from = summary["data"]["digest"]
         here = load_dataset(spec.data.name).digest if is_cached(spec.data.name) else made_from
         here = spec.data.digest or here  # what has replaced one's own data says nothing of a run on them
         if here != made_from:
-            raise ValueError(f"it was made from {spec.data.name} with digest {made_from}, here it has {here}")
+            raise ValueError(f"{spec.key} was made from {spec.data.name} with digest {made_from}, here it has {here}")
         weights = imagenet_digest(spec.model.name) if spec.init == "imagenet" else None
         if spec.weights_file and spec.weights_file.is_file():
             weights = file_digest(spec.weights_file)
-        if weights and weights not in record.summary["weights"]:
-            raise ValueError(
-                f"the weights that it started from have changed: {record.summary['weights']}, now {weights}"
-            )
-        for key, digest in (record.summary["teachers"] | record.summary.get("start", {})).items():
-            summary = self.folder / key / "summary.json"
-            if summary.is_file() and json.loads(summary.read_text())["files"]["model.safetensors"] != digest:
-                raise ValueError(f"{key}, which it rests on, has been trained anew")
+        if weights and weights not in summary["weights"]:
+            raise ValueError(f"the weights {spec.key} started from have changed: {summary['weights']}, now {weights}")
+        rests_on = summary["teachers"] | summary.get("start", {})
+        for needed in spec.needs:
+            file = self.folder / needed.key / "summary.json"
+            if file.is_file():
+                theirs = json.loads(file.read_text())
+                if theirs["files"]["model.safetensors"] != rests_on[needed.key]:
+                    raise ValueError(f"{needed.key}, which it rests on, has been trained anew")
+                self._check_sources(needed, theirs)
 
     def save(self, spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime, facts: dict) -> Record:
         """Write the record of a finished run; `facts` (digests of all it rests on) join its summary.

@@ -99,7 +99,8 @@ def open_table(spec: RunSpec, store: Store) -> tuple[ViewTable, Callable[[], nn.
         label, network = f"{spec.model.name}-features", lambda: backbone
     else:
         record = store.find(spec)
-        weights, columns, label, network = [record.digest], spec.data.num_classes, spec.model.name, record.load_model
+        weights = [record.digest] + [spec.model.canonical()] * (not spec.epochs)  # else its options changed its weights
+        columns, label, network = spec.data.num_classes, spec.model.name, record.load_model
     name = _hash(*weights, dataset.digest, spec.data.normalisation, runtime.name)
     folder = store.folder / "tables" / f"{label}-{name}"
     return ViewTable(folder, len(dataset.train_labels), columns), network

@@ -44,7 +44,8 @@ def run(spec: RunSpec, store: Store | None = None, report: Report = _silent) -> 
     model, inputs = resolve(spec, {needed.key: run(needed, store) for needed in spec.needs}, store)
     partial = store.folder / f"{spec.key}.partial"
     partial.mkdir(exist_ok=True)  # tells that the run has begun
-    checkpoint = Checkpoint(partial / "checkpoint.safetensors", inputs.facts, settings().checkpoint_seconds)
+    rests_on = inputs.facts | {"arithmetic": inputs.runtime.name}
+    checkpoint = Checkpoint(partial / "checkpoint.safetensors", rests_on, settings().checkpoint_seconds)
     outcome = train(model, spec, inputs, lambda epoch: report(epoch / spec.epochs), checkpoint)
     record = store.save(spec, model, outcome, inputs.runtime, inputs.facts)
     shutil.rmtree(partial, ignore_errors=True)

@@ -48,16 +48,19 @@ def looked_up(spec: RunSpec, train: np.ndarray, val: np.ndarray = NONE) -> np.nd
 
 
 def check_teachers(spec: RunSpec, dataset: Dataset) -> None:
-    """Raise `InputError` where a teacher was trained on images that the student is validated with."""
+    """Raise `InputError` where a teacher, or what the run goes on from, was trained on images that validate the run."""
     val = split_indices(dataset.train_labels, *spec.data.split)[1]
-    for teacher in spec.teachers if len(val) else ():
-        seen: RunSpec | None = teacher
+    for before in (*spec.teachers, spec.init) if len(val) else ():
+        seen = before
         while isinstance(seen, RunSpec) and seen.data.name == spec.data.name:
             if seen.epochs and (
                 known := len(np.intersect1d(val, split_indices(dataset.train_labels, *seen.data.split)[0]))
             ):
+                who, whom = f"the teacher {before.model.name}", f"its student {spec.model.name}"
+                if before is spec.init:
+                    who, whom = f"the run that {spec.model.name} goes on from", "it"
                 raise InputError(
-                    f"the teacher {teacher.model.name} was trained on {known:,} of the {len(val):,} images that "
-                    f"validate its student {spec.model.name}: give both the same train_size, val_size and split_seed"
+                    f"{who} was trained on {known:,} of the {len(val):,} images that validate {whom}: give both the "
+                    "same train_size, val_size and split_seed"
                 )
             seen = seen.init if isinstance(seen.init, RunSpec) else None

@@ -95,7 +95,7 @@ def train(
     if hasattr(model, "feature_prior"):
         del model.feature_prior
     tested = test.predict(model) if tested is None else tested
-    return _outcome(progress, tested, test, len(inputs.train) * spec.epochs, runtime)
+    return _outcome(progress, tested, test, len(inputs.train) * progress.epoch, runtime)
 
 
 def _outcome(progress: Progress, tested: torch.Tensor, test: _Feed, images: int, runtime: Runtime) -> Outcome:

@@ -98,7 +98,7 @@ def test_a_pair_with_a_diverged_run_is_left_out():
         (report(*A), 0, "1 numbers are equal"),
         (report(*NEAR), 0, "agrees"),
         (report(*SHIFTED), 1, "differs"),
-        (report(*(value + 5 for value in A)), 1, "[+5.000, +5.000]"),  # no spread to divide by
+        (report(*(value + 5 for value in A)), 0, "no interval"),  # no spread: few runs may differ alike by chance
         (report(*(value - 5 for value in A), seeds=(7, 8, 9)), 1, "differs"),
         (report(*SHIFTED, seeds=(3, 4, 5)), 1, "Welch"),
         (report(*NEAR, seeds=(3, 4, 5)), 0, "Welch"),

@@ -96,7 +96,8 @@ def test_curves_show_accuracy_and_loss_of_every_arm(tmp_path, seeds):
     assert (accuracy.get_ylabel(), loss.get_ylabel()) == ("accuracy (%)", "cross-entropy (nats)")
     assert (accuracy.get_title(), other.get_title()) == NAMES[:2]
     assert loss.get_xlabel() == last.get_xlabel() == "epoch"
-    assert sorted(legend_of(figure)) == ["training", "validation"]
+    (legend,) = figure.legends  # above the panels, where it hides no curve
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]
     for axis in figure.axes:
         assert len(lines_of(axis)) == 2 and list(lines_of(axis)[0].get_xdata()) == [1, 2, 3]
 
@@ -456,4 +457,7 @@ def test_lambdas_are_a_line_for_each_optimiser_beside_xnor_with_both_values_mark
     assert set(lines["XNOR, Adam"].get_ydata()) == {41.0} and set(lines["XNOR, SGD"].get_ydata()) == {33.5}
     assert set(lines["lambda chosen, 1e-06"].get_xdata()) == {1e-6}
     assert set(lines["lambda published, 0.0001"].get_xdata()) == {1e-4}
-    assert axis.get_xscale() == "symlog" and axis.get_xlim()[0] > -1e-6
+    assert axis.get_xscale() == "symlog" and -1e-6 < axis.get_xlim()[0] < 0 and axis.get_xlim()[1] > 1e-4
+    tried = {"Adam": {None: 41.0, 1e-6: 43.5, 1e-4: 37.0}}
+    (axis,) = drawn(plots.plot_lambdas(lambda_arms(tmp_path / "two", tried), 1e-6)).axes
+    assert 0 < axis.get_xlim()[0] < 1e-6, "no tick at a value that was not tried"

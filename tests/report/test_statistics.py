@@ -341,3 +341,12 @@ def test_the_clipped_share_counts_the_weights_without_a_gradient():
         assert 0 < without < count and statistics.clipped_share(model) == pytest.approx(100 * without / count)
         torch.nn.init.constant_(layer.weight, float("nan"))
         assert np.isnan(statistics.clipped_share(model))
+
+
+def test_a_lead_is_counted_on_the_images_that_all_saw(tmp_path):
+    labels = np.array([0, 1, 2, 3], dtype=np.uint8)
+    few = record_of(tmp_path, spec_of(seed=1), logits=np.eye(10)[[0, 1]], labels=labels[:2])  # 2 of 2
+    many = record_of(tmp_path, spec_of(seed=2), logits=np.eye(10)[[0, 5, 2, 3]], labels=labels)  # 1 of 2, 3 of 4
+    assert statistics.lead([few], [many]) == 50 and statistics.lead([many], [many]) == 0
+    gone = record_of(tmp_path, spec_of(seed=3), diverged=True)
+    assert np.isnan(statistics.lead([few], [gone]))

@@ -257,9 +257,8 @@ def test_the_most_frequent_error_is_named(tmp_path):
     predicted[30:34], predicted[50:53] = 5, 3  # four cats are taken for dogs, three dogs for cats
     predicted[[10, 20, 40, 60, 70, 80, 90]] = 0  # one of every other class is taken for an airplane
     record = record_of(tmp_path, logits=np.eye(10)[predicted], labels=labels)
-    assert (
-        tables.confused_sentence([record], CLASSES)
-        == "The most frequent error takes cat for dog (40.0 % of that class); airplane is recognised best (100.0 %)."
+    assert tables.confused_sentence([record], CLASSES) == (
+        "The most frequent error: 40.0 % of the images of cat are taken for dog. Recognised best is airplane (100.0 %)."
     )
 
 
@@ -378,8 +377,38 @@ def test_lambdas_are_told_by_optimiser_beside_xnor(tmp_path):
     found = {"Adam": {None: 41.0, 0.0: 43.0, 1e-6: 43.5, 1e-4: 37.0}, "SGD": {None: 38.5, 0.0: 40.0, 1e-6: 36.0}}
     told = tables.lambda_sentences(lambda_arms(tmp_path, found), 1e-6).splitlines()
     assert told == [
-        "- Adam: BONN is best at lambda 1e-06 (43.5 %); at 1e-06, which is used below, it has 43.5 %, +2.5 points "
-        "beside XNOR; at 0.0001 37.0 %.",
-        "- SGD: BONN is best at lambda 0 (40.0 %); at 1e-06, which is used below, it has 36.0 %, -2.5 points beside "
-        "XNOR; at 1e-06 36.0 %.",
+        "- Adam: of the 3 values of lambda that were tried, 1e-06 does best (43.5 %). Used below is 1e-06: 43.5 %, "
+        "+2.5 points beside XNOR; 0.0001 has 37.0 %.",
+        "- SGD: of the 2 values of lambda that were tried, 0 does best (40.0 %). Used below is 1e-06: 36.0 %, -2.5 "
+        "points beside XNOR; 1e-06 has 36.0 %.",
+        "- Each is one run, whose accuracy has a standard error of 4.9 points.",
     ]
+
+
+def test_how_sure_the_choice_of_a_grid_is(tmp_path):
+    def cells(found):
+        return [record_of(tmp_path, spec_of(temperature=t, kd_weight=w), val=val) for (t, w), val in found.items()]
+
+    grid = {(2.0, 0.5): 50.0, (4.0, 0.5): 52.0, (8.0, 0.5): 44.0, (2.0, 0.9): 40.0, (4.0, 0.9): 46.0, (8.0, 0.9): 41.0}
+    said = tables.grid_sentence([record_of(tmp_path, spec_of(), val=51.0), *cells(grid)])  # and the student alone
+    assert said == (
+        "One validation accuracy of 100 images has a standard error of about 5.0 points: 1 of the 5 other cells with a "
+        "teacher are within it of the best. The chosen one has the lowest kd_weight that was tried, so a better one "
+        "may lie beyond."
+    )
+    inside = cells({(2.0, 0.5): 50.0, (4.0, 0.5): 52.0, (8.0, 0.5): 44.0})
+    assert tables.grid_sentence(inside).endswith("1 of the 2 other cells with a teacher are within it of the best.")
+
+
+def test_how_far_a_training_had_come(tmp_path):
+    records = runs(tmp_path, (40.0, 46.0))
+    for record, last in zip(records, (40.0, 46.0), strict=True):  # of three epochs, the last quarter begins after two
+        record.history.assign(test_accuracy=[20.0, 38.0, last]).to_csv(record.path / "history.csv", index=False)
+    records = [statistics.Record(record.path, record.spec, record.summary) for record in records]  # read anew
+    assert tables.progress_sentence("small CNN", records) == (
+        "After 3 epochs the small CNN alone is right on 45.0 % of the training images, as it met them, and on 43.0 % "
+        "of the test images, +5.0 points since epoch 2."
+    )
+    ahead = [record for record in records if record.metric("test") == 46]
+    assert tables.progress_sentence("small CNN", ahead).endswith("So far it is training that it lacks, not images.")
+    assert "diverged" in tables.progress_sentence("x", runs(tmp_path, (1.0,), diverged=(0,)))

@@ -21,7 +21,8 @@ from kdutils.data.datasets import load_dataset
 from kdutils.data.views import IDENTITY_VIEW, render, split_indices
 from kdutils.distillation.methods import KD
 from kdutils.errors import InputError
-from kdutils.runs import records
+from kdutils.machine import Runtime
+from kdutils.runs import records, resolve as resolving
 from kdutils.runs.cluster import workers
 from kdutils.runs.records import Record, Store
 from kdutils.runs.resolve import resolve
@@ -322,6 +323,39 @@ def test_a_student_whose_teacher_was_trained_anew_is_run_again():
         assert find(student(teacher)) is None
 
 
+def test_a_student_whose_teacher_s_weights_have_changed_is_run_again_with_it(tmp_path):
+    file = tmp_path / "start.pth"
+    torch.save(run(x4(seed=4)).load_model().state_dict(), file)
+    teacher = x4(init=f"file:{file}", optimiser=STILL)
+    taught = student(teacher, data=teacher.data)
+    before = run(taught).digest
+    torch.save(run(x4(seed=5)).load_model().state_dict(), file)
+    with pytest.warns(UserWarning, match=f"the weights {teacher.key} started from have changed"):
+        found = run_all([teacher, taught])  # both in one call: no student of the old teacher beside the new one
+    assert found[1].summary["teachers"] == {teacher.key: found[0].digest} and found[1].digest != before
+
+
+def test_a_checkpoint_of_another_arithmetic_is_not_gone_on_from(monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop(fraction):
+        if fraction == 1:  # the end of the second epoch
+            raise Stopped
+
+    monkeypatch.setenv("KD_CHECKPOINT_SECONDS", "0")
+    spec = cnn(epochs=2)
+    half, full = (Runtime(torch.device("cpu"), dtype) for dtype in (torch.bfloat16, torch.float32))
+    monkeypatch.setattr(resolving, "detect_runtime", lambda: half)
+    with pytest.raises(Stopped):
+        run(spec, report=stop)
+    assert (Store.default().folder / f"{spec.key}.partial" / "checkpoint.safetensors").is_file()
+    monkeypatch.setattr(resolving, "detect_runtime", lambda: full)
+    mixed = run(spec)
+    shutil.rmtree(mixed.path)
+    assert run(spec).digest == mixed.digest
+
+
 STILL = OptimiserSpec(name="sgd", learning_rate=1e-30)
 
 
@@ -376,7 +410,7 @@ def test_a_file_gives_the_weights_and_is_named_and_followed_when_it_changes(tmp_
         assert run_all([spec])[0].digest == record.digest  # no work at all, and a bar for it
         assert run(student(spec, data=spec.data)).summary["teachers"] == {spec.key: record.digest}
     torch.save({"model": run(x4(seed=5)).load_model().state_dict()}, file)
-    with pytest.warns(UserWarning, match="the weights that it started from have changed: teacher.pth"):
+    with pytest.warns(UserWarning, match="the weights .* started from have changed: teacher.pth"):
         assert run(spec).digest != record.digest
     file.unlink()
     assert find(spec) is not None  # a recorded run does not need its file any more

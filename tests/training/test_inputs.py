@@ -51,6 +51,13 @@ def test_a_teacher_that_was_trained_on_its_students_validation_images_is_refused
         run_all([student])
 
 
+def test_a_run_goes_on_from_none_that_was_trained_on_its_validation_images():
+    spec = run_on().with_(init=run_on(train_size=300, val_size=0))
+    with pytest.raises(InputError, match="the run that resnet8x4 goes on from was trained on 100 of the 100 images"):
+        run_all([spec])
+    check_teachers(run_on().with_(init=run_on()), load_dataset("synthetic"))
+
+
 def test_without_validation_images_there_is_nothing_to_know():
     student = student_of(run_on(train_size=300, val_size=0))
     alone = student.with_(data=DATA.with_(val_size=0))
