@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -61,7 +62,11 @@ def _parser() -> argparse.ArgumentParser:
         return added.add_argument
 
     report = command("report", _report, "run the notebooks and make the report")
-    report("--only", type=lambda names: names.split(","), help="numbers or names, separated by commas")
+    report(
+        "--only",
+        type=lambda names: [name.strip() for name in names.split(",")],
+        help="numbers or names, separated by commas",
+    )
     run = command("run", _report, "run one notebook and export it")
     run("only", metavar="NOTEBOOK", nargs=1, help="number, name or path")
     for add in (report, run):
@@ -81,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     data("--rebuild", action="store_true", help="build the cache anew; with add, replace what has that name")
     export = command("export", _export, "executed notebooks to HTML and PDF, beside them")
     export("notebooks", nargs="+", metavar="NOTEBOOK")
-    compare = command("compare", _compare, "two reports side by side; exit code 1 where their numbers differ")
+    compare = command(
+        "compare", _compare, "two reports side by side; exit code 1 where numbers differ, or none is in both"
+    )
     compare("first", metavar="A", help="the folder of a report, with its results.json")
     reference = ROOT / "reports" / "reference" / "quick"
     compare("second", metavar="B", nargs="?", default=reference, help="default: reports/reference/quick")
@@ -129,17 +136,20 @@ def _data(names: list[str], rebuild: bool) -> int:
     if names[:1] == ["add"]:
         return _add(names[1:], rebuild)
     for name in names:
+        if rebuild and name in datasets.own_datasets():
+            raise InputError(f"{name} is made of your own files: give them, `data add {name} FOLDER --rebuild`")
         if rebuild:
             datasets.build_dataset(name)
         datasets.load_dataset(name)
     print(f"{settings().data_dir}:")
-    for name in (*datasets.DATASETS, *datasets.own_datasets()):
+    known = (*datasets.DATASETS, *datasets.own_datasets())
+    for name in known:
         what = f"not here; `python -m kdutils data {name}` gets it"
         if datasets.is_cached(name):
             found = datasets.load_dataset(name)
             sizes = f"{len(found.train_labels):>6,} training and {len(found.test_labels):>6,} test images"
             what = f"{sizes}, {len(found.classes)} classes, digest {found.digest}"
-        print(f"  {name:<10} {what}")
+        print(f"  {name:<{max(map(len, known))}} {what}")
     return 0
 
 
@@ -197,4 +207,5 @@ def _pack(run: str, out: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends a job tidies up as a key does
     sys.exit(main())

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from kdutils.errors import InputError
-from kdutils.values import Value, explain
+from kdutils.values import Temperature, Value, explain
 
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]  # NumPy takes no larger ones
 
@@ -20,7 +20,7 @@ class Parameters(Value):
     init: Literal["auto", "imagenet", "random", "pretrain:cifar100"] = "auto"
     seeds: Seeds | None = None
     teacher_seeds: Seeds | None = None
-    temperature: Annotated[float, Field(gt=0)] | None = None
+    temperature: Temperature | None = None
     kd_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     teacher_file: str | None = None
     methods: Annotated[list[str], Field(min_length=1)] | None = None

@@ -112,9 +112,11 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
     chapters = {path: dict(values) for path in notebooks}
     for where, name, value in sorted(map(_parse, given), key=lambda parsed: bool(parsed[0])):  # those for one come last
         meant = [path for path in notebooks if not where or path == find_notebook(where)]
+        stems = ", ".join(path.stem for path in meant or notebooks)
+        if not meant:
+            raise InputError(f"{find_notebook(where).stem} is not among what is run, {stems}: add it there")
         if not any(name in offered[path] for path in meant):
-            names = ", ".join(dict.fromkeys(key for path in meant or notebooks for key in offered[path]))
-            stems = ", ".join(path.stem for path in meant or notebooks)
+            names = ", ".join(dict.fromkeys(key for path in meant for key in offered[path]))
             raise InputError(f"{name!r} is no parameter of what is run, {stems}: allowed are {names}")
         for path in meant:
             chapters[path][name] = value
@@ -138,13 +140,14 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
 
 def _parse(setting: str) -> tuple[str, str, object]:
     target, equals, text = setting.partition("=")
-    where, _, name = target.rpartition(".")
-    if not (equals and name):
+    where, dot, name = target.rpartition(".")
+    if not (equals and name) or (dot and not where):
         raise InputError(f"cannot read {setting!r}: write notebook.name=value, such as 03.temperature=4")
     try:
-        return where, name, ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        return where, name, text
+        value = text
+    return where, name, list(value) if isinstance(value, tuple) else value  # seeds=0,1 is a list, too
 
 
 def _resolve(notebook: Path, offered: dict, values: dict) -> dict:

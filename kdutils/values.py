@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Temperature = Annotated[float, Field(ge=0.01, le=1000)]  # beyond, T^2 KL has no digits left, or overflows
 
 
 def explain(error: ValidationError) -> str:

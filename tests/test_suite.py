@@ -187,13 +187,14 @@ def test_a_plan_takes_all_notebooks_in_their_order():
 def test_settings_are_for_one_notebook_or_for_all_that_have_them():
     first = write("00_a")
     second = write("03_b", parameters=(f"{OFFERED}\ntemperature = None\nseeds = None",))
-    chapters = make_plan(VALUES, given=["03.temperature=4", "03_b.seeds=[0, 1]", "temperature=2"]).chapters
+    chapters = make_plan(VALUES, given=["03.temperature=4", "03_b.seeds=0,1", "temperature=2"]).chapters
     assert chapters == {first: VALUES, second: VALUES | {"temperature": 4, "seeds": [0, 1]}}
 
 
 @pytest.mark.parametrize(
     "setting, message",
     [
+        (".temperature=4", "cannot read '.temperature=4'"),
         ("03.temperature=4", "'temperature' is no parameter of what is run, 03_b: allowed are profile, dataset"),
         ("tempreture=4", "'tempreture' is no parameter of what is run, 03_b: allowed are profile, dataset"),
         ("03.profile", "cannot read '03.profile': write notebook.name=value"),
@@ -210,7 +211,7 @@ def test_a_setting_that_reaches_nothing_is_an_error(setting, message):
 
 def test_a_setting_of_a_notebook_that_is_not_run_is_an_error():
     write("00_a"), write("03_b")
-    with pytest.raises(InputError, match="'dataset' is no parameter of what is run, 00_a"):
+    with pytest.raises(InputError, match="03_b is not among what is run, 00_a: add it there"):
         make_plan(VALUES, ["00"], ["03.dataset=synthetic"])
 
 

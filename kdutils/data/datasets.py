@@ -181,7 +181,8 @@ def _cifar(name: str, folder: Path, work: Path) -> tuple[list[np.ndarray], tuple
             shutil.copytree(place / source.base_folder, work / source.base_folder, dirs_exist_ok=True)
         if (place / source.filename).is_file():
             shutil.copy(place / source.filename, work)
-    with fetching(f"{TITLES[name]} lies whole neither in {folder} nor in {folder.parent}"):
+    wanted = f"(put {source.filename} there, or take --dataset synthetic)"
+    with fetching(f"{TITLES[name]} lies whole neither in {folder} nor in {folder.parent} {wanted}"):
         for train in (True, False):
             split = source(work, train=train, download=True)
             images, labels = split.data, np.array(split.targets, dtype=np.uint8)

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from kdutils.distillation import losses
 from kdutils.distillation.losses import Terms, working
 from kdutils.errors import InputError
-from kdutils.values import Value, explain
+from kdutils.values import Temperature, Value, explain
 
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -65,7 +65,7 @@ class KD(Method):
     formula = losses.kd
     teachers = (1, math.inf)
     name: Literal["kd"] = "kd"
-    temperature: Positive
+    temperature: Temperature
     kd_weight: Weight
     ce_weight: Weight
     average: Literal["logits", "probabilities"] = "logits"
@@ -88,7 +88,7 @@ class LSKD(Method):
     formula = losses.lskd
     classes = 3
     name: Literal["lskd"] = "lskd"
-    temperature: Positive = 2.0
+    temperature: Temperature = 2.0
     ce_weight: Weight = 0.1
     kd_weight: Weight = 9.0
 
@@ -99,7 +99,7 @@ class DKD(Method):
     formula = losses.dkd
     classes = 3
     name: Literal["dkd"] = "dkd"
-    temperature: Positive = 4.0
+    temperature: Temperature = 4.0
     alpha: Weight = 1.0
     beta: Weight = 8.0
     warmup: Annotated[int, Field(gt=0)] = 20
@@ -110,7 +110,7 @@ class DKDLSKD(DKD):
 
     formula = losses.dkd_lskd
     name: Literal["dkd_lskd"] = "dkd_lskd"
-    temperature: Positive = 2.0
+    temperature: Temperature = 2.0
     kd_weight: Weight = 9.0
 
 
@@ -120,7 +120,7 @@ class DIST(Method):
     formula = losses.dist
     images = 2
     name: Literal["dist"] = "dist"
-    temperature: Positive = 4.0
+    temperature: Temperature = 4.0
     beta: Weight = 1.0
     gamma: Weight = 1.0
     kd_weight: Weight = 2.0
@@ -150,8 +150,8 @@ class RLD(Method):
     formula = losses.rld
     classes = 3
     name: Literal["rld"] = "rld"
-    temperature: Positive = 4.0
-    confidence_temperature: Positive = 1.0
+    temperature: Temperature = 4.0
+    confidence_temperature: Temperature = 1.0
     alpha: Weight = 1.0
     beta: Weight = 8.0
     warmup: Annotated[int, Field(gt=0)] = 20
@@ -163,7 +163,7 @@ class NKD(Method):
     formula = losses.nkd
     classes = 3
     name: Literal["nkd"] = "nkd"
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     gamma: Weight = 1.5
 
 
@@ -172,7 +172,7 @@ class MLKDWeak(Method):
 
     formula = losses.mlkd_weak
     name: Literal["mlkd_weak"] = "mlkd_weak"
-    temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4.0, 3.0, 5.0, 2.0, 6.0)
+    temperatures: Annotated[tuple[Temperature, ...], Field(min_length=1)] = (4.0, 3.0, 5.0, 2.0, 6.0)
     ce_weight: Weight = 0.1
     kd_weight: Weight = 0.9
 
@@ -183,7 +183,7 @@ class MTAverage(Method):
     formula = losses.mt_average
     teachers = (2, math.inf)
     name: Literal["mt_average"] = "mt_average"
-    temperature: Positive = 4.0
+    temperature: Temperature = 4.0
 
 
 class MTEBKD(MTAverage):

@@ -14,7 +14,7 @@ from kdutils.report.statistics import FLAT, with_diverged
 
 
 def compare_reports(first: Results, second: Results) -> tuple[str, bool]:
-    """Both reports, A and B, as text, and whether the interval of any difference excludes zero."""
+    """Both reports, A and B, as text, and whether the interval of any difference excludes zero, or none is in both."""
     settings, numbers = compare_settings(first, second), compare_numbers(first, second)
     count = numbers["verdict"].value_counts().reindex(["equal", "agrees", "differs", "no interval"], fill_value=0)
     told = int(count["agrees"] + count["differs"])
@@ -24,9 +24,10 @@ def compare_reports(first: Results, second: Results) -> tuple[str, bool]:
         "have no interval, which takes two runs in each report, and a spread."
     )
     parts = ["Settings, data, weights and code", _text(settings, "The same wherever both reports have them.")]
-    parts += ["Numbers: B - A with its 95% interval", _text(numbers.query("verdict != 'equal'"), ""), counted]
+    parts += ["Numbers: B - A with its 95% interval", _text(numbers.query("verdict != 'equal'"), "")]
+    parts += ["No number is in both." if numbers.empty else counted]
     parts += [f"Only in {name}: {'; '.join(alone)}." for name, alone in _alone(first, second).items() if alone]
-    return "\n\n".join(filter(None, parts)), bool(count["differs"])
+    return "\n\n".join(filter(None, parts)), bool(count["differs"]) or numbers.empty
 
 
 def _text(table: pd.DataFrame, otherwise: str) -> str:

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -46,7 +47,7 @@ def serve(workers: int, threads: int, dashboard: bool) -> None:
         local_directory=folder,
         silence_logs=logging.CRITICAL,
     )
-    with answer:
+    with suppress(BrokenPipeError), answer:  # whoever started this may have been killed meanwhile
         answer.write(f"{cluster.scheduler_address}\n")
     sys.stdin.read()
     shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from kdutils.distillation.methods import KD, Method
 from kdutils.specs import Count, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
-from kdutils.values import Value
+from kdutils.values import Temperature, Value
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -16,7 +16,7 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)]
-Temperatures = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+Temperatures = Annotated[tuple[Temperature, ...], Field(min_length=1)]
 Weights = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
 
 

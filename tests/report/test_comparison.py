@@ -104,7 +104,8 @@ def test_a_pair_with_a_diverged_run_is_left_out():
         (report(*NEAR, seeds=(3, 4, 5)), 0, "Welch"),
         (report(*(90.0,)), 0, "no interval"),
         (report(None, None, None), 0, "no interval"),
-        (report(*SHIFTED, arm="another"), 0, "Only in B: 01 another."),
+        (report(*SHIFTED, arm="another"), 1, "Only in B: 01 another."),
+        (report(*SHIFTED, arm="another"), 1, "No number is in both."),
     ],
 )
 def test_the_exit_code_says_whether_a_number_differs(compare, second, code, said):
