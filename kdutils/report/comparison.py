@@ -6,7 +6,6 @@ import warnings
 from statistics import fmean
 
 import pandas as pd
-from pydantic import JsonValue
 from scipy.stats import ttest_ind, ttest_rel
 
 from kdutils.report.results import Chapter, Numbers, Results
@@ -60,16 +59,9 @@ def _settings(results: Results) -> dict[str, dict[str, str]]:
         found[stem] = {"setting": chapter.setting}
         for name, arm in chapter.arms.items():
             rests = {"data": arm.data, "weights": arm.weights, "code": arm.code, "seeds": arm.runs}
-            found[f"{stem[:2]} {name}"] = _flat(arm.spec) | {what: ", ".join(each) for what, each in rests.items()}
+            spec = pd.json_normalize(arm.spec).iloc[0].map(str)  # nested settings by their path, such as data.views
+            found[f"{stem[:2]} {name}"] = dict(spec) | {what: ", ".join(each) for what, each in rests.items()}
     return found
-
-
-def _flat(content: JsonValue, path: str = "") -> dict[str, str]:
-    """Nested settings by their path: {"data.views": "8"}."""
-    if not isinstance(content, dict):
-        return {path: str(content)}
-    inner = (_flat(value, f"{path}.{name}" if path else name) for name, value in content.items())
-    return {name: value for each in inner for name, value in each.items()}
 
 
 def compare_numbers(first: Results, second: Results) -> pd.DataFrame:
@@ -134,15 +126,10 @@ def _kept(numbers: Numbers) -> list[float]:
 
 def _alone(first: Results, second: Results) -> dict[str, list[str]]:
     """What only A has, and what only B has: chapters, and arms and gains of the others."""
-    named = [
-        {stem: [*chapter.arms, *chapter.gains] for stem, chapter in results.chapters.items()}
-        for results in (first, second)
-    ]
-
-    def only(ours: dict[str, list[str]], theirs: dict[str, list[str]]) -> list[str]:
-        inner = [
-            f"{stem[:2]} {name}" for stem in ours if stem in theirs for name in ours[stem] if name not in theirs[stem]
-        ]
-        return [stem for stem in ours if stem not in theirs] + inner
-
-    return {"A": only(*named), "B": only(*reversed(named))}
+    found = {}
+    for name, ours, theirs in (("A", first.chapters, second.chapters), ("B", second.chapters, first.chapters)):
+        found[name] = [stem for stem in ours if stem not in theirs]
+        for stem in (stem for stem in ours if stem in theirs):
+            known = {**theirs[stem].arms, **theirs[stem].gains}
+            found[name] += [f"{stem[:2]} {each}" for each in (*ours[stem].arms, *ours[stem].gains) if each not in known]
+    return found

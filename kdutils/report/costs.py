@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import statistics
 from timeit import Timer
 
@@ -68,9 +67,10 @@ def cost_table(arms: Arms) -> pd.DataFrame:
         spec, ran = records[0].spec, [record.summary for record in finished(records)]
         macs = forward_macs(spec.model.name, spec.data.num_classes, spec.model.options)
         measured = [spread((each[fact] for each in ran), 0) for fact in ("seconds", "images_per_second")]
-        memory = max((each["peak_memory_mb"] for each in ran), default=math.nan)
+        peaks = [each["peak_memory_mb"] for each in ran if each["peak_memory_mb"]]  # of some runs it is not known
+        memory = "–" if ran and not peaks else spread(peaks and [max(peaks)], 0)
         sizes = f"{records[0].summary['parameters']:,}", f"{macs:,}"
-        rows.append((name, count(records), *sizes, *measured, spread([memory], 0)))
+        rows.append((name, count(records), *sizes, *measured, memory))
     titles = ["classifier", "n", "parameters", "MACs per image", "training time (s)", "images/s", "peak memory (MB)"]
     return pd.DataFrame(rows, columns=titles)
 

@@ -5,24 +5,11 @@ from pydantic import ValidationError
 from kdutils.errors import InputError
 from kdutils.studies.assignment import Assignment
 from kdutils.studies.base import Study
-from kdutils.studies.binary import LABELS, Binary
+from kdutils.studies.binary import LABELS as LABELS, Binary
 from kdutils.studies.cifar100 import Cifar100
 from kdutils.studies.methods import Methods
 from kdutils.studies.teacher_init import TeacherInit
 from kdutils.values import explain
-
-__all__ = [
-    "LABELS",
-    "PROFILES",
-    "STUDIES",
-    "Assignment",
-    "Binary",
-    "Cifar100",
-    "Methods",
-    "Study",
-    "TeacherInit",
-    "study",
-]
 
 PROFILES = ("smoke", "quick", "overnight", "paper")
 STUDIES = {"assignment": Assignment, "binary": Binary, "teacher-init": TeacherInit, "cifar100": Cifar100}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,7 +170,9 @@ def _train_epoch(
     batches = _batches(len(indices), spec.batch_size)
     totals: dict[str, torch.Tensor] = {}  # sums over images, kept on the device: no host sync
     per_chunk = max(1, _CHUNK // spec.batch_size)
-    with _features(model) if hasattr(model, "feature_prior") else nullcontext() as features:
+    features: list[torch.Tensor] = []  # before dropout and classifier, where a Bayesian loss takes them
+    watched = model.dropout if hasattr(model, "feature_prior") else nn.Identity()
+    with watched.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0])):
         for first in range(0, len(batches), per_chunk):
             chunk = batches[first : first + per_chunk]
             where = slice(chunk[0].start, chunk[-1].stop)
@@ -187,7 +188,7 @@ def _train_epoch(
                 with inputs.runtime.autocast():
                     logits = model(pixels[part])
                 taught = teacher_logits[:, part] if inputs.tables else None
-                seen = features.pop() if features is not None else None
+                seen = features.pop() if features else None
                 loss, terms = objective(spec, model, logits.float(), labels[part], taught, seen, epoch + 1)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
@@ -197,19 +198,6 @@ def _train_epoch(
                     totals[name] = totals.get(name, 0) + value.detach() * (batch.stop - batch.start)
     means = {f"train_{name}": total.item() / len(indices) for name, total in totals.items()}
     return {"learning_rate": optimiser.param_groups[0]["lr"], **means}
-
-
-class _features(list):
-    """While entered, a list to which a WideResNet's features before dropout and classifier, float [B, D], are added."""
-
-    def __init__(self, model: nn.Module):
-        self._hook = model.dropout.register_forward_pre_hook(lambda _, inputs: self.append(inputs[0]))
-
-    def __enter__(self) -> _features:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._hook.remove()
 
 
 def _batches(count: int, size: int) -> list[slice]:
