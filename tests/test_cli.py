@@ -77,7 +77,7 @@ def complaint(arguments, world, capsys) -> str:
         "run 00 -p temperature=4": ["'temperature'", "00_data", "profile, dataset"],
         "report --only 00 -p temperature=4": ["'temperature'", "00_data", "profile, dataset"],
         "report --only 00,01 -p temperature=4": ["temperature"],
-        "report --only 01 -p 03.temperature=4": ["temperature", "01_baseline_small_cnn"],
+        "report --only 01 -p 03.temperature=4": ["03_one_teacher is not among", "01_baseline_small_cnn", "add it"],
         "report -p 03.temperature": ["03.temperature", "notebook.name=value"],
         "report -p temperature": ["temperature", "notebook.name=value"],
         "run 03 -p temperature=0": ["temperature", "greater than or equal to 0.01", "(got 0)"],
@@ -167,7 +167,7 @@ def test_a_run_store_that_cannot_be_written_is_refused(world, synthetic, monkeyp
     "name, value, allowed",
     [
         ("KD_WORKERS", "x", "integer"),
-        ("KD_WORKERS", "0", "greater than or equal to 0.01"),
+        ("KD_WORKERS", "0", "greater than 0"),
         ("KD_WORKERS", "2.5", "integer"),
         ("KD_CHECKPOINT_SECONDS", "soon", "number"),
         ("KD_CHECKPOINT_SECONDS", "-1", "greater than or equal to 0"),
@@ -435,3 +435,18 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(suite, "make_plan", interrupted)
     assert main(["report"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+TERMINATED = """
+import os, runpy, signal, sys
+from kdutils import suite
+suite.make_plan = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+sys.argv = ["kdutils", "report"]
+runpy.run_module("kdutils", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows ends a process without telling it")
+def test_what_ends_a_job_is_an_interrupt():
+    done = subprocess.run([sys.executable, "-c", TERMINATED], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130 and "the same command goes on" in done.stderr and "Traceback" not in done.stderr

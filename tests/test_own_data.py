@@ -12,6 +12,7 @@ from PIL import Image
 from smoke_report import Copy
 
 from kdutils import suite
+from kdutils.__main__ import main
 from kdutils.data import own
 from kdutils.errors import InputError
 from kdutils.report.chapter import open_study, setting_table
@@ -96,6 +97,12 @@ def test_sets_that_follow_each_other_under_one_name_share_no_run(tmp_path):
         run_all([first.with_(seed=1)], store)
     own.add("colours", tmp_path / "files 1", replace=True)
     assert store.find(first).spec == first and not list(store.folder.glob("*damaged*"))
+
+
+def test_ones_own_set_is_made_anew_from_its_files_alone(tmp_path, capsys):
+    own.add("colours", write(tmp_path / "files", 2, 3))
+    assert main(["data", "colours", "--rebuild"]) == 2
+    assert "`data add colours FOLDER --rebuild`" in capsys.readouterr().err
 
 
 def test_of_three_hundred_classes_every_label_is_kept(tmp_path):

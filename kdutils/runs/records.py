@@ -172,14 +172,14 @@ class Store:
             weights = file_digest(spec.weights_file)
         if weights and weights not in summary["weights"]:
             raise ValueError(f"the weights {spec.key} started from have changed: {summary['weights']}, now {weights}")
-        rests_on = summary["teachers"] | summary.get("start", {})
-        for needed in spec.needs:
-            file = self.folder / needed.key / "summary.json"
+        needs = {needed.key: needed for needed in spec.needs}
+        for key, digest in (summary["teachers"] | summary.get("start", {})).items():
+            file = self.folder / key / "summary.json"
             if file.is_file():
                 theirs = json.loads(file.read_text())
-                if theirs["files"]["model.safetensors"] != rests_on[needed.key]:
-                    raise ValueError(f"{needed.key}, which it rests on, has been trained anew")
-                self._check_sources(needed, theirs)
+                if theirs["files"]["model.safetensors"] != digest:
+                    raise ValueError(f"{key}, which it rests on, has been trained anew")
+                self._check_sources(needs[key], theirs)
 
     def save(self, spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime, facts: dict) -> Record:
         """Write the record of a finished run; `facts` (digests of all it rests on) join its summary.

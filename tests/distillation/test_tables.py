@@ -245,3 +245,11 @@ def test_the_seconds_of_entries_are_those_that_were_measured(dataset, tmp_path, 
     assert table.seconds(20) == pytest.approx(5) and table.seconds(40) == pytest.approx(10)
     table.fill(model, dataset, some_codes(20), "half", FLOAT32)  # nothing was missing
     assert ViewTable(tmp_path, 60, 10).seconds(20) == pytest.approx(5)
+
+
+def test_no_entry_is_marked_whose_seconds_could_not_be_written(dataset, tmp_path):
+    table = ViewTable(tmp_path, 60, 10)
+    (tmp_path / "seconds.txt").mkdir()
+    with pytest.raises(OSError):
+        table.fill(build_model("small_cnn", 10), dataset, some_codes(20), "half", FLOAT32)
+    assert not table.filled.any() and table.seconds(20) == 0

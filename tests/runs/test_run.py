@@ -22,6 +22,7 @@ from kdutils.data.views import IDENTITY_VIEW, render, split_indices
 from kdutils.distillation.methods import KD
 from kdutils.errors import InputError
 from kdutils.machine import Runtime
+from kdutils.networks.registry import build_model
 from kdutils.runs import records, resolve as resolving
 from kdutils.runs.cluster import workers
 from kdutils.runs.records import Record, Store
@@ -333,6 +334,17 @@ def test_a_student_whose_teacher_s_weights_have_changed_is_run_again_with_it(tmp
     with pytest.warns(UserWarning, match=f"the weights {teacher.key} started from have changed"):
         found = run_all([teacher, taught])  # both in one call: no student of the old teacher beside the new one
     assert found[1].summary["teachers"] == {teacher.key: found[0].digest} and found[1].digest != before
+
+
+def test_networks_that_are_only_evaluated_and_differ_in_an_option_alone_share_no_table(tmp_path):
+    file, specs = tmp_path / "teacher.pth", []
+    torch.save(build_model("resnet18", 10, stem="cifar").state_dict(), file)
+    for stem in ("cifar", "cifar_pool"):  # a pooling has no weights
+        model = ModelSpec(name="resnet18", options={"stem": stem})
+        specs.append(cnn(model=model, init=f"file:{file}", epochs=0))
+    first, second = run_all(specs)
+    assert first.digest == second.digest
+    assert len({resolving.open_table(spec, Store.default())[0].folder for spec in specs}) == 2
 
 
 def test_a_checkpoint_of_another_arithmetic_is_not_gone_on_from(monkeypatch):

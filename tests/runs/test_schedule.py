@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from contextlib import suppress
@@ -586,3 +587,17 @@ def test_a_notebook_works_and_an_interrupted_cell_leaves_no_worker_behind(
         client.stop_channels()
         manager.shutdown_kernel(now=True)
     wait_for(lambda: not processes_of(store))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other pipes")
+def test_workers_whose_command_is_gone_before_they_answer_leave_nothing():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with tempfile.TemporaryDirectory(prefix="kd") as folder:  # a short name, for sockets
+        environment = os.environ | {"TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-P", "-c", "from kdutils.runs.serve import serve; serve(1, 1, False)"]
+        streams = dict(stdin=subprocess.DEVNULL, stdout=writing, stderr=subprocess.PIPE)
+        done = subprocess.run(command, env=environment, text=True, timeout=300, **streams)
+        os.close(writing)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        assert not list(Path(folder).glob("kdutils-*"))

@@ -121,7 +121,7 @@ def test_a_given_temperature_leaves_the_weights_of_the_grid():
         (lambda: study("assignment", dataset="cifar100"), ["cifar100", "cifar10", "synthetic"]),
         (lambda: study("cifar100", kd_weight=0), ["kd_weights", "greater than 0"]),
         (lambda: study("assignment", kd_weight=1.5), ["kd_weights", "less than or equal to 1", "1.5"]),
-        (lambda: study("binary", temperature=0), ["temperatures", "greater than 0"]),
+        (lambda: study("binary", temperature=0), ["temperatures", "greater than or equal to 0.01"]),
         (lambda: study("binary", temperature=True), ["temperatures", "True"]),
         (lambda: study("teacher-init", init="pretrain:mnist"), ["pretrain:mnist", "imagenet", "pretrain:cifar100"]),
         (lambda: study("assignment", init="pretrain:cifar100"), ["pretrain:cifar100", "imagenet", "random"]),

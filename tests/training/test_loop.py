@@ -364,6 +364,8 @@ def test_a_diverging_run_ends_with_that_epoch_and_says_so(dataset, test_curve):
     spec = spec_of(optimiser=OptimiserSpec(name="sgd", learning_rate=1e30), test_curve=test_curve)
     outcome = train(network(spec), spec, dataset, FLOAT32)
     assert outcome.diverged == 1 and len(outcome.history) == 1 and not np.isfinite(outcome.history[0]["train_loss"])
+    images = outcome.images_per_second * outcome.seconds
+    assert spec.epochs > 1 and images == pytest.approx(spec.data.train_size, rel=0.2)  # both are rounded
     assert outcome.metrics == dict.fromkeys(("train", "val", "test"), {"loss": None, "accuracy": None})
 
 
