@@ -273,8 +273,7 @@ def plot_lambdas(arms: Arms, chosen: float, published: float = 1e-4) -> Figure:
         axis.axhline(xnor.metric("val"), **look, label=name.replace("BONN", "XNOR"))
     for value, text, dash in ((chosen, "chosen", "solid"), (published, "published", "dotted")):
         axis.axvline(value, color="black", linestyle=dash, linewidth=1, label=f"lambda {text}, {value:g}")
-    losses = [record.spec.bayesian for records in arms.values() for record in records]
-    tried = [loss.kernel_weight for loss in losses if loss]
+    tried = [record.spec.bayesian.kernel_weight for name in arms if name.startswith("BONN") for record in arms[name]]
     smallest = min(filter(None, tried))
     axis.set_xscale("symlog", linthresh=smallest)
     limits = smallest * (0.5 if min(tried) else -0.5), 2 * max(*tried, chosen, published)
