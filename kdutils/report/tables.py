@@ -166,10 +166,10 @@ def grid_sentence(records: list[Record]) -> str:
     cells = [record for record in finished(records) if record.spec.distillation]
     top = max(record.metric("val") for record in cells)
     near = sum(record.metric("val") >= top - error for record in cells) - 1
-    said = (
-        f"One validation accuracy of {images:,} images has a standard error of about {error:.1f} points: {near} of the "
-        f"{len(cells) - 1} other cells with a teacher are within it of the best."
-    )
+    said = f"One validation accuracy of {images:,} images has a standard error of about {error:.1f} points"
+    if len(cells) < 2:
+        return f"{said}."
+    said += f": {near} of the {len(cells) - 1} other cells with a teacher are within it of the best."
     edges = []
     for name, value in (("temperature", best.temperature), ("kd_weight", best.kd_weight)):
         tried = sorted({getattr(record.spec.distillation.method, name) for record in cells})

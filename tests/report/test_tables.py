@@ -397,6 +397,7 @@ def test_how_sure_the_choice_of_a_grid_is(tmp_path):
         "may lie beyond."
     )
     inside = cells({(2.0, 0.5): 50.0, (4.0, 0.5): 52.0, (8.0, 0.5): 44.0})
+    assert tables.grid_sentence(inside[:1]).endswith("has a standard error of about 5.0 points."), "nothing was chosen"
     assert tables.grid_sentence(inside).endswith("1 of the 2 other cells with a teacher are within it of the best.")
 
 
