@@ -232,12 +232,12 @@ def test_every_caption_says_that_the_data_are_synthetic(report):
         captions = [" ".join(caption.split()) for caption in pages(report)[f"{chapter}.html"].captions]
         assert len(captions) == sum(map(len, shown_in(chapter).values()))
         own = {
-            "05": "128 training, 50 validation and 100 test images",
-            "06": "128 training, 50 validation and 100 test images",
-            "07": "200 training and 200 test images",
-            "08": "200 training, 100 validation (later trained on) and 200 test images",
+            "05": "64 training, 30 validation and 60 test images",
+            "06": "64 training, 30 validation and 60 test images",
+            "07": "100 training and 100 test images",
+            "08": "100 training, 50 validation (later trained on) and 100 test images",
         }
-        sizes = own.get(chapter[:2], "200 training, 100 validation and 200 test images")
+        sizes = own.get(chapter[:2], "100 training, 50 validation and 100 test images")
         assert [
             caption
             for caption in captions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -11,6 +12,7 @@ from nbconvert.utils.exceptions import ConversionException
 from pydantic import ValidationError
 
 from kdutils.errors import InputError
+from kdutils.machine import cores
 from kdutils.report.answers import COLUMNS, answers, answers_caption, answers_sentence, answers_table
 from kdutils.report.exporters import Chapter, PageExporter, PrintExporter, pandoc, typeset, with_mathml
 from kdutils.report.page import rendered
@@ -41,11 +43,15 @@ def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path
     read = {path: _read(path) for path in [*notebooks, *failed]}
     exporter, chapters, texts, images = PageExporter(), [], [], {}
     opening, files = _opening({path.stem: read[path] for path in notebooks}, folder, cover, exporter.environment)
-    for previous, path, following in zip([None, *notebooks], notebooks, [*notebooks[1:], None], strict=False):
-        neighbours = [(relation, other) for relation, other in (("prev", previous), ("next", following)) if other]
-        pages = [("index", "index.html", "Index")]
-        pages += [(relation, f"{other.stem}.html", other.stem.replace("_", " ")) for relation, other in neighbours]
-        _, page, paper = _export(read[path], path, folder, pages, f"chapter-{len(chapters) + 1}-")
+    with ThreadPoolExecutor(cores()) as threads:  # pandoc and Typst, most of it, run outside the interpreter
+        calls = []
+        for previous, path, following in zip([None, *notebooks], notebooks, [*notebooks[1:], None], strict=False):
+            neighbours = [(relation, other) for relation, other in (("prev", previous), ("next", following)) if other]
+            pages = [("index", "index.html", "Index")]
+            pages += [(relation, f"{other.stem}.html", other.stem.replace("_", " ")) for relation, other in neighbours]
+            calls.append(threads.submit(_export, read[path], path, folder, pages, f"chapter-{len(calls) + 1}-"))
+    for path, call in zip(notebooks, calls, strict=True):
+        _, page, paper = call.result()
         chapters.append(_entry(path, folder, page))
         if paper:
             images |= paper["chapter"].images

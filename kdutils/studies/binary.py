@@ -19,7 +19,7 @@ class Binary(Study):
     """
 
     PROFILES: ClassVar = {
-        "smoke": dict(data=dict(train_size=128, val_size=50, test_size=100, views=2), tuning_epochs=1)
+        "smoke": dict(data=dict(train_size=64, val_size=30, test_size=60, views=2), tuning_epochs=1)
         | dict(wide=Training(optimiser=_ADAM, epochs=1), cnn=Training(optimiser=ONE_CYCLE, epochs=1))
         | dict(head=Training(optimiser=ONE_CYCLE, epochs=2), tuning=Training(optimiser=ONE_CYCLE, epochs=1))
         | dict(kernel_weights=(1e-6, 1e-4))

@@ -148,13 +148,13 @@ def test_a_chapter_has_its_study_and_a_page_that_says_what_its_numbers_hold_for(
     opened, page = open_chapter("assignment", "smoke", "synthetic", seeds=[3])
     assert opened == open_study("assignment", "smoke", "synthetic", seeds=[3]) and isinstance(page, Page)
     assert page.setting == (
-        "Synthetic data: 200 training, 100 validation and 200 test images, 1 seed; profile smoke "
+        "Synthetic data: 100 training, 50 validation and 100 test images, 1 seed; profile smoke "
         "(small CNNs: Adam, 0.001, 2 epochs, batch 32)."
     )
     table = chapter.setting_table(opened).set_index("what")
     here, full = table["here (profile smoke)"], table["full protocol (profile paper)"]
     assert (here["data"], full["data"]) == ("Synthetic data", "CIFAR-10")
-    assert (here["training images"], full["training images"], full["test images"]) == ("200", "9,000", "all")
+    assert (here["training images"], full["training images"], full["test images"]) == ("100", "9,000", "all")
     assert (here["views of an image"], full["views of an image"]) == ("2 of 162", "162 of 162")
     assert (here["seeds of students"], full["seeds of students"]) == ("1", "5")
     assert full["training of ResNets"] == "Adam, 0.0001, 20 epochs, batch 32"

@@ -65,7 +65,7 @@ def record_all(study, leave_out=()):
 
     def keep(spec, val=50.0):
         found = Store.default().find(spec)
-        return found or store_run(spec, random.normal(size=(200, 10)).astype(np.float32), val)
+        return found or store_run(spec, random.normal(size=(100, 10)).astype(np.float32), val)
 
     for who, networks in (("one", ("resnet50",)), ("both", study.TEACHERS)):
         for spec in study.grid(networks):
@@ -159,7 +159,7 @@ def test_a_cell_of_the_grid_is_its_run(study, shown):
             assert numbers(html.value)[1:] == [[f"kd_weight {w}", f"{CELLS[who, w]:.2f}"] for w in (0.5, 0.9)]
             framed = re.findall(r"solid #\w+\">([\d.]+)<", html.value)
             share = CELLS[who, weight.value] / 100
-            error = 100 * (share * (1 - share) / 100) ** 0.5  # of 100 validation images
+            error = 100 * (share * (1 - share) / 50) ** 0.5  # of 50 validation images
             assert framed == [f"{100 * share:.2f}"] and f"standard error {error:.2f} points" in html.value
             below = max(value for (grid, _), value in CELLS.items() if grid == who) - 100 * share
             assert (f"{below:.2f} points below" in html.value) == (below > 0)
@@ -167,7 +167,7 @@ def test_a_cell_of_the_grid_is_its_run(study, shown):
 
 def test_a_cell_that_diverged_says_so(study, shown):
     for spec in study.grid(("resnet50",)):
-        store_run(spec, np.zeros((200, 10)), None if spec.distillation.method.kd_weight == 0.5 else 41.0)
+        store_run(spec, np.zeros((100, 10)), None if spec.distillation.method.kd_weight == 0.5 else 41.0)
     record_all(study)
     found = kd.explore(study, Page(SETTING))
     assert "diverged" in widgets.celled(found, "ResNet50", 0.5, 4.0)
