@@ -27,7 +27,8 @@ _LINE_SECONDS = 60  # between two lines in a log
 class Job:
     """`function(*arguments, report)`, where it calls report(fraction) as it advances, for `node` of a graph.
 
-    `work` is its expected cost. It begins again where its worker died, so it must cost nothing once it is done.
+    `work` is its expected cost; `chain` that of the longest chain of nodes that begins with its own, each needed by the
+    next. It begins again where its worker died, so it must cost nothing once it is done.
     """
 
     node: str
@@ -36,6 +37,7 @@ class Job:
     work: float
     title: str
     is_run: bool = False
+    chain: float = 0.0
 
 
 class Death(Exception):
@@ -43,7 +45,10 @@ class Death(Exception):
 
 
 def execute(graph: dict[str, set[str]], jobs_of: Callable, finish: Callable, pool: Pool, progress: Progress) -> None:
-    """Do the jobs of every node after those of the nodes it needs, the costliest of those that can begin first.
+    """Do the jobs of every node after those of the nodes it needs.
+
+    Of those that can begin the ones with the longest chain come first, so that what others wait for is not left to the
+    end; then the costliest.
 
     `jobs_of(node)` is asked when the node can begin; `finish(job, result)` takes what a job returned. Raises at the end
     what the first failing job raised; what needs it is left out, all else is done.
@@ -56,7 +61,7 @@ def execute(graph: dict[str, set[str]], jobs_of: Callable, finish: Callable, poo
                 jobs = jobs_of(node)
                 left[node] = len(jobs)
                 for job in jobs:
-                    heappush(waiting, (-job.work, next(number), job))
+                    heappush(waiting, (-job.chain, -job.work, next(number), job))
                 if not jobs:
                     order.done(node)
         if not waiting and not pool.running:
@@ -71,7 +76,7 @@ def execute(graph: dict[str, set[str]], jobs_of: Callable, finish: Callable, poo
             if died and deaths[job] < _TRIES:
                 what = f"a worker process died (death {deaths.total()}): {job.title} ({job.node}) begins again"
                 warnings.warn(what, stacklevel=3)  # counted, because Python tells the same sentence only once
-                heappush(waiting, (-float("inf"), next(number), job))
+                heappush(waiting, (-float("inf"), 0.0, next(number), job))
                 continue
             progress.end(job)
             if isinstance(result, Exception):
@@ -84,6 +89,15 @@ def execute(graph: dict[str, set[str]], jobs_of: Callable, finish: Callable, poo
         progress.show()
     if failures:
         raise failures[0]
+
+
+def chains(graph: dict[str, set[str]], work: dict[str, float]) -> dict[str, float]:
+    """By node, the work of the costliest chain of nodes that begins with it, each needed by the next."""
+    found = dict(work)
+    for node in reversed([*TopologicalSorter(graph).static_order()]):
+        for needed in graph[node]:
+            found[needed] = max(found[needed], work[needed] + found[node])
+    return found
 
 
 def _explain(error: Exception, job: Job) -> Exception:

@@ -57,7 +57,7 @@ def train(
     report(epochs) is called with the epochs that are done, after every 1,024 images and after every epoch; `checkpoint`
     is continued from if it is there.
     """
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # GPUs have none for some operations: these warn
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     keep_freed_memory()
     forget_peak_memory(inputs.runtime)

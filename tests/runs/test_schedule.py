@@ -38,7 +38,7 @@ from kdutils.runs import records
 from kdutils.runs.cluster import connect, local_cluster
 from kdutils.runs.records import Store
 from kdutils.runs.run import run, run_all
-from kdutils.runs.schedule import Job, Pool, Progress, execute
+from kdutils.runs.schedule import Job, Pool, Progress, chains, execute
 from kdutils.settings import ROOT
 from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
 from kdutils.training.inputs import looked_up
@@ -601,3 +601,26 @@ def test_workers_whose_command_is_gone_before_they_answer_leave_nothing():
         os.close(writing)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
         assert not list(Path(folder).glob("kdutils-*"))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_chains_are_the_longest_of_all(seed):
+    drawn = random.Random(seed)
+    names = "abcdefgh"
+    graph = {name: {other for other in names[:place] if drawn.random() < 0.4} for place, name in enumerate(names)}
+    work = {name: drawn.uniform(0, 9) for name in names}
+
+    def longest(name: str) -> float:  # by walking all that need it
+        return work[name] + max((longest(other) for other in names if name in graph[other]), default=0.0)
+
+    assert chains(graph, work) == pytest.approx({name: longest(name) for name in names})
+
+
+def test_what_others_wait_for_begins_before_what_costs_more(tmp_path, monkeypatch):
+    monkeypatch.setenv("KD_WORKERS", "1")
+    table, student, alone = (
+        Job(name, note, (name, tmp_path / "notes"), work, name, chain=chain)
+        for name, work, chain in (("table", 1.0, 6.0), ("student", 5.0, 5.0), ("alone", 5.5, 5.5))
+    )
+    graph = {"table": set(), "student": {"table"}, "alone": set()}
+    assert do([alone, student, table], graph) == ["table", "alone", "student"]
