@@ -156,7 +156,7 @@ def mlkd_weak(student, teacher, labels, temperatures: tuple[float, ...]) -> Term
     a half, a factor and no selection in the authors' code. Jin, Wang, Lin, "Multi-Level Logit Distillation" (CVPR
     2023), without its strongly augmented view: the form that the authors of `rld` compare with.
     """
-    softened = torch.tensor(temperatures).to(student)[:, None, None]
+    softened = torch.stack([student.new_full((1, 1), temperature) for temperature in temperatures])
     log_p, log_q = F.log_softmax(teacher / softened, 2), F.log_softmax(student / softened, 2)
     p, q, confidence = log_p.exp(), log_q.exp(), teacher.softmax(1)
     images, classes = _share_to_median(confidence.amax(1)), _share_to_median(confidence.sum(0))

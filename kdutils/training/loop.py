@@ -19,8 +19,8 @@ from kdutils.specs import RunSpec
 from kdutils.training.checkpoints import Checkpoint, Progress
 from kdutils.training.frozen import freeze, train_mode
 from kdutils.training.inputs import Inputs
-from kdutils.training.objective import objective
 from kdutils.training.optimisers import make_optimiser, set_learning_rate
+from kdutils.training.step import Step
 
 _CHUNK = 1024  # images rendered at a time: large enough to hide Python's cost, small enough for the cache
 _EVALUATION_BATCH = 250
@@ -70,11 +70,12 @@ def train(
     optimiser = make_optimiser(spec.optimiser, trained)
     progress = checkpoint.resume(model, optimiser) if checkpoint else Progress()
     progress.seconds = progress.seconds or inputs.features_seconds
+    step = Step(trained, optimiser, spec, runtime)
     feed, test = _Feed(spec, inputs), _Feed(spec, inputs, is_test=True)
     tested = test.predict(model) if spec.test_curve and progress.epoch == spec.epochs else None
     while progress.epoch < spec.epochs and not progress.diverged:
         began = time.monotonic()
-        row = _train_epoch(trained, optimiser, feed, spec, inputs, progress.epoch, report)
+        row = _train_epoch(trained, step, optimiser, feed, spec, inputs, progress.epoch, report)
         if len(inputs.val):
             row |= feed.scores(feed.predict(trained), "val_")
         if spec.test_curve:
@@ -161,42 +162,31 @@ class _Feed:
 
 
 def _train_epoch(
-    model, optimiser, feed: _Feed, spec: RunSpec, inputs: Inputs, epoch: int, report: Callable
+    model, step: Step, optimiser, feed: _Feed, spec: RunSpec, inputs: Inputs, epoch: int, report: Callable
 ) -> dict[str, float]:
     """One pass over the training images; the mean loss, its terms and the accuracy as they were while training."""
     torch.manual_seed(int(np.random.RandomState([spec.seed, epoch, 1]).randint(2**31)))  # dropout, resumed or not
     train_mode(model)
     indices, views = epoch_stream(inputs.train, spec.data.views, spec.seed, epoch)
     batches = _batches(len(indices), spec.batch_size)
-    totals: dict[str, torch.Tensor] = {}  # sums over images, kept on the device: no host sync
+    totals = torch.zeros((), device=inputs.runtime.device)  # sums over images, kept on the device: no host sync
     per_chunk = max(1, _CHUNK // spec.batch_size)
-    features: list[torch.Tensor] = []  # before dropout and classifier, where a Bayesian loss takes them
-    watched = model.dropout if hasattr(model, "feature_prior") else nn.Identity()
-    with watched.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0])):
-        for first in range(0, len(batches), per_chunk):
-            chunk = batches[first : first + per_chunk]
-            where = slice(chunk[0].start, chunk[-1].stop)
-            if first:
-                report(epoch + where.start / len(indices))
-            pixels, labels = feed.inputs(indices[where], views[where]), feed.labels_of(indices[where])
-            if inputs.tables:
-                looked_up = [table.lookup(indices[where], views[where]) for table in inputs.tables]
-                teacher_logits = torch.stack(looked_up).to(inputs.runtime.device)
-            for number, batch in enumerate(chunk, first):
-                part = slice(batch.start - where.start, batch.stop - where.start)
-                set_learning_rate(optimiser, spec, epoch + number / len(batches))
-                with inputs.runtime.autocast():
-                    logits = model(pixels[part])
-                taught = teacher_logits[:, part] if inputs.tables else None
-                seen = features.pop() if features else None
-                loss, terms = objective(spec, model, logits.float(), labels[part], taught, seen, epoch + 1)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                accuracy = 100 * (logits.argmax(1) == labels[part]).float().mean()
-                for name, value in {"loss": loss, "accuracy": accuracy, **terms}.items():
-                    totals[name] = totals.get(name, 0) + value.detach() * (batch.stop - batch.start)
-    means = {f"train_{name}": total.item() / len(indices) for name, total in totals.items()}
+    for first in range(0, len(batches), per_chunk):
+        chunk = batches[first : first + per_chunk]
+        where = slice(chunk[0].start, chunk[-1].stop)
+        if first:
+            report(epoch + where.start / len(indices))
+        pixels, labels = feed.inputs(indices[where], views[where]), feed.labels_of(indices[where])
+        if inputs.tables:
+            looked_up = [table.lookup(indices[where], views[where]) for table in inputs.tables]
+            taught = torch.stack(looked_up).to(inputs.runtime.device)
+        for number, batch in enumerate(chunk, first):
+            part = slice(batch.start - where.start, batch.stop - where.start)
+            set_learning_rate(optimiser, spec, epoch + number / len(batches))
+            answers = (taught[:, part],) if inputs.tables else ()
+            found = step((pixels[part], labels[part], *answers), epoch + 1)
+            totals = totals + found * (batch.stop - batch.start)
+    means = {f"train_{name}": total / len(indices) for name, total in zip(step.names, totals.tolist(), strict=True)}
     return {"learning_rate": optimiser.param_groups[0]["lr"], **means}
 
 

@@ -54,7 +54,7 @@ def test_epochs_are_counted_from_one_while_a_run_trains(monkeypatch):
         seen.append(epoch)
         return loss, terms
 
-    monkeypatch.setattr(loop, "objective", watched)
+    monkeypatch.setattr("kdutils.training.step.objective", watched)
     dataset = load_dataset("synthetic")
     split = split_indices(dataset.train_labels, *spec.data.split)
     inputs = Inputs(dataset, Runtime(torch.device("cpu"), torch.float32), *split, (Table(),))
