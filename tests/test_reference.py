@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from kdutils.report.statistics import Arms, count, spread, values
+from kdutils.report.tables import published
 from kdutils.runs.records import Record
 from kdutils.specs import RunSpec
 from kdutils.studies import study
@@ -52,8 +53,20 @@ def shown(records: list[Record], split: str) -> str:
     return f"{spread(values(records, split))} ({count(records)})"
 
 
+def begun() -> list[tuple[str, str, float, str]]:
+    """(study, network, published, ours) on test images, of the studies that `overnight` has not finished."""
+    plans, found = {"B": "binary", "C": "teacher-init", "D": "cifar100"}, []
+    for letter, name in plans.items():
+        plan = study(name, "overnight")
+        arms = plan.phase_two() if letter == "B" else plan.arms(plan.cells[0]) if letter == "D" else plan.arms()
+        theirs = published(name).query("split == 'test' and metric == 'accuracy'").set_index("arm")["value"]
+        found += [(letter, arm, theirs[arm], shown(records, "test")) for arm, records in recorded(arms).items()]
+    return found
+
+
 def table() -> list[str]:
     quick, full, before = answers("quick"), answers("overnight"), earlier()
+    full |= {(letter, arm, "test"): (theirs, ours) for letter, arm, theirs, ours in begun() if letter == "B"}
     rows = ["| study | network | images | published (%) | all images (%) | `quick` (%) |", "|---|---|---|---|---|---|"]
     for key in sorted({**quick, **full, **before}, key=lambda key: key[0]):
         ours = full.get(key) or before.get(key)
@@ -66,6 +79,13 @@ def table() -> list[str]:
 def test_every_published_value_stands_beside_ours():
     text, rows = (REFERENCE / "README.md").read_text(encoding="utf-8"), table()
     assert len(rows) > 25 and "\n".join(rows) in text, "\n".join(["the table should be:", *rows])
+
+
+def test_what_overnight_has_finished_of_the_other_studies_stands_beside_published_values():
+    rows = ["| study | network | published (%) | test (%) |", "|---|---|---|---|"]
+    rows += [f"| {letter} | {arm} | {theirs:.2f} | {ours} |" for letter, arm, theirs, ours in begun()]
+    text = (REFERENCE / "README.md").read_text(encoding="utf-8")
+    assert len(rows) > 2 and "\n".join(rows) in text, "\n".join(["the table should be:", *rows])
 
 
 def test_what_may_train_in_a_resnet_stands_side_by_side():
