@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [distillation|cifar100|binary|methods|scaling] [--json FILE]`: measure, print, keep."""
+"""`python -m tests.benchmarks [distillation|cifar100|binary|methods|scaling|captured] [--json FILE]`: measure, print, keep."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 from .benchmark import benchmark, benchmark_binary, benchmark_cifar100
+from .captured import benchmark_captured
 from .methods import benchmark_methods
 from .scaling import benchmark_scaling
 
 BENCHMARKS = {"distillation": benchmark, "cifar100": benchmark_cifar100, "binary": benchmark_binary}
-BENCHMARKS |= {"methods": benchmark_methods, "scaling": benchmark_scaling}
+BENCHMARKS |= {"methods": benchmark_methods, "scaling": benchmark_scaling, "captured": benchmark_captured}
 
 
 def main(arguments: list[str] | None = None) -> None:
