@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [distillation|cifar100|binary|methods|scaling|captured] [--json FILE]`: measure, print, keep."""
+"""`python -m tests.benchmarks [NAME] [--json FILE]`: measure, print, keep; the names are those of `BENCHMARKS`."""
 
 from __future__ import annotations
 
