@@ -105,9 +105,8 @@ def plot_confusion(arms: Arms, classes: Sequence[str]) -> Figure:
     Many classes are not named, and are pixels: a path for each of a million cells is more than a page can hold.
     """
     columns, few = min(2, len(arms)), len(classes) <= FEW
-    rows = -(-len(arms) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 4 * rows), squeeze=False)
-    names = classes if few else False
+    rows, names = -(-len(arms) // columns), classes if few else False
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 4 * rows), squeeze=False, visible=False)
     look = {"cmap": "cividis", "vmin": 0, "vmax": 100, "square": True, "cbar": not few, "fmt": ".0f", "annot": few}
     look |= {"rasterized": not few}
     for axis, (name, records) in zip(axes.flat, arms.items(), strict=False):
@@ -119,6 +118,7 @@ def plot_confusion(arms: Arms, classes: Sequence[str]) -> Figure:
         axis.tick_params(axis="y", rotation=0)
     for axis in axes.flat[len(arms) :]:
         axis.remove()
+    figure.set_visible(True)  # not before: seaborn draws it whole for every panel, to see whether names overlap
     return figure
 
 
