@@ -11,6 +11,9 @@ from pathlib import Path
 from kdutils.errors import InputError
 from kdutils.settings import ROOT, absolute, pin_settings, settings
 
+# jsonschema, which nbformat imports, would build a grammar of addresses with this for seconds; notebooks have none
+sys.modules.setdefault("rfc3987_syntax", None)
+
 _EPILOG = """\
 examples:
   python -m kdutils report                              the whole suite, profile quick

@@ -11,7 +11,6 @@ from functools import lru_cache
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdutils.errors import InputError
 from kdutils.networks.binary import BinaryConv2d
@@ -37,6 +36,8 @@ def _forward_macs(name: str, num_classes: int, options: tuple) -> int:
 
 def _macs(model: nn.Module) -> dict[str, int]:
     """What `forward_macs` counts, by the layer's name, and as "Global" in all; `model` stays as it is."""
+    from torch.utils.flop_counter import FlopCounterMode  # which imports a compiler
+
     copied = copy.deepcopy(model).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         copied(torch.empty(1, 3, 32, 32, device="meta"))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from nbformat import NotebookNode
 from pydantic import JsonValue, ValidationError
-from scipy import stats
+from scipy.special import stdtrit
 
 from kdutils.errors import InputError
 from kdutils.report.statistics import Arms, Gain, finished, standard_error, values
 from kdutils.runs.records import Record
 from kdutils.specs import RunSpec
 from kdutils.values import Value, explain
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 class Numbers(Value):
@@ -31,8 +33,10 @@ class Numbers(Value):
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95% confidence interval of the mean (Student's t, n - 1 degrees of freedom); None for one value."""
-        half = None if self.sd is None else stats.t.ppf(0.975, self.n - 1) * self.sd / self.n**0.5
-        return None if half is None else (self.mean - half, self.mean + half)
+        if self.sd is None:
+            return None
+        half = stdtrit(self.n - 1, 0.975) * self.sd / self.n**0.5
+        return self.mean - half, self.mean + half
 
 
 class PairedGain(Numbers):

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from scipy.special import softmax
-from scipy.stats import ttest_rel
 from torch import nn
 
 from kdutils.distillation.methods import Method
@@ -145,6 +144,8 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
 
     A pair with a run that diverged is left out and counted. Raises `InputError` unless both have the same seeds.
     """
+    from scipy.stats import ttest_rel  # heavy: most that imports this module computes no interval
+
     ours, theirs = ({record.spec.seed: record for record in records} for records in (treated, control))
     if ours.keys() != theirs.keys():
         raise InputError(f"a paired difference needs equal seeds, got {sorted(ours)} and {sorted(theirs)}")
