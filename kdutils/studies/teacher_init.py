@@ -25,7 +25,7 @@ class TeacherInit(Study):
         | dict(network="resnet18", student_training=_STUDENT.with_(epochs=25), size=96)
         | dict(teacher_training=_TEACHER.with_(epochs=2), from_random=FROM_RANDOM.with_(epochs=8)),
         "overnight": dict(data=dict(views=8), seeds=(0, 1, 2), teacher_seeds=(0,), network="resnet18")
-        | dict(student_training=_STUDENT.with_(epochs=30), teacher_training=_TEACHER.with_(epochs=5)),
+        | dict(student_training=_STUDENT.with_(epochs=30)),
     }
 
     data: DataSpec = DataSpec(name="cifar10", normalisation="half")

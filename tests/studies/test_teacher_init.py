@@ -55,3 +55,8 @@ def test_images_are_resized_for_imagenet_weights_alone_and_what_starts_from_rand
     assert resized.model.options == {"stem": "resized"} and other.model.options == {}  # 96 pixels, and a 3x3 stem
     assert resized.epochs < other.epochs == other.init.epochs
     assert plans[1].trainings["teachers"].epochs == other.epochs, "as its captions say"
+
+
+def test_overnight_trains_the_teachers_as_long_as_the_document_did():
+    teachers = [study("teacher-init", "overnight").teacher(pretrained) for pretrained in (False, True)]
+    assert [teacher.epochs for teacher in teachers] == [10, 10]
