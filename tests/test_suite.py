@@ -644,6 +644,19 @@ def test_no_report_is_made_of_chapters_that_all_failed(project, executed, publis
     assert files(project / "reports" / "smoke") == {"failed/01_a.ipynb", "index.html", "results.json"}
 
 
+@pytest.mark.parametrize("trained", ["an accelerator", "this machine"])
+def test_the_cover_names_the_hardware_that_trained(project, executed, published, monkeypatch, trained):
+    monkeypatch.setattr("kdutils.runs.records.hardware", lambda: "this machine")
+    write("01_a", "1")
+    (project / "runs" / "small_cnn-0123").mkdir(parents=True)
+    summary = project / "reports" / "smoke" / "records" / "small_cnn-0123.json"  # as kept of another store
+    summary.parent.mkdir(parents=True)
+    summary.write_text(json.dumps({"environment": {"hardware": trained}}))
+    suite.report(make_plan(VALUES))
+    also = "; this report was set on this machine" if trained == "an accelerator" else ""
+    assert published[0][1]["facts"]["Hardware"] == trained + also
+
+
 def test_a_report_warns_of_every_chapter_on_synthetic_data(project, executed, published):
     for name in ("01_a", "02_b"):
         write(name, "1", parameters=(OFFERED,))
