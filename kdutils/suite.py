@@ -311,13 +311,16 @@ def _cover(plan: Plan, chapters: list[Path]) -> dict:
     environment = current_environment(detect_runtime())
     kept = (json.loads(path.read_text(encoding="utf-8")) for path in (plan.folder / "records").glob("*.json"))
     trained, here = sorted({summary["environment"]["hardware"] for summary in kept}), environment["hardware"]
+    hardware = "; ".join(trained or [here])
+    if hardware != here:
+        hardware += f"; this report was set on {here}"
     named = _datasets(plan.chapters)
     starts = {given.get("init") for given in plan.chapters.values()}
     facts = {
         "Data": "; ".join(f"{dataset.title} (digest {dataset.digest})" for dataset in map(load_dataset, named)),
         "Profile": f"{plan.profile}: {_PROFILES[plan.profile]}",
         "ResNets start from": "ImageNet weights" if "imagenet" in starts else "random weights",
-        "Hardware": "; ".join(trained or [here]) + f"; this report was set on {here}" * (trained not in ([], [here])),
+        "Hardware": hardware,
         "Versions": "Python {python}, torch {torch}, torchvision {torchvision}".format_map(environment),
         "Code": environment["code"],
         "Date": f"{datetime.now():%d %B %Y}".lstrip("0"),
