@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_DPI = 160
+_PICTURE = b"#set page(width: auto, height: auto, margin: 0pt)\n#image(bytes(sys.inputs.svg))"
+
+
 class Page:
     """Shows figures and tables with captions that end in the `setting` (data, sizes, profile) they hold for.
 
@@ -32,11 +36,11 @@ class Page:
         """Show a figure under its caption, and close it; what it carries for `results.json`, as a table does."""
         import matplotlib.pyplot as plt  # the suite, which opens studies and draws nothing, need not wait for it
 
-        svg, png = rendered(figure, "svg"), rendered(figure, "png")
+        files = rendered(figure)
         plt.close(figure)
-        self._keep("figures", f"{name}.svg", svg)
-        self._keep("figures", f"{name}.png", png)
-        data = {"image/svg+xml": svg.decode(), "image/png": png}
+        for kind, content in files.items():
+            self._keep("figures", f"{name}.{kind}", content)
+        data = {"image/svg+xml": files["svg"].decode(), "image/png": files["png"]}
         self._show("figure", name, caption, data, self._carried(getattr(figure, "results", None)))
 
     def table(self, frame: pd.DataFrame, name: str, caption: str) -> None:
@@ -117,10 +121,19 @@ def _is_number(column: pd.Series) -> bool:
     return bool(column.astype(str).str.match(r"^[\[+−-]?[\d,.]+").all())
 
 
-def rendered(figure: Figure, kind: str) -> bytes:
-    """A figure's file, svg or png: the same for the same figure."""
-    buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format=kind, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None
-    )
-    return buffer.getvalue()
+def rendered(figure: Figure) -> dict[str, bytes]:
+    """A figure's files by kind, svg and png: the same for the same figure.
+
+    It is laid out and drawn once, for that takes most of the time: the PNG is a picture of the SVG, made by Typst.
+    """
+    import typst
+    from PIL import Image
+
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    box, drawn, small = figure.get_tightbbox().padded(0.1), io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="svg", dpi=_DPI, bbox_inches=box, metadata={"Date": None})
+    picture = typst.compile(_PICTURE, format="png", ppi=_DPI, sys_inputs={"svg": drawn.getvalue().decode()})
+    Image.open(io.BytesIO(picture)).convert("RGB").save(small, "png")
+    return {"svg": drawn.getvalue(), "png": small.getvalue()}

@@ -101,7 +101,7 @@ def _opening(notebooks: dict[str, nbformat.NotebookNode], folder: Path, cover: d
         from kdutils.report import plots  # heavy: a suite that has nothing to draw need not wait for it
 
         figure = plots.plot_answers(found)
-        files |= {f"figures/answers.{kind}": rendered(figure, kind) for kind in ("svg", "png")}
+        files |= {f"figures/answers.{kind}": content for kind, content in rendered(figure).items()}
         plots.plt.close(figure)
         texts |= {"picture": "answers.svg", "alt": f"{ALT} {texts['sentence']}"}
     for name, content in files.items():

@@ -5,20 +5,24 @@ from __future__ import annotations
 import base64
 import errno
 import html
+import io
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
 from pypdf import PdfReader
 
 from kdutils.distillation.methods import KD
 from kdutils.errors import InputError
 from kdutils.report import page as display, plots
-from kdutils.report.page import Page
+from kdutils.report.page import Page, rendered
 from kdutils.report.publish import export
 from kdutils.settings import write_atomic
 
@@ -139,6 +143,26 @@ def test_results_are_kept_for_the_report_under_their_chapter(shown, report):
     assert pd.read_csv(report / "tables/03_metrics.csv").equals(FRAME)
     assert (report / "figures/03_curves.png").read_bytes() == shown[0][0]["image/png"]
     assert (report / "figures/03_curves.svg").read_text() == shown[0][0]["image/svg+xml"]
+
+
+@pytest.mark.parametrize("layout", ["constrained", None])
+def test_both_files_of_a_figure_hold_all_of_it_at_160_dots_per_inch(layout):
+    figure, axes = plt.subplots(figsize=(3, 2), layout=layout, facecolor="white")
+    axes.set_axis_off()
+    axes.add_patch(
+        plt.Rectangle((-0.5, 0), 2, 1, transform=axes.transAxes, color="red", clip_on=False)
+    )  # beyond the axes
+    box = figure.get_tightbbox().padded(0.1)
+    files = rendered(figure)
+    plt.close(figure)
+    svg = ElementTree.fromstring(files["svg"])
+    size = [float(svg.get(side).removesuffix("pt")) for side in ("width", "height")]
+    assert size[0] == pytest.approx(72 * box.width, rel=0.1) and size[0] > 1.5 * 72 * 3
+    pixels = np.asarray(Image.open(io.BytesIO(files["png"])))
+    assert pixels.shape[1::-1] == pytest.approx([side * 160 / 72 for side in size], abs=1)
+    middle, margin = pixels[len(pixels) // 2], int(0.1 * 160)
+    assert middle[0].tolist() == middle[-1].tolist() == [255, 255, 255]
+    assert (middle[margin + 2 : -margin - 2] == [255, 0, 0]).all()
 
 
 def test_nothing_is_kept_where_no_report_is_made(shown, tmp_path, monkeypatch):
