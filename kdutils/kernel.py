@@ -19,7 +19,13 @@ from kdutils.settings import ROOT
 
 _LIMITS = {"start_timeout": 120, "execution_timeout": 24 * 3600, "iopub_timeout": 120}
 """Seconds for a kernel to start, for a cell (it may train for a night, never for ever) and for its output to arrive."""
-_BEFOREHAND = "import torchvision, kdutils.report.chapter, kdutils.report.plots"
+_BEFOREHAND = """
+import gc
+gc.disable()
+import torchvision, kdutils.report.chapter, kdutils.report.plots
+gc.freeze()  # what is imported stays: looking through it for garbage would take half a second for every chapter
+gc.enable()
+"""
 """What a kernel does while nobody waits for it yet: it imports what chapters use."""
 
 
