@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from html import escape
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
+from ipywidgets import HTML, Dropdown, FloatSlider, SelectionSlider, VBox, Widget
 from matplotlib.figure import Figure
 from scipy.special import softmax
 
@@ -19,16 +19,11 @@ from kdutils.distillation.methods import KD
 from kdutils.report.explore import Explored
 from kdutils.report.plots import COLOURS, plot_grid
 
-if TYPE_CHECKING:
-    from ipywidgets import VBox, Widget
-
 _SHOWN = 20  # classes of an image, the likeliest
 
 
 def temperature_widget(found: Explored) -> VBox:
     """softmax(z / T) of a chosen image by a chosen classifier, with a slider for T."""
-    from ipywidgets import Dropdown, FloatSlider
-
     names = {f"{image}: {name}": image for image, name in found.images[["image", "class"]].itertuples(index=False)}
     image, classifier = Dropdown(options=names, description="image"), _choice("classifier", found.classifiers)
     temperature = FloatSlider(4, min=0.5, max=16, step=0.5, description="temperature")
@@ -44,8 +39,6 @@ def confusion_widget(found: Explored) -> VBox:
 
 def grid_widget(found: Explored) -> VBox:
     """Validation accuracy in a chosen cell of a grid, with sliders for kd_weight and temperature."""
-    from ipywidgets import Dropdown, SelectionSlider
-
     sliders = []
     for name in ("kd_weight", "temperature"):
         values = sorted(found.grid[name].unique())
@@ -55,15 +48,11 @@ def grid_widget(found: Explored) -> VBox:
 
 
 def _choice(name: str, options: list[str], chosen: str | None = None) -> Widget:
-    from ipywidgets import Dropdown
-
     return Dropdown(options=options, value=chosen or options[0], description=name)
 
 
 def _linked(show: Callable[..., str], *controls: Widget) -> VBox:
     """The controls, and under them what `show` makes of their values."""
-    from ipywidgets import HTML, VBox
-
     shown = HTML()
 
     def update(_=None) -> None:
