@@ -101,12 +101,13 @@ def celled(found: Explored, teachers: str, kd_weight: float, temperature: float)
     """HTML: a grid of validation accuracies in which one cell is framed, and what it says."""
     cells, look = found.cells(teachers), "padding:0.4em 1em;text-align:right;border:3px solid "
     table = cells["accuracy"].unstack()
-    head = "".join(f"<th>T = {each:g}</th>" for each in table.columns)
-    lines = []
-    for weight, row in table.iterrows():
-        marks = [COLOURS[1] if (weight, each) == (kd_weight, temperature) else "transparent" for each in table.columns]
-        tds = "".join(f'<td style="{look}{mark}">{_score(value)}</td>' for mark, value in zip(marks, row, strict=True))
-        lines.append(f"<tr><th>kd_weight {weight:g}</th>{tds}</tr>")
+    head, lines = "".join(f"<th>T = {each:g}</th>" for each in table.columns), ""
+    for weight, row in table.map("{:.2f}".format).replace("nan", "–").iterrows():
+        lines += f"<tr><th>kd_weight {weight:g}</th>"
+        for each, text in row.items():
+            mark = COLOURS[1] if (weight, each) == (kd_weight, temperature) else "transparent"
+            lines += f'<td style="{look}{mark}">{text}</td>'
+        lines += "</tr>"
     if (kd_weight, temperature) not in cells.index:
         said = "No run is recorded in this cell."
     elif np.isnan(accuracy := cells["accuracy"][kd_weight, temperature]):
@@ -116,11 +117,7 @@ def celled(found: Explored, teachers: str, kd_weight: float, temperature: float)
         error, below = cells["error"][kd_weight, temperature], best - accuracy
         said = f"{accuracy:.2f} % on the validation images, standard error {error:.2f} points; "
         said += f"{below:.2f} points below the chosen cell." if below else "this is the chosen cell, or as good."
-    return f"<table><tr><th></th>{head}</tr>{''.join(lines)}</table>{said}"
-
-
-def _score(accuracy: float) -> str:
-    return "–" if np.isnan(accuracy) else f"{accuracy:.2f}"
+    return f"<table><tr><th></th>{head}</tr>{lines}</table>{said}"
 
 
 def plot_taken(found: Explored, one: str, other: str) -> Figure:
