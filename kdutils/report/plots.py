@@ -213,34 +213,30 @@ def plot_soft_labels(
     """
     rows, few = max(1, len(images)), len(dataset.classes) <= FEW
     figure, axes = plt.subplots(rows, 2, figsize=(7, (1.55 if few else 2.4) * rows), width_ratios=(1, 5), squeeze=False)
-    width, places = 0.8 / len(temperatures), np.arange(len(dataset.classes) if few else 10) - 0.4
     for (left, right), image, z in zip(axes, images, logits, strict=False):
         _image(left, dataset.test_images[image])
         left.set_title(dataset.classes[dataset.test_labels[image]], size=8)
         shown = np.arange(len(z)) if few else np.argsort(-z)[:10]
-        for index, temperature in enumerate(temperatures):
-            look = {
-                "color": COLOURS[index],
-                "hatch": ("", "///", "...", "xxx")[index % 4],
-                "label": f"T = {temperature:g}",
-            }
-            soft = softmax(z.astype(float) / temperature)[shown]
-            right.bar(places + (index + 0.5) * width, soft, width, edgecolor="black", linewidth=0.3, **look)
-        right.set(ylabel="probability", ylim=(0, 1), xticks=places + 0.4, xticklabels=[])
+        plot_bars(right, {f"T = {each:g}": softmax(z.astype(float) / each)[shown] for each in temperatures})
+        right.set(ylabel="probability", ylim=(0, 1), xticks=range(len(shown)), xticklabels=[])
         if not few:
             right.set_xticklabels([dataset.classes[label] for label in shown], rotation=30, ha="right")
     if not len(images):
         axes[0, 1].set_title("no test image is classified rightly", y=0.5)
     if few:
-        axes[-1, 1].set_xticks(places + 0.4, dataset.classes, rotation=30)
-    axes[0, 1].legend(
-        handles=axes[0, 1].containers,
-        ncols=len(temperatures),
-        loc="upper center",
-        bbox_to_anchor=(0.5, 1.45),
-        frameon=False,
-    )
+        axes[-1, 1].set_xticks(range(len(dataset.classes)), dataset.classes, rotation=30)
+    look = {"loc": "upper center", "bbox_to_anchor": (0.5, 1.45), "frameon": False}
+    axes[0, 1].legend(handles=axes[0, 1].containers, ncols=len(temperatures), **look)
     return figure
+
+
+def plot_bars(axis: plt.Axes, groups: dict[str, np.ndarray]) -> None:
+    """Heights [N] by label as bars side by side at 0 to N - 1, which differ by hatch too."""
+    width = 0.8 / len(groups)
+    for index, (label, heights) in enumerate(groups.items()):
+        look = {"color": COLOURS[index], "hatch": ("", "///", "...", "xxx")[index % 4], "label": label}
+        places = np.arange(len(heights)) - 0.4 + (index + 0.5) * width
+        axis.bar(places, heights, width, edgecolor="black", linewidth=0.3, **look)
 
 
 def plot_cost_accuracy(arms: Arms, cost: Literal["parameters", "seconds"] = "parameters") -> Figure:

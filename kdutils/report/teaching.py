@@ -16,7 +16,7 @@ from matplotlib.legend_handler import HandlerTuple
 from scipy.special import softmax
 
 from kdutils.distillation.losses import teacher_log_probabilities
-from kdutils.report.plots import COLOURS, WIDEST, _named, _style
+from kdutils.report.plots import COLOURS, WIDEST, _named, _style, plot_bars
 from kdutils.report.statistics import Arms, finished, reliability
 
 
@@ -67,12 +67,10 @@ def plot_means(teachers: torch.Tensor, names: Sequence[str], classes: Sequence[s
         answers.append(torch.cat([*(teachers / temperature).softmax(2), *means]))
     answers, labels = torch.stack(answers).numpy(), (*names, "geometric mean", "arithmetic mean")
     figure, (bars, curves) = plt.subplots(1, 2, figsize=(7.6, 2.8), sharey=True)
-    width, places = 0.8 / len(labels), np.arange(len(classes)) - 0.4
+    plot_bars(bars, dict(zip(labels, answers[0], strict=True)))
     for index in range(len(labels)):
-        look = {"color": COLOURS[index], "hatch": ("", "///", "...", "xxx")[index % 4]}
-        bars.bar(places + (index + 0.5) * width, answers[0, index], width, edgecolor="black", linewidth=0.3, **look)
         curves.plot(temperatures, answers[:, index, 0], **_style(index) | {"marker": ""})
-    bars.set(ylabel="probability", ylim=(0, 1), xticks=places + 0.4, xticklabels=classes, title="T = 1")
+    bars.set(ylabel="probability", ylim=(0, 1), xticks=range(len(classes)), xticklabels=classes, title="T = 1")
     curves.set(xscale="log", xlabel="temperature", title=f"probability of {classes[0]}")
     curves.set_xticks((1, 2, 4, 8, 16), ("1", "2", "4", "8", "16"))
     curves.minorticks_off()
