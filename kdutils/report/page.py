@@ -84,37 +84,31 @@ class Page:
         display(Markdown(text))
 
     def _place(self, kind: str, text: str, **more) -> None:
-        data = {"text/markdown": text, "text/plain": text}
-        display(data, metadata={"kdutils": {"kind": kind}}, raw=True, display_id=kind, **more)
+        _display({"text/markdown": text, "text/plain": text}, {"kind": kind}, display_id=kind, **more)
 
     def _carried(self, results: dict | None) -> dict:
         return {"results": {"setting": self.setting} | results} if results else {}
 
     def _show(self, kind: str, name: str, caption: str, data: dict, carried: dict) -> None:
         caption = f"{caption} {self.setting}"
-        display(
-            data | {"text/plain": caption},
-            metadata={"kdutils": {"kind": kind, "name": name, "caption": caption} | carried},
-            raw=True,
-        )
-        display(
-            {"text/markdown": f"*{caption}*", "text/plain": caption},
-            metadata={"kdutils": {"kind": "caption"}},
-            raw=True,
-        )
+        about = {"kind": kind, "name": name, "caption": caption} | carried
+        _display(data | {"text/plain": caption}, about)
+        _display({"text/markdown": f"*{caption}*", "text/plain": caption}, {"kind": "caption"})
 
     def _keep(self, folder: str, name: str, content: bytes) -> None:
         if self._folder:
             write_atomic(self._folder / folder / f"{self._chapter}_{name}", content)
 
 
+def _display(data: dict, about: dict, **more) -> None:
+    display(data, metadata={"kdutils": about}, raw=True, **more)
+
+
 def _literal(value: object) -> object:
     """A text as markdown that shows it as it is; anything else unchanged."""
-    return (
-        re.sub(r"([\\`*_{}\[\]<>|$~#&:]|(?<=\\)[()])", r"\\\1", " ".join(value.split()))
-        if isinstance(value, str)
-        else value
-    )
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"([\\`*_{}\[\]<>|$~#&:]|(?<=\\)[()])", r"\\\1", " ".join(value.split()))
 
 
 def _is_number(column: pd.Series) -> bool:
