@@ -153,9 +153,7 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
     by_seed = {seed: pair[0] - pair[1] if len(pair) == 2 else float("nan") for seed, pair in pairs.items()}
     kept = np.array([pair for pair in pairs.values() if len(pair) == 2]).reshape(-1, 2)
     differences = kept[:, 0] - kept[:, 1]
-    with warnings.catch_warnings(
-        action="ignore", category=RuntimeWarning
-    ):  # of too few pairs, and of equal differences
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of too few pairs, or equal differences
         interval = ttest_rel(*kept.T).confidence_interval()
         numbers = map(float, (differences.mean(), differences.std(ddof=1), interval.low, interval.high))
         over = conditions({"treated": treated, "control": control})
@@ -230,26 +228,24 @@ def agreement(first: Record, second: Record) -> float:
     return same if len(finished([first, second])) == 2 else float("nan")
 
 
-def reliability(records: list[Record], bins: int = 15) -> np.ndarray:
-    """Mean confidence, accuracy and share of the images in bins of equal width, of all test images of the runs
+def reliability(records: list[Record]) -> np.ndarray:
+    """Mean confidence, accuracy and share of the images in 15 bins of equal width, of all test images of the runs
     together; float [3, bins], without bins that hold none."""
-    pooled = []
+    pooled = [np.empty((2, 0))]
     for logits, labels in (record.predictions for record in records):
         pooled.append((softmax(logits, axis=1).max(1), logits.argmax(1) == labels))
-    confidence, right = np.concatenate(pooled, axis=1) if pooled else np.empty((2, 0))
-    where = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(where, minlength=bins)
-    held, count = count > 0, count[count > 0]
-    sums = [np.bincount(where, each, bins)[held] for each in (confidence, right)]
-    return np.array([*(each / count for each in sums), count / max(1, len(where))])
+    confidence, right = np.concatenate(pooled, axis=1)
+    sums = [np.histogram(confidence, 15, (0, 1), weights=each)[0] for each in (confidence, right, None)]
+    confidence, right, count = np.stack(sums)[:, sums[-1] > 0]
+    return np.array([confidence / count, right / count, count / count.sum()])
 
 
-def calibration_error(record: Record, bins: int = 15) -> float:
+def calibration_error(record: Record) -> float:
     """Expected calibration error (%) on the test images: |confidence - accuracy| averaged over equal-width bins.
 
     Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), eq. 3.
     """
-    confidence, accuracy, share = reliability([record], bins)
+    confidence, accuracy, share = reliability([record])
     return 100 * float((share * np.abs(confidence - accuracy)).sum())
 
 
