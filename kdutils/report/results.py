@@ -123,13 +123,12 @@ def _arm(records: list[Record]) -> dict:
 
 def describe_gains(gains: list[Gain]) -> dict[str, dict]:
     """Every gain as a `PairedGain` in plain values."""
-    bounds = [{name: getattr(gain, name) if gain.n > 1 else None for name in ("low", "high")} for gain in gains]
-    return {
-        f"{gain.treated} against {gain.control}": _numbers(gain.values)
-        | {"treated": gain.treated, "control": gain.control, "over": gain.over}
-        | bound
-        for gain, bound in zip(gains, bounds, strict=True)
-    }
+    described = {}
+    for gain in gains:
+        low, high = (gain.low, gain.high) if gain.n > 1 else (None, None)
+        about = {"treated": gain.treated, "control": gain.control, "low": low, "high": high, "over": gain.over}
+        described[f"{gain.treated} against {gain.control}"] = _numbers(gain.values) | about
+    return described
 
 
 def describe_grid(records: list[Record]) -> dict:
