@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import ttest_ind, ttest_rel
 
 from kdutils.report.results import Chapter, Numbers, Results
-from kdutils.report.statistics import FLAT, with_diverged
+from kdutils.report.statistics import FLAT, spread, with_diverged
 
 
 def compare_reports(first: Results, second: Results) -> tuple[str, bool]:
@@ -95,9 +95,7 @@ def _numbers(chapter: Chapter) -> dict[str, Numbers]:
 
 
 def _shown(numbers: Numbers) -> str:
-    mean = "diverged" if numbers.mean is None else f"{numbers.mean:.3f}"
-    spread = "" if numbers.sd is None else f" ± {numbers.sd:.3f}"
-    return f"{mean}{spread} (n={with_diverged(numbers.n, numbers.diverged)})"
+    return f"{spread(numbers.kept, 3)} (n={with_diverged(numbers.n, numbers.diverged)})"
 
 
 def _verdict(first: Numbers, second: Numbers) -> tuple[str, str, str, str]:
@@ -107,7 +105,7 @@ def _verdict(first: Numbers, second: Numbers) -> tuple[str, str, str, str]:
     paired = first.values.keys() == second.values.keys()
     pairs = [(first.values[seed], second.values[seed]) for seed in first.values] if paired else []
     whole = [pair for pair in pairs if None not in pair]
-    ours, theirs = zip(*whole, strict=True) if whole else (_kept(first), _kept(second))
+    ours, theirs = zip(*whole, strict=True) if whole else (first.kept, second.kept)
     if min(len(ours), len(theirs)) < 2:
         return "no interval", "–", "–", "–"
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of equal differences
@@ -118,10 +116,6 @@ def _verdict(first: Numbers, second: Numbers) -> tuple[str, str, str, str]:
         return "no interval", f"{difference:+.3f}", "–", "–"
     verdict = "differs" if low > 0 or high < 0 else "agrees"
     return verdict, f"{difference:+.3f}", f"[{low:+.3f}, {high:+.3f}]", "paired" if whole else "Welch"
-
-
-def _kept(numbers: Numbers) -> list[float]:
-    return [value for value in numbers.values.values() if value is not None]
 
 
 def _alone(first: Results, second: Results) -> dict[str, list[str]]:

@@ -303,7 +303,7 @@ def plot_answers(answers: dict[str, list[Answer]]) -> Figure:
         if isinstance(row, str):
             axis.axhspan(place - 0.5, place + 0.5, color="0.92", linewidth=0)
             continue
-        seeds = [value for value in row.ours.values.values() if value is not None]
+        seeds = row.ours.kept
         published = [row.published] * (row.published is not None)
         mean = np.nan if row.ours.mean is None else row.ours.mean
         low, high = row.ours.interval or (mean, mean)

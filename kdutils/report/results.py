@@ -31,6 +31,11 @@ class Numbers(Value):
     published: dict[str, float] = {}  # by study, as in reports/published.csv
 
     @property
+    def kept(self) -> list[float]:
+        """The values of the runs that did not diverge."""
+        return [value for value in self.values.values() if value is not None]
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """The 95% confidence interval of the mean (Student's t, n - 1 degrees of freedom); None for one value."""
         if self.sd is None:
