@@ -70,14 +70,12 @@ def answers(results: Results) -> dict[str, list[Answer]]:
                     document, _, part = study.partition("/")
                     what = f"{name} ({part.replace('-', ' ')})" if part else name
                     networks.setdefault(document, []).append((part, Answer(what, images, ours, value, is_synthetic)))
-        for name, gain in chapter.gains.items():
-            gains.setdefault(chapter.study, []).append(Answer(name, "test", gain))
-    for chapter in results.chapters.values() if not networks else ():
-        for name, arm in chapter.arms.items():
             if "test" in arm.metrics:
                 row = Answer(name, "test", arm.metrics["test"]["accuracy"])
                 alone.setdefault(chapter.study, {}).setdefault(tuple(arm.runs.values()), row)
-    ordered = {}
+        for name, gain in chapter.gains.items():
+            gains.setdefault(chapter.study, []).append(Answer(name, "test", gain))
+    ordered, alone = {}, {} if networks else alone
     for document in dict.fromkeys([*networks, *alone, *gains]):
         beside = sorted(networks.get(document, []), key=lambda found: (found[0], found[1].published))
         rows = [row for _, row in beside] + [*alone.get(document, {}).values()] + gains.get(document, [])
