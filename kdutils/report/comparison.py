@@ -74,10 +74,8 @@ def compare_numbers(first: Results, second: Results) -> pd.DataFrame:
         ours, theirs = _numbers(first.chapters[stem]), _numbers(second.chapters[stem])
         for name in (name for name in ours if name in theirs):
             pair = ours[name], theirs[name]
-            rows.setdefault(
-                (name, *(str(numbers.values) for numbers in pair)),
-                (*_verdict(*pair), f"{stem[:2]} {name}", *map(_shown, pair)),
-            )
+            same = (name, *(str(numbers.values) for numbers in pair))  # what several chapters show alike stands once
+            rows.setdefault(same, (*_verdict(*pair), f"{stem[:2]} {name}", *map(_shown, pair)))
     columns = ["verdict", "B - A", "95% interval", "by", "number", "A", "B"]
     return pd.DataFrame(rows.values(), columns=columns)
 
