@@ -95,7 +95,8 @@ def _short(plan: Study) -> str:
     later = {"validation": " (later trained on)"} if isinstance(plan, Cifar100) and plan.retrain else {}
     images = [f"{size} {kind}{later.get(kind, '')}" for kind, size in sizes.items()]
     seeds = f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
-    stand_in = "".join(f", {here} for {there}" for here, there in [_stand_in(plan)] if here != there)
+    here, there = _stand_in(plan)
+    stand_in = f", {here} for {there}" if here != there else ""
     setting = f"{_data(plan)}: {', '.join(images[:-1])} and {images[-1]} images, {seeds}"
     return f"{setting}; profile {plan.profile} ({who}: {training}{stand_in})."
 
@@ -117,9 +118,9 @@ def _facts(plan: Study) -> dict[str, str]:
         error = f"{50 / len(images.test_labels) ** 0.5:.1f} points"  # the binomial one of an accuracy of 50 %
         facts |= {"images that there are": f"{there}; a profile takes no more", "classes": str(plan.data.num_classes)}
         facts |= {"standard error of an accuracy": f"up to {error}, for so many test images"}
-    for kind in ("training", "validation", "test"):
-        given = getattr(plan.data, f"{kind.removesuffix('ing').removesuffix('idation')}_size")
-        facts[f"{kind} images"] = sizes.get(kind, f"{given:,}" if given is not None else "all")
+    given = {"training": plan.data.train_size, "validation": plan.data.val_size, "test": plan.data.test_size}
+    for kind, size in given.items():
+        facts[f"{kind} images"] = sizes.get(kind, "all" if size is None else f"{size:,}")
     if isinstance(plan, Cifar100) and plan.retrain:
         facts["last training"] = "on the validation images, too, when these have chosen"
     facts |= {"views of an image": f"{plan.data.views} of {VIEWS}", "seeds of students": str(len(plan.seeds))}
