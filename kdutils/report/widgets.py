@@ -25,30 +25,31 @@ _SHOWN = 20  # classes of an image, the likeliest
 def temperature_widget(found: Explored) -> VBox:
     """softmax(z / T) of a chosen image by a chosen classifier, with a slider for T."""
     names = {f"{image}: {name}": image for image, name in found.images[["image", "class"]].itertuples(index=False)}
-    image, classifier = Dropdown(options=names, description="image"), _choice("classifier", found.classifiers)
+    image = Dropdown(options=names, description="image")
+    classifier = Dropdown(options=found.classifiers, description="classifier")
     temperature = FloatSlider(4, min=0.5, max=16, step=0.5, description="temperature")
     return _linked(partial(softened, found), image, classifier, temperature)
 
 
 def confusion_widget(found: Explored) -> VBox:
     """How often a chosen classifier takes either of two chosen classes for the other."""
-    pair = found.most_confused(found.classifiers[0])
-    classes = [_choice(name, found.classes, chosen) for name, chosen in zip(("class", "another"), pair, strict=True)]
-    return _linked(partial(confused, found), _choice("classifier", found.classifiers), *classes)
+    one, other = found.most_confused(found.classifiers[0])
+    return _linked(
+        partial(confused, found),
+        Dropdown(options=found.classifiers, description="classifier"),
+        Dropdown(options=found.classes, value=one, description="class"),
+        Dropdown(options=found.classes, value=other, description="another"),
+    )
 
 
 def grid_widget(found: Explored) -> VBox:
     """Validation accuracy in a chosen cell of a grid, with sliders for kd_weight and temperature."""
-    sliders = []
+    controls = [Dropdown(options=list(found.grid["teachers"].unique()), description="teachers")]
     for name in ("kd_weight", "temperature"):
         values = sorted(found.grid[name].unique())
         kind = SelectionSlider if len(values) > 1 else Dropdown  # a slider needs two stops
-        sliders.append(kind(options=values, description=name))
-    return _linked(partial(celled, found), _choice("teachers", list(found.grid["teachers"].unique())), *sliders)
-
-
-def _choice(name: str, options: list[str], chosen: str | None = None) -> Widget:
-    return Dropdown(options=options, value=chosen or options[0], description=name)
+        controls.append(kind(options=values, description=name))
+    return _linked(partial(celled, found), *controls)
 
 
 def _linked(show: Callable[..., str], *controls: Widget) -> VBox:
