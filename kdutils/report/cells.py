@@ -124,10 +124,8 @@ class Chapter:
         )
         html = re.sub(r"<img\b([^>]*)>", lambda found: self._embedded(found[1], attachments), html)
         html = re.sub(r"(\d) ± (?=\d)", "\\1\u00a0±\u00a0", html)
-        if self.prints:
-            return re.sub(
-                "<table[^>]*>", '<table class="typst:no-figure">', html
-            )  # only what has a caption is numbered
+        if self.prints:  # only what has a caption is numbered
+            return re.sub("<table[^>]*>", '<table class="typst:no-figure">', html)
         return html.replace("<table", '<div class="scroll" tabindex="0"><table').replace("</table>", "</table></div>")
 
     def _embedded(self, attributes: str, attachments: dict) -> str:
@@ -157,9 +155,8 @@ class Chapter:
             if b"<svg" in content:
                 mime, _ = "image/svg+xml", ElementTree.fromstring(content)
                 if self.prints:  # Typst's parser is stricter still
-                    typst.query(
-                        f"#image(bytes({json.dumps(content.decode(), ensure_ascii=False)}))".encode(), "heading"
-                    )
+                    text = json.dumps(content.decode(), ensure_ascii=False)
+                    typst.query(f"#image(bytes({text}))".encode(), "heading")
             else:
                 picture = Image.open(io.BytesIO(content))
                 picture.load()
