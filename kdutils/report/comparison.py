@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from statistics import fmean
 
 import pandas as pd
@@ -15,8 +16,8 @@ from kdutils.report.statistics import FLAT, spread, with_diverged
 def compare_reports(first: Results, second: Results) -> tuple[str, bool]:
     """Both reports, A and B, as text, and whether the interval of any difference excludes zero, or none is in both."""
     settings, numbers = compare_settings(first, second), compare_numbers(first, second)
-    count = numbers["verdict"].value_counts().reindex(["equal", "agrees", "differs", "no interval"], fill_value=0)
-    told = int(count["agrees"] + count["differs"])
+    count = Counter(numbers["verdict"])
+    told = count["agrees"] + count["differs"]
     counted = (
         f"{count['equal']} numbers are equal, {count['agrees']} agree within their interval, {count['differs']} differ "
         f"(of {told} intervals, about {told / 20:.0f} would exclude zero by chance alone), and {count['no interval']} "
