@@ -316,9 +316,8 @@ def plot_answers(answers: dict[str, list[Answer]]) -> Figure:
             marks |= {"published": axis.plot(published, place, "D", **look)[0]}
     limits = max(0, min(seen, default=5) - 5), min(100, max(seen, default=95) + 5)
     axis.set(xlabel="accuracy (%)", xlim=limits, ylim=(len(lines) - 0.5, -0.5))
-    axis.set_yticks(
-        range(len(lines)), [line if isinstance(line, str) else f"{line.what}, {line.images}" for line in lines]
-    )
+    names = [line if isinstance(line, str) else f"{line.what}, {line.images}" for line in lines]
+    axis.set_yticks(range(len(lines)), names)
     for label, line in zip(axis.get_yticklabels(), lines, strict=True):
         label.set_fontweight("bold" if isinstance(line, str) else "normal")
     axis.grid(axis="y", visible=False)
@@ -327,14 +326,14 @@ def plot_answers(answers: dict[str, list[Answer]]) -> Figure:
     return figure
 
 
-def plot_seeds(arms: Arms, split: str = "test", beside: str | None = None) -> Figure:
-    """Accuracy (%) of every run as a dot, and under the dots the mean with its 95% interval (Student's t).
+def plot_seeds(arms: Arms, beside: str | None = None) -> Figure:
+    """Test accuracy (%) of every run as a dot, and under the dots the mean with its 95% interval (Student's t).
 
     A dotted line goes through the mean of the arm `beside`.
     """
     figure, axis = plt.subplots(figsize=(7.2, 0.45 * len(arms) + 1.2))
     for row, (name, records) in enumerate(arms.items()):
-        found, look = values(records, split), {"markeredgecolor": "black", "markeredgewidth": 0.4, "alpha": 0.8}
+        found, look = values(records, "test"), {"markeredgecolor": "black", "markeredgewidth": 0.4, "alpha": 0.8}
         axis.plot(found, [row] * len(found), **_style(row) | look | {"linestyle": ""})
         if found:
             half = stats.t.ppf(0.975, len(found) - 1) * stats.sem(found) if len(found) > 1 else None
@@ -342,5 +341,5 @@ def plot_seeds(arms: Arms, split: str = "test", beside: str | None = None) -> Fi
         if name == beside and found:
             axis.axvline(np.mean(found), color="black", linewidth=0.8, linestyle="dotted")
     names = [textwrap.fill(_named(name, records), 34) for name, records in arms.items()]
-    axis.set(yticks=range(len(arms)), yticklabels=names, ylim=(len(arms) - 0.4, -0.5), xlabel=f"{split} accuracy (%)")
+    axis.set(yticks=range(len(arms)), yticklabels=names, ylim=(len(arms) - 0.4, -0.5), xlabel="test accuracy (%)")
     return figure
