@@ -22,9 +22,8 @@ from kdutils.report.statistics import Arms, finished, reliability
 
 def plot_temperatures(logits: np.ndarray, classes: Sequence[str], temperatures=(0.5, 1, 2, 4, 8, np.inf)) -> Figure:
     """softmax(z / T) of one image's logits [classes], a panel for each temperature; at infinity all are equal."""
-    figure, axes = plt.subplots(
-        1, len(temperatures), figsize=(1.2 * len(temperatures) + 1, 0.2 * len(classes) + 1.2), sharey=True
-    )
+    size = (1.2 * len(temperatures) + 1, 0.2 * len(classes) + 1.2)
+    figure, axes = plt.subplots(1, len(temperatures), figsize=size, sharey=True)
     for axis, temperature in zip(axes, temperatures, strict=True):
         soft = softmax(np.asarray(logits, dtype=float) / temperature)
         axis.barh(range(len(classes)), soft, color=COLOURS[0])
