@@ -6,13 +6,13 @@ has no number: it is counted beside the mean, never averaged.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 import torch
-from scipy.special import softmax
+from scipy.special import softmax, stdtrit
 from torch import nn
 
 from kdutils.distillation.methods import Method
@@ -144,20 +144,16 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
 
     A pair with a run that diverged is left out and counted. Raises `InputError` unless both have the same seeds.
     """
-    from scipy.stats import ttest_rel  # heavy: most that imports this module computes no interval
-
     ours, theirs = ({record.spec.seed: record for record in records} for records in (treated, control))
     if ours.keys() != theirs.keys():
         raise InputError(f"a paired difference needs equal seeds, got {sorted(ours)} and {sorted(theirs)}")
     pairs = {seed: values([ours[seed], theirs[seed]], "test") for seed in sorted(ours)}
     by_seed = {seed: pair[0] - pair[1] if len(pair) == 2 else float("nan") for seed, pair in pairs.items()}
-    kept = np.array([pair for pair in pairs.values() if len(pair) == 2]).reshape(-1, 2)
-    differences = kept[:, 0] - kept[:, 1]
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of too few pairs, or equal differences
-        interval = ttest_rel(*kept.T).confidence_interval()
-        numbers = map(float, (differences.mean(), differences.std(ddof=1), interval.low, interval.high))
-        over = conditions({"treated": treated, "control": control})
-        return Gain(*names, *numbers, len(kept), len(pairs) - len(kept), over, by_seed)
+    kept = pd.Series(by_seed).dropna()
+    mean, half = kept.mean(), stdtrit(len(kept) - 1, 0.975) * kept.sem()
+    numbers = map(float, (mean, kept.std(), mean - half, mean + half))
+    over = conditions({"treated": treated, "control": control})
+    return Gain(*names, *numbers, len(kept), len(pairs) - len(kept), over, by_seed)
 
 
 def best_cell(records: list[Record]) -> Method:
