@@ -96,15 +96,13 @@ class PrintExporter(PageExporter):
     def from_notebook_node(self, nb, resources=None, **kw):
         """The PDF of a notebook (bytes), and the resources."""
         html, resources = self.read(nb, resources, **kw)
-        chapter = resources["chapter"]
-        for text in (html, None):
-            resources["typst"] = pandoc(text or _with_sources(html), "typst")
-            try:
-                pdf, resources["warnings"] = typeset(resources["typst"], chapter.images, {"title": chapter.title})
-                break
-            except ConversionException:
-                if text is None:
-                    raise
+        chapter, resources["typst"] = resources["chapter"], pandoc(html, "typst")
+        cover = {"title": chapter.title}
+        try:
+            pdf, resources["warnings"] = typeset(resources["typst"], chapter.images, cover)
+        except ConversionException:
+            resources["typst"] = pandoc(_with_sources(html), "typst")
+            pdf, resources["warnings"] = typeset(resources["typst"], chapter.images, cover)
         for warning in resources["warnings"]:
             self.log.warning("%s: %s", chapter.name, warning)
         return pdf, resources
