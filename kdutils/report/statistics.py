@@ -7,7 +7,7 @@ has no number: it is counted beside the mean, never averaged.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -95,9 +95,9 @@ class Gain:
     low: float
     high: float
     n: int  # pairs without a run that diverged
-    diverged: int = 0  # pairs left out
-    over: str = "over seeds"  # what the interval is conditional on
-    values: dict[int, float] = field(default_factory=dict)  # the differences by seed, NaN for a pair left out
+    diverged: int  # pairs left out
+    over: str  # what the interval is conditional on
+    values: dict[int, float]  # the differences by seed, NaN for a pair left out
 
     @property
     def interval(self) -> str:
