@@ -26,7 +26,8 @@ def compare_reports(first: Results, second: Results) -> tuple[str, bool]:
     parts = ["Settings, data, weights and code", _text(settings, "The same wherever both reports have them.")]
     parts += ["Numbers: B - A with its 95% interval", _text(numbers.query("verdict != 'equal'"), "")]
     parts += ["No number is in both." if numbers.empty else counted]
-    parts += [f"Only in {name}: {'; '.join(alone)}." for name, alone in _alone(first, second).items() if alone]
+    unpaired = {"A": _alone(first, second), "B": _alone(second, first)}
+    parts += [f"Only in {name}: {'; '.join(alone)}." for name, alone in unpaired.items() if alone]
     return "\n\n".join(filter(None, parts)), bool(count["differs"]) or numbers.empty
 
 
@@ -117,12 +118,10 @@ def _verdict(first: Numbers, second: Numbers) -> tuple[str, str, str, str]:
     return verdict, f"{difference:+.3f}", f"[{low:+.3f}, {high:+.3f}]", "paired" if whole else "Welch"
 
 
-def _alone(first: Results, second: Results) -> dict[str, list[str]]:
-    """What only A has, and what only B has: chapters, and arms and gains of the others."""
-    found = {}
-    for name, ours, theirs in (("A", first.chapters, second.chapters), ("B", second.chapters, first.chapters)):
-        found[name] = [stem for stem in ours if stem not in theirs]
-        for stem in (stem for stem in ours if stem in theirs):
-            known = {**theirs[stem].arms, **theirs[stem].gains}
-            found[name] += [f"{stem[:2]} {each}" for each in (*ours[stem].arms, *ours[stem].gains) if each not in known]
+def _alone(results: Results, other: Results) -> list[str]:
+    """What only the first of them has: chapters, and arms and gains of the others."""
+    found = [stem for stem in results.chapters if stem not in other.chapters]
+    for stem in (stem for stem in results.chapters if stem in other.chapters):
+        ours, theirs = ({**each.chapters[stem].arms, **each.chapters[stem].gains} for each in (results, other))
+        found += [f"{stem[:2]} {name}" for name in ours if name not in theirs]
     return found
