@@ -20,7 +20,8 @@ from kdutils.studies.base import (
 
 _SGD = OptimiserSpec(name="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="step", factor=0.2)
 _STEPS = SGD_CYCLE.with_(learning_rate=0.05, schedule="step", milestones=(150, 180, 210))
-_CYCLE = Training(optimiser=SGD_CYCLE.with_(learning_rate=0.05), epochs=20, batch_size=64)
+STEPS = Training(optimiser=_STEPS, epochs=240, batch_size=64)  # as the literature trains
+CYCLE = Training(optimiser=SGD_CYCLE.with_(learning_rate=0.05), epochs=20, batch_size=64)
 _SHORT = dict(network="resnet18", init="imagenet", beyond_epochs=0)
 
 
@@ -33,8 +34,8 @@ class Cifar100(Study):
 
     PROFILES: ClassVar = {
         "smoke": dict(data=dict(train_size=100, val_size=50, test_size=100, views=2), seeds=(0, 1))
-        | dict(cnn=_CYCLE.with_(epochs=2), head=Training(optimiser=ONE_CYCLE, epochs=2), frozen_size=64)
-        | dict(teacher_training=_CYCLE.with_(epochs=1), temperatures=(1.0, 4.0), kd_weights=(0.5,))
+        | dict(cnn=CYCLE.with_(epochs=2), head=Training(optimiser=ONE_CYCLE, epochs=2), frozen_size=64)
+        | dict(teacher_training=CYCLE.with_(epochs=1), temperatures=(1.0, 4.0), kd_weights=(0.5,))
         | _SHORT,
         "quick": dict(
             data=dict(train_size=3000, val_size=1000, test_size=5000, views=3), seeds=(0, 1, 2), resnet_tests=1000
@@ -43,16 +44,16 @@ class Cifar100(Study):
         | dict(temperatures=(1.0, 4.0), kd_weights=(0.25, 0.75))
         | dict(teacher_training=FROM_RANDOM, retrain=False)
         | _SHORT,
-        "overnight": dict(data=dict(views=32), seeds=(0, 1, 2), cnn=_CYCLE.with_(epochs=100, batch_size=128))
+        "overnight": dict(data=dict(views=32), seeds=(0, 1, 2), cnn=CYCLE.with_(epochs=100, batch_size=128))
         | dict(temperatures=(2.0, 4.0), kd_weights=(0.5, 0.75))
-        | dict(teacher_training=_CYCLE.with_(optimiser=SGD_CYCLE.with_(learning_rate=0.02), epochs=8))
+        | dict(teacher_training=CYCLE.with_(optimiser=SGD_CYCLE.with_(learning_rate=0.02), epochs=8))
         | _SHORT,
     }
 
     data: DataSpec = DataSpec(name="cifar100", val_size=5000, normalisation="cifar100")
     teacher_seeds: Seeds = (0,)
     network: str = "resnet32x4"  # of the teacher
-    teacher_training: Training = Training(optimiser=_STEPS, epochs=240, batch_size=64)
+    teacher_training: Training = STEPS
     frozen_size: Count | None = None  # pixels, of what a frozen ResNet18 sees; None: all layers of the teacher train
     teacher_file: str | None = None  # the state dict of a public ResNet32x4, which then teaches as it is
     cnn: Training = Training(optimiser=_SGD.with_(milestones=(30, 60, 90)), epochs=100, batch_size=128)

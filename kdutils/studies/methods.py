@@ -6,11 +6,8 @@ from pydantic import Field, field_validator
 
 from kdutils.distillation.methods import Method, build_method
 from kdutils.specs import Count, RunSpec
-from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Training
-from kdutils.studies.cifar100 import Cifar100
-
-_CYCLE = Training(optimiser=SGD_CYCLE.with_(learning_rate=0.05), epochs=20, batch_size=64)
-_STEPS = SGD_CYCLE.with_(learning_rate=0.05, schedule="step", milestones=(150, 180, 210))
+from kdutils.studies.base import ONE_CYCLE, Training
+from kdutils.studies.cifar100 import CYCLE, STEPS, Cifar100
 
 TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
     "kd": (dict(), dict(temperature=2.0, ce_weight=0.1, kd_weight=3.0), dict(temperature=4.0, kd_weight=0.5))
@@ -47,10 +44,10 @@ class Methods(Cifar100):
         "quick": Cifar100.PROFILES["quick"]
         | dict(data=dict(train_size=3000, val_size=1000, test_size=1000, views=3))
         | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=4), methods=("kd", "dkd", "dist", "ttm"), trials=2),
-        "overnight": Cifar100.PROFILES["overnight"] | dict(seeds=(0, 1, 2, 3, 4), cnn=_CYCLE, trials=2),
+        "overnight": Cifar100.PROFILES["overnight"] | dict(seeds=(0, 1, 2, 3, 4), cnn=CYCLE, trials=2),
     }
 
-    cnn: Training = Training(optimiser=_STEPS, epochs=240, batch_size=64)  # as the literature trains its students
+    cnn: Training = STEPS
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(TRIALS)
     trials: Annotated[Count, Field(le=4)] = 4  # of each method
     retrain: Literal[False] = False  # single seeds of the trials are among the students that are compared
