@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from kdutils.errors import InputError
-from kdutils.values import Temperature, Value, explain
+from kdutils.values import Distinct, Seed, Temperature, Value, explain
 
-Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]  # NumPy takes no larger ones
+Seeds = Annotated[list[Seed], Field(min_length=1), Distinct]
 
 
 class Parameters(Value):
@@ -24,13 +24,6 @@ class Parameters(Value):
     kd_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     teacher_file: str | None = None
     methods: Annotated[list[str], Field(min_length=1)] | None = None
-
-    @field_validator("seeds", "teacher_seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
-        if len(set(seeds or [])) < len(seeds or []):
-            raise ValueError("seeds must differ from each other")
-        return seeds
 
 
 def check_parameters(values: dict) -> None:

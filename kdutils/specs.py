@@ -16,10 +16,9 @@ from kdutils.data.views import VIEWS
 from kdutils.distillation.methods import AnyMethod
 from kdutils.networks.registry import IMAGENET_NETWORKS, default_options, normal_options
 from kdutils.networks.residual import FROZEN_STEMS
-from kdutils.values import Value
+from kdutils.values import Seed, Value
 
 Count = Annotated[int, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's legacy generator takes
 
 
 class DataSpec(Value):

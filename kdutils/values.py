@@ -5,9 +5,19 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's legacy generator takes
 Temperature = Annotated[float, Field(ge=0.01, le=1000)]  # beyond, T^2 KL has no digits left, or overflows
+
+
+def _distinct(seeds: Any) -> Any:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("seeds must differ from each other")
+    return seeds
+
+
+Distinct = AfterValidator(_distinct)  # of a list or a tuple of seeds
 
 
 def explain(error: ValidationError) -> str:

@@ -2,20 +2,13 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from kdutils.distillation.methods import KD, Method
 from kdutils.specs import Count, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
-from kdutils.values import Temperature, Value
+from kdutils.values import Distinct, Seed, Temperature, Value
 
-
-def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds must differ from each other, got {', '.join(map(str, seeds))}")
-    return seeds
-
-
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Distinct]
 Temperatures = Annotated[tuple[Temperature, ...], Field(min_length=1)]
 Weights = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
 
