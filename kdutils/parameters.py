@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from kdutils.errors import InputError
+from kdutils.studies import PROFILES
 from kdutils.values import Distinct, Seed, Temperature, Value, explain
 
 Seeds = Annotated[list[Seed], Field(min_length=1), Distinct]
@@ -15,7 +16,7 @@ Seeds = Annotated[list[Seed], Field(min_length=1), Distinct]
 class Parameters(Value):
     """Every parameter that a notebook may have, and its allowed values."""
 
-    profile: Literal["smoke", "quick", "overnight", "paper"] = "quick"
+    profile: Literal[*PROFILES] = "quick"
     dataset: str = "auto"  # checked where it is opened: one's own may be added
     init: Literal["auto", "imagenet", "random", "pretrain:cifar100"] = "auto"
     seeds: Seeds | None = None

@@ -36,15 +36,9 @@ from kdutils.runs.estimate import estimate
 from kdutils.runs.records import Store, environment as current_environment, read_record
 from kdutils.settings import ROOT, absolute, settings, write_atomic
 from kdutils.specs import RunSpec
-from kdutils.studies import STUDIES
+from kdutils.studies import PROFILES, STUDIES
 
 NOTEBOOKS = ROOT / "notebooks"
-_PROFILES = {
-    "smoke": "a test that everything runs; its numbers mean nothing",
-    "quick": "fewer images and epochs than the documents' protocols",
-    "overnight": "what two CPU cores do in a night, on all images the documents use",
-    "paper": "the documents' full protocols",
-}
 
 
 def list_notebooks() -> list[Path]:
@@ -318,7 +312,7 @@ def _cover(plan: Plan, chapters: list[Path]) -> dict:
     starts = {given.get("init") for given in plan.chapters.values()}
     facts = {
         "Data": "; ".join(f"{dataset.title} (digest {dataset.digest})" for dataset in map(load_dataset, named)),
-        "Profile": f"{plan.profile}: {_PROFILES[plan.profile]}",
+        "Profile": f"{plan.profile}: {PROFILES[plan.profile]}",
         "ResNets start from": "ImageNet weights" if "imagenet" in starts else "random weights",
         "Hardware": hardware,
         "Versions": "Python {python}, torch {torch}, torchvision {torchvision}".format_map(environment),

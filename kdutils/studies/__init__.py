@@ -11,7 +11,12 @@ from kdutils.studies.methods import Methods
 from kdutils.studies.teacher_init import TeacherInit
 from kdutils.values import explain
 
-PROFILES = ("smoke", "quick", "overnight", "paper")
+PROFILES = {
+    "smoke": "a test that everything runs; its numbers mean nothing",
+    "quick": "fewer images and epochs than the documents' protocols",
+    "overnight": "what two CPU cores do in a night, on all images the documents use",
+    "paper": "the documents' full protocols",
+}
 STUDIES = {"assignment": Assignment, "binary": Binary, "teacher-init": TeacherInit, "cifar100": Cifar100}
 STUDIES["methods"] = Methods
 
