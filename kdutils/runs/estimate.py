@@ -31,9 +31,9 @@ class Estimate:
     size: int
 
 
-def estimate(specs: Iterable[RunSpec], store: Store | None = None) -> Estimate:
+def estimate(specs: Iterable[RunSpec]) -> Estimate:
     """Of the specs that are not recorded, and of what they need. Table entries that are filled already count, too."""
-    _, todo = missing([(spec.key, spec) for spec in specs], store or Store.default())
+    _, todo = missing(specs, Store.default())
     datasets = {name: load_dataset(name) for name in {spec.data.name for spec in todo.values()}}
     _, tables = plan(todo, datasets)
     seconds = size = 0

@@ -27,11 +27,7 @@ _OVERHEAD_MACS = 2e6  # what an image costs beside its network's arithmetic, in 
 Report = Callable[[float], None]
 
 
-def _silent(fraction: float) -> None:
-    pass
-
-
-def run(spec: RunSpec, store: Store | None = None, report: Report = _silent) -> Record:
+def run(spec: RunSpec, store: Store | None = None, report: Report = lambda fraction: None) -> Record:
     """The record of `spec`: from the store (by default that of `KD_RUNS_DIR`), else trained now, its teachers first.
 
     `report(fraction)` is called while this run itself (not its teachers) advances from 0 to 1. An interrupted run
@@ -65,27 +61,28 @@ def run_all(specs: Iterable[RunSpec], store: Store | None = None) -> list[Record
     What is not recorded yet is run, on the cluster of `KD_SCHEDULER` or in `KD_WORKERS` processes of this machine: each
     run after those that it needs, and after the tables of its teachers, which are filled in shards.
     """
-    store = store or Store.default()
-    wanted = [(spec.key, spec) for spec in specs]
-    _note_use(*(key for key, _ in wanted))
+    store, wanted = store or Store.default(), list(specs)
+    keys = [spec.key for spec in wanted]
+    _note_use(*keys)
     found, todo = missing(wanted, store)
     if todo:
         _run_missing(todo, found, store)
-    return [found[key] for key, _ in wanted]
+    return [found[key] for key in keys]
 
 
-def missing(wanted: Iterable[tuple[str, RunSpec]], store: Store) -> tuple[dict[str, Record], dict[str, RunSpec]]:
+def missing(wanted: Iterable[RunSpec], store: Store) -> tuple[dict[str, Record], dict[str, RunSpec]]:
     """Of these runs, and of what they need: what is recorded, and what is to be run, by key."""
     found, todo, stack = {}, {}, list(wanted)
     while stack:
-        key, spec = stack.pop()
+        spec = stack.pop()
+        key = spec.key
         if key in found or key in todo:
             continue
         if record := store.find(spec):
             found[key] = record
         else:
             todo[key] = spec
-            stack += [(needed.key, needed) for needed in spec.needs]
+            stack += spec.needs
     return found, todo
 
 
@@ -160,15 +157,15 @@ def _fill_job(spec: RunSpec, codes: np.ndarray, store: Store, report: Report) ->
     fill(spec, codes, store, report)
 
 
-def run_arms(arms: dict[str, list[RunSpec]], store: Store | None = None) -> dict[str, list[Record]]:
+def run_arms(arms: dict[str, list[RunSpec]]) -> dict[str, list[Record]]:
     """The records of named lists of specs, under the same names, through one `run_all`."""
-    records = iter(run_all([spec for specs in arms.values() for spec in specs], store))
+    records = iter(run_all([spec for specs in arms.values() for spec in specs]))
     return {name: [next(records) for _ in specs] for name, specs in arms.items()}
 
 
-def recorded_arms(arms: dict[str, list[RunSpec]], store: Store | None = None) -> dict[str, list[Record]]:
+def recorded_arms(arms: dict[str, list[RunSpec]]) -> dict[str, list[Record]]:
     """As `run_arms`, but nothing is run: an arm of which a record is missing is left out."""
-    store = store or Store.default()
+    store = Store.default()
     _note_use(*(spec.key for specs in arms.values() for spec in specs))
     found = {name: [store.find(spec) for spec in specs] for name, specs in arms.items()}
     return {name: records for name, records in found.items() if all(records)}
