@@ -10,9 +10,7 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
-import tempfile
 import time
 import warnings
 from contextlib import suppress
@@ -20,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -187,32 +186,30 @@ class Store:
         Raises `InputError` that names the folder where the disk is full or the folder cannot be written; the store then
         holds what it held before.
         """
-        draft, path = None, self.folder / spec.key
+        path = self.folder / spec.key
         try:
-            draft = Path(tempfile.mkdtemp(prefix=f".{spec.key}-", dir=self.folder))
-            (draft / "spec.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
-            pd.DataFrame(outcome.history).to_csv(draft / "history.csv", index=False)
-            np.savez_compressed(draft / "predictions.npz", logits=outcome.logits, labels=outcome.labels)
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-            save_file(tensors, draft / "model.safetensors")
-            files = {"files": {name: _sha256(draft / name) for name in _FILES}}
-            summary = _summary(spec, model, outcome, runtime) | facts | files
-            summary["digest"] = _digest(summary)
-            (draft / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-            draft.chmod(0o755)
-            try:
-                os.replace(draft, path)
-            except OSError:
-                if not path.is_dir():
-                    raise  # else another process was quicker: its record is as good
+            with TemporaryDirectory(prefix=f".{spec.key}-", dir=self.folder, ignore_cleanup_errors=True) as made:
+                draft = Path(made)
+                (draft / "spec.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
+                pd.DataFrame(outcome.history).to_csv(draft / "history.csv", index=False)
+                np.savez_compressed(draft / "predictions.npz", logits=outcome.logits, labels=outcome.labels)
+                tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+                save_file(tensors, draft / "model.safetensors")
+                files = {"files": {name: _sha256(draft / name) for name in _FILES}}
+                summary = _summary(spec, model, outcome, runtime) | facts | files
+                summary["digest"] = _digest(summary)
+                (draft / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+                draft.chmod(0o755)
+                try:
+                    os.replace(draft, path)
+                except OSError:
+                    if not path.is_dir():
+                        raise  # else another process was quicker: its record is as good
         except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
             reason = getattr(error, "strerror", None) or error
             raise InputError(
                 f"the record {path} cannot be written ({reason}): free space there or set KD_RUNS_DIR"
             ) from None
-        finally:
-            if draft:
-                shutil.rmtree(draft, ignore_errors=True)
         return read_record(path)
 
 
