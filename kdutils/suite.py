@@ -191,11 +191,8 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
         executed = _read(draft if draft.is_file() else notebook)
         runs = sorted(set(used.read_text().split())) if used.exists() else []
         files = {path.relative_to(made): path.read_bytes() for path in made.rglob("*.*")}
-    executed.metadata["kdutils"] = dict(executed.metadata.get("kdutils", {})) | {
-        "fingerprint": fingerprint,
-        "runs": runs,
-        "dataset": given.get("dataset"),
-    }
+    noted = {"fingerprint": fingerprint, "runs": runs, "dataset": given.get("dataset")}
+    executed.metadata.setdefault("kdutils", {}).update(noted)
     content = nbformat.writes(executed).encode()
     if error:
         write_atomic(folder / "failed" / notebook.name, content)
