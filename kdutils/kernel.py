@@ -32,7 +32,7 @@ gc.enable()
 class _Manager(AsyncKernelManager):
     """Starts kernels of the running interpreter, whatever a user has installed as python3."""
 
-    kernel_spec = KernelSpec(**get_kernel_dict())
+    kernel_spec = KernelSpec(**get_kernel_dict(["--log-level=ERROR", "--HistoryManager.enabled=False"]))
 
     def client(self, **options) -> AsyncKernelClient:
         """A new client; the one before is not needed any more."""
@@ -108,9 +108,8 @@ class Kernel:
 
     async def _start(self) -> None:
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # this very package
-        quiet = ["--log-level=ERROR", "--HistoryManager.enabled=False"]
         self._manager = _Manager()
-        await self._manager.start_kernel(env=os.environ | {"PYTHONPATH": paths}, extra_arguments=quiet)
+        await self._manager.start_kernel(env=os.environ | {"PYTHONPATH": paths})
 
     async def _renew(self, folder: Path, environment: dict[str, str]) -> _Manager:
         """The running kernel, cleared, in `folder` and with `environment`; raises `RuntimeError` if none answers."""
