@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import papermill
@@ -96,25 +97,22 @@ class Kernel:
 
     def begin(self) -> None:
         """Start the process if there is none, without waiting for it."""
-        if self._manager is None:
-            try:
-                run_sync(self._start)()
-            except OSError:  # `execute` will say so
-                self._manager = None
-                return
-            client = self._manager.client()
-            client.start_channels(hb=False)  # a heartbeat that is stopped as it begins would open sockets without end
-            client.execute(_BEFOREHAND, silent=True)
+        with suppress(OSError):  # `execute` will say so
+            run_sync(self._start)()
 
     async def _start(self) -> None:
+        if self._manager and self._manager.has_kernel:
+            return
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # this very package
         self._manager = _Manager()
         await self._manager.start_kernel(env=os.environ | {"PYTHONPATH": paths})
+        client = self._manager.client()
+        client.start_channels(hb=False)  # a heartbeat that is stopped as it begins would open sockets without end
+        client.execute(_BEFOREHAND, silent=True)
 
     async def _renew(self, folder: Path, environment: dict[str, str]) -> _Manager:
         """The running kernel, cleared, in `folder` and with `environment`; raises `RuntimeError` if none answers."""
-        if self._manager is None:
-            await self._start()
+        await self._start()
         client = self._manager.client()
         client.start_channels(hb=False)
         await client.wait_for_ready(_LIMITS["start_timeout"])
