@@ -76,6 +76,14 @@ def _read(path: Path) -> nbformat.NotebookNode:
         raise InputError(f"{path} is not a readable notebook") from None
 
 
+def _noted(path: Path) -> dict:
+    """What a notebook tells of itself: its study; executed, its data set, fingerprint and the keys of its runs, too."""
+    try:
+        return _read(path).metadata.get("kdutils", {})
+    except InputError:  # not what `execute` wrote: it is made anew
+        return {}
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is to be reported: a profile, and the notebooks in their order, each with the values that it is given."""
@@ -149,7 +157,7 @@ def _resolve(notebook: Path, offered: dict, values: dict) -> dict:
     given = {name: value for name, value in values.items() if name in offered}
     if given.get("teacher_file"):  # a chapter runs in another folder than the command
         given["teacher_file"] = str(absolute(given["teacher_file"]))
-    if name := _read(notebook).metadata.get("kdutils", {}).get("study"):
+    if name := _noted(notebook).get("study"):
         study = open_study(name, **offered | given)
         found = {"dataset": study.data.name, "init": study.init}
         given |= {name: value for name, value in found.items() if name in offered}
@@ -157,7 +165,7 @@ def _resolve(notebook: Path, offered: dict, values: dict) -> dict:
 
 
 def _cannot_show(notebook: Path, dataset: str | None) -> bool:
-    study = _read(notebook).metadata.get("kdutils", {}).get("study")
+    study = _noted(notebook).get("study")
     return dataset in own_datasets() and study in STUDIES and not STUDIES[study].TAKES_OWN_DATA
 
 
@@ -221,7 +229,7 @@ def _fingerprint(notebook: Path, given: dict) -> str:
 
 
 def _is_current(published: Path, fingerprint: str) -> bool:
-    made, runs = _made(published), settings().runs_dir
+    made, runs = _noted(published), settings().runs_dir
     return made.get("fingerprint") == fingerprint and all((runs / key).is_dir() for key in made["runs"])
 
 
@@ -229,7 +237,7 @@ def foretell(plan: Plan) -> Iterator[str]:
     """For each study, in the order of the chapters: what its missing runs will take here, in a line."""
     specs: dict[str, list[RunSpec]] = {}
     for path, given in plan.chapters.items():
-        if name := _read(path).metadata.get("kdutils", {}).get("study"):
+        if name := _noted(path).get("study"):
             with redirect_stdout(StringIO()):  # what stands in for what has been said
                 arms = open_study(name, **notebook_parameters(path) | given).all_arms()
             specs.setdefault(name, []).extend(spec for group in arms for part in group.values() for spec in part)
@@ -277,7 +285,7 @@ def publish(plan: Plan) -> None:
 
 def _keep_summaries(executed: list[Path], folder: Path) -> None:
     """One JSON file for every run that these notebooks rest on: its spec, metrics, cost and provenance."""
-    keys = {key for path in executed for key in _made(path).get("runs", [])}
+    keys = {key for path in executed for key in _noted(path).get("runs", [])}
     for old in folder.glob("*.json"):
         if old.stem not in keys:
             old.unlink()
@@ -288,14 +296,6 @@ def _keep_summaries(executed: list[Path], folder: Path) -> None:
             continue
         content = {"spec": record.spec.model_dump(mode="json", exclude_defaults=True)} | record.summary
         write_atomic(folder / f"{key}.json", json.dumps(content, indent=1).encode())
-
-
-def _made(published: Path) -> dict:
-    """What `execute` noted in an executed notebook: its fingerprint and the keys of its runs."""
-    try:
-        return nbformat.read(published, as_version=4).metadata.get("kdutils", {})
-    except (OSError, ValueError, AttributeError):  # not what `execute` wrote: it is made anew
-        return {}
 
 
 def _cover(plan: Plan, chapters: list[Path]) -> dict:
@@ -324,7 +324,7 @@ def _cover(plan: Plan, chapters: list[Path]) -> dict:
 
 def _notice(chapters: list[Path]) -> dict:
     """The cover's warning where chapters rest on synthetic data, which must never pass for CIFAR."""
-    synthetic = [path.stem for path in chapters if _made(path).get("dataset") == "synthetic"]
+    synthetic = [path.stem for path in chapters if _noted(path).get("dataset") == "synthetic"]
     if not synthetic:
         return {}
     where, there = ("", "here") if len(synthetic) == len(chapters) else (f" in {', '.join(synthetic)}", "there")
