@@ -46,21 +46,17 @@ class Checkpoint:
         try:
             with safe_open(self.path, "pt") as file:
                 header = file.metadata()
-                if json.loads(header["facts"]) != json.loads(json.dumps(self.facts)):
+                if header["facts"] != json.dumps(self.facts, sort_keys=True):
                     return Progress()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
                 progress = Progress(**json.loads(header["progress"]))
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
             return Progress()
-        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimiser": {}}
-        for name, tensor in tensors.items():
-            part, _, entry = name.partition(".")
-            parts[part][entry] = tensor
-        model.load_state_dict(parts["model"])
+        model.load_state_dict({name: tensors.pop(f"model.{name}") for name in model.state_dict()})
         parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in parts["optimiser"].items():
-            index, _, entry = name.partition(".")
+        for name, tensor in tensors.items():  # what is left is the optimiser's
+            _, index, entry = name.split(".")
             if tensor.dim():  # in its weight's memory layout: fused optimisers step through both without looking
                 tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
             state.setdefault(int(index), {})[entry] = tensor
