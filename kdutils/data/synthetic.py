@@ -20,6 +20,8 @@ import numpy as np
 SIDE = 32
 SIZES = (10_000, 2_000)  # training and test images of a set
 _CHUNK = 500  # images drawn together: small enough for the processor's cache
+_AXIS = np.arange(SIDE, dtype=np.float32) - (SIDE - 1) / 2
+_X, _Y = _AXIS[None, None, :], _AXIS[None, :, None]  # of the pixels, from the image's centre
 
 
 class Family(NamedTuple):
@@ -89,7 +91,7 @@ class _Painter:
         """The canvas with one shape on each; int64 [n] choices; radii and the centre's farthest shift in pixels."""
         n = len(canvas)
         size = self.uniform(*radius, n, 1, 1)
-        x, y = (axis - self.uniform(-reach, reach, n, 1, 1) for axis in _grid())
+        x, y = (axis - self.uniform(-reach, reach, n, 1, 1) for axis in (_X, _Y))
         cosine, sine = self.rotation(n)
         stretch = self.uniform(0.85, 1.15, n, 1, 1)
         fields = _outlines((cosine * x + sine * y) / (size * stretch), (cosine * y - sine * x) / size * stretch)
@@ -100,11 +102,10 @@ class _Painter:
     def surface(self, surface: np.ndarray, contrast: float) -> np.ndarray:
         """Patterns of two random colours, float32 [n, 3, 32, 32], of the surfaces int64 [n]."""
         n = len(surface)
-        x, y = _grid()
         cosine, sine = self.rotation(n)
         frequency = self.uniform(0.16, 0.26, n, 1, 1)
-        stripes = _wave(frequency * (cosine * x + sine * y) + self.uniform(0, 1, n, 1, 1))
-        patterns = _surfaces(stripes, _wave(frequency * (cosine * y - sine * x) + self.uniform(0, 1, n, 1, 1)))
+        stripes = _wave(frequency * (cosine * _X + sine * _Y) + self.uniform(0, 1, n, 1, 1))
+        patterns = _surfaces(stripes, _wave(frequency * (cosine * _Y - sine * _X) + self.uniform(0, 1, n, 1, 1)))
         pattern = np.choose(surface[:, None, None], [patterns[name] for name in self.family.surfaces])
         base, tint = self.uniform(0.1, 0.9, n, 3, 1, 1), self.uniform(0, 1, n, 3, 1, 1)
         return base + contrast * tint * pattern[:, None]
@@ -112,9 +113,8 @@ class _Painter:
     def develop(self, canvas: np.ndarray) -> np.ndarray:
         """Uneven light and noise on the canvas, rounded to uint8 [n, 32, 32, 3]."""
         n = len(canvas)
-        x, y = _grid()
         slope = self.uniform(-0.02, 0.02, 2, n, 1, 1)
-        light = self.uniform(0.8, 1.1, n, 1, 1) + slope[0] * x + slope[1] * y
+        light = self.uniform(0.8, 1.1, n, 1, 1) + slope[0] * _X + slope[1] * _Y
         lit = np.clip(canvas * light[:, None] + self.uniform(-0.1, 0.1, *canvas.shape), 0, 1)
         return (255 * lit + 0.5).astype(np.uint8).transpose(0, 2, 3, 1).copy()
 
@@ -145,9 +145,3 @@ def _surfaces(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
 def _wave(phase: np.ndarray) -> np.ndarray:
     """A triangle wave of period 1, steepened and clipped to -1 .. 1; shaped as `phase`."""
     return np.clip(8 * np.abs(phase - np.floor(phase) - 0.5) - 2, -1, 1)
-
-
-def _grid() -> tuple[np.ndarray, np.ndarray]:
-    """Pixel coordinates x and y from the image's centre, float32 [1, 1, 32], [1, 32, 1]."""
-    axis = np.arange(SIDE, dtype=np.float32) - (SIDE - 1) / 2
-    return axis[None, None, :], axis[None, :, None]
