@@ -50,12 +50,13 @@ def looked_up(spec: RunSpec, train: np.ndarray, val: np.ndarray = NONE) -> np.nd
 def check_teachers(spec: RunSpec, dataset: Dataset) -> None:
     """Raise `InputError` where a teacher, or what the run goes on from, was trained on images that validate the run."""
     val = split_indices(dataset.train_labels, *spec.data.split)[1]
-    for before in (*spec.teachers, spec.init) if len(val) else ():
+    if not len(val):
+        return
+    for before in (*spec.teachers, spec.init):
         seen = before
         while isinstance(seen, RunSpec) and seen.data.name == spec.data.name:
-            if seen.epochs and (
-                known := len(np.intersect1d(val, split_indices(dataset.train_labels, *seen.data.split)[0]))
-            ):
+            known = len(np.intersect1d(val, split_indices(dataset.train_labels, *seen.data.split)[0]))
+            if known and seen.epochs:
                 who, whom = f"the teacher {before.model.name}", f"its student {spec.model.name}"
                 if before is spec.init:
                     who, whom = f"the run that {spec.model.name} goes on from", "it"
@@ -63,4 +64,4 @@ def check_teachers(spec: RunSpec, dataset: Dataset) -> None:
                     f"{who} was trained on {known:,} of the {len(val):,} images that validate {whom}: give both the "
                     "same train_size, val_size and split_seed"
                 )
-            seen = seen.init if isinstance(seen.init, RunSpec) else None
+            seen = seen.init
