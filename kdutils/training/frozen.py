@@ -27,6 +27,5 @@ def train_mode(model: nn.Module) -> None:
     """Training mode, except for the top-level parts without a trainable parameter."""
     model.train()
     for child in model.children():
-        parameters = list(child.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
+        if {parameter.requires_grad for parameter in child.parameters()} == {False}:
             child.eval()
