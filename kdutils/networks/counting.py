@@ -14,7 +14,7 @@ from torch import nn
 
 from kdutils.errors import InputError
 from kdutils.networks.binary import BinaryConv2d
-from kdutils.networks.packed import PackedConv2d, stored
+from kdutils.networks.packed import PackedConv2d, stored, weighted_layers
 from kdutils.networks.registry import build_model
 
 
@@ -77,9 +77,7 @@ def accounting(model: nn.Module) -> pd.DataFrame:
     if any(isinstance(module, PackedConv2d) for module in model.modules()):
         raise InputError("this network is packed: count the float one that it was packed from, record.load_model()")
     macs, rows = _macs(model), []
-    for name, module in model.named_modules():
-        if not any(True for _ in module.parameters(recurse=False)):
-            continue
+    for name, module in weighted_layers(model):
         bits = module.weight.numel() if isinstance(module, BinaryConv2d) else 0
         others = sum(tensor.numel() for tensor in stored(module))
         statistics = sum(tensor.numel() for tensor in module.buffers(recurse=False) if tensor.dim())

@@ -39,8 +39,9 @@ def stored(module: nn.Module) -> list[torch.Tensor]:
     return [tensor.detach() for tensor in tensors if tensor.dtype.is_floating_point]
 
 
-def _layers(model: nn.Module) -> Iterator[nn.Module]:
-    return (module for module in model.modules() if next(module.parameters(recurse=False), None) is not None)
+def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Name and module of every layer with parameters of its own, in the model's order."""
+    return ((name, module) for name, module in model.named_modules() if list(module.parameters(recurse=False)))
 
 
 def pack(model: nn.Module, network: dict, path: Path) -> None:
@@ -52,7 +53,7 @@ def pack(model: nn.Module, network: dict, path: Path) -> None:
     if not any(binary_layers(model)):
         raise InputError(f"{network['name']} has no binary layer to pack: train one with precision stem, xnor or bonn")
     signs = [(layer.signs_and_scale()[0].detach() > 0).numpy().reshape(-1) for _, layer in binary_layers(model)]
-    values = torch.cat([tensor.float().flatten() for layer in _layers(model) for tensor in stored(layer)])
+    values = torch.cat([tensor.float().flatten() for _, layer in weighted_layers(model) for tensor in stored(layer)])
     tensors = {"bits": torch.from_numpy(np.concatenate([*map(np.packbits, signs)])), "values": values.contiguous()}
     header = {"format": FORMAT, "version": VERSION, "network": json.dumps(network, sort_keys=True)}
     content = save(tensors, header | {"digest": _digest(tensors, header)})
@@ -81,7 +82,7 @@ def load_packed(path: Path) -> nn.Module:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a RuntimeError for a negative number of classes
         raise InputError(f"{path} names a network that cannot be built ({error})") from None
     bits = sum(-(-layer.weight.numel() // 8) for _, layer in binary_layers(model))
-    values = sum(tensor.numel() for layer in _layers(model) for tensor in stored(layer))
+    values = sum(tensor.numel() for _, layer in weighted_layers(model) for tensor in stored(layer))
     for name, dtype, length in (("bits", torch.uint8, bits), ("values", torch.float32, values)):
         if tensors[name].dtype != dtype or tensors[name].shape != (length,):
             found, needed = f"{tensors[name].dtype} {list(tensors[name].shape)}", f"{dtype} [{length}]"
@@ -109,8 +110,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 @torch.no_grad()
 def _fill(model: nn.Module, bits: np.ndarray, values: torch.Tensor) -> None:
     """Put the stored numbers in their places, and a `PackedConv2d` in that of every binary layer."""
-    names = {layer: name for name, layer in model.named_modules()}
-    for layer in list(_layers(model)):
+    for name, layer in [*weighted_layers(model)]:
         places = stored(layer)
         *own, values = values.split([*map(torch.numel, places), len(values) - sum(map(torch.numel, places))])
         if not isinstance(layer, BinaryConv2d):
@@ -120,7 +120,7 @@ def _fill(model: nn.Module, bits: np.ndarray, values: torch.Tensor) -> None:
         used = -(-layer.weight.numel() // 8)
         signs = np.unpackbits(bits[:used], count=layer.weight.numel()).reshape(layer.weight.shape)
         bits = bits[used:]
-        model.set_submodule(names[layer], PackedConv2d(signs, own[0], layer))
+        model.set_submodule(name, PackedConv2d(signs, own[0], layer))
 
 
 def _check_images(_, inputs: tuple) -> None:
