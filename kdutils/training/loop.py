@@ -19,7 +19,7 @@ from kdutils.specs import RunSpec
 from kdutils.training.checkpoints import Checkpoint, Progress
 from kdutils.training.frozen import freeze, train_mode
 from kdutils.training.inputs import Inputs
-from kdutils.training.optimisers import make_optimiser, set_learning_rate
+from kdutils.training.optimisers import learning_rate, make_optimiser
 from kdutils.training.step import Step
 
 _CHUNK = 1024  # images rendered at a time: large enough to hide Python's cost, small enough for the cache
@@ -182,12 +182,14 @@ def _train_epoch(
             taught = torch.stack(looked_up).to(inputs.runtime.device)
         for number, batch in enumerate(chunk, first):
             part = slice(batch.start - where.start, batch.stop - where.start)
-            set_learning_rate(optimiser, spec, epoch + number / len(batches))
+            rate = learning_rate(spec.optimiser, epoch + number / len(batches), spec.epochs)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
             answers = (taught[:, part],) if inputs.tables else ()
             found = step((pixels[part], labels[part], *answers), epoch + 1)
             totals = totals + found * (batch.stop - batch.start)
     means = {f"train_{name}": total / len(indices) for name, total in zip(step.names, totals.tolist(), strict=True)}
-    return {"learning_rate": optimiser.param_groups[0]["lr"], **means}
+    return {"learning_rate": rate, **means}
 
 
 def _batches(count: int, size: int) -> list[slice]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kdutils.networks.binary import UNDECAYED
-from kdutils.specs import OptimiserSpec, RunSpec
+from kdutils.specs import OptimiserSpec
 
 
 def make_optimiser(spec: OptimiserSpec, model: nn.Module, fused: bool | None = True) -> torch.optim.Optimizer:
@@ -24,12 +24,6 @@ def make_optimiser(spec: OptimiserSpec, model: nn.Module, fused: bool | None = T
     if spec.name == "adam":
         return torch.optim.Adam(groups, **settings)
     return torch.optim.SGD(groups, momentum=spec.momentum, **settings)
-
-
-def set_learning_rate(optimiser: torch.optim.Optimizer, spec: RunSpec, epoch: float) -> None:
-    """Give `optimiser` the run's learning rate after `epoch` epochs, a fraction."""
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(spec.optimiser, epoch, spec.epochs)
 
 
 def learning_rate(spec: OptimiserSpec, epoch: float, epochs: int) -> float:
