@@ -11,6 +11,7 @@ import json
 import statistics
 import timeit
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -201,12 +202,10 @@ def check_exactness(model: nn.Module, packed: nn.Module, images: torch.Tensor) -
     def hook(name: str, layer: BinaryConv2d, inputs: tuple[torch.Tensor], outputs: torch.Tensor) -> None:
         compare(name, list(layer.weight.shape), outputs, counterparts[name](inputs[0]))
 
-    hooks = [layer.register_forward_hook(partial(hook, name)) for name, layer in binary_layers(model)]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in binary_layers(model):
+            hooks.enter_context(layer.register_forward_hook(partial(hook, name)))
         logits = model(images)
-    finally:
-        for handle in hooks:
-            handle.remove()
     compare("logits", "-", logits, packed(images))
     return pd.DataFrame(rows, columns=["layer", "weights", "outputs compared", "differ", "largest difference"])
 
