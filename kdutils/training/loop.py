@@ -112,7 +112,7 @@ def _outcome(progress: Progress, tested: torch.Tensor, test: _Feed, images: int,
         progress.history,
         metrics,
         tested.numpy(),
-        test.labels.cpu().numpy().astype(np.uint8 if tested.shape[1] <= 256 else np.int16),
+        test.labels[test.predicted].cpu().numpy().astype(np.uint8 if tested.shape[1] <= 256 else np.int16),
         round(progress.seconds, 3),
         round(images / progress.seconds, 1) if images else 0.0,
         round(peak_memory_mb(runtime), 1),
@@ -131,18 +131,13 @@ class _Feed:
         self.features = None if is_test else inputs.features
         self.predicted = np.arange(len(data.test_labels[: spec.data.test_size])) if is_test else inputs.val
         images, labels = (data.test_images, data.test_labels) if is_test else (data.train_images, data.train_labels)
-        self.images, self._labels = images.to(self.runtime.device), labels.to(self.runtime.device).long()
-        self.labels = self._labels[self.predicted]
+        self.images, self.labels = images.to(self.runtime.device), labels.to(self.runtime.device).long()
 
     def inputs(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """Of images `indices` in `views`, int64 [B] each: float32 [B, 3, 32, 32], or features [B, D]."""
         if self.features:
             return self.features.lookup(indices, views).to(self.runtime.device)
         return render(self.images, *(codes.to(self.runtime.device) for codes in (indices, views)), self.normalisation)
-
-    def labels_of(self, indices: torch.Tensor) -> torch.Tensor:
-        """Labels, int64 [B], on the device."""
-        return self._labels[indices.to(self.runtime.device)]
 
     @torch.inference_mode()
     def predict(self, model: nn.Module) -> torch.Tensor:
@@ -156,7 +151,7 @@ class _Feed:
 
     def scores(self, logits: torch.Tensor, prefix: str) -> dict[str, float]:
         """Mean cross-entropy (nats) and accuracy (%) of what `predict` gave."""
-        labels = self.labels.cpu()
+        labels = self.labels[self.predicted].cpu()
         accuracy = 100 * (logits.argmax(1) == labels).double().mean().item()
         return {f"{prefix}loss": F.cross_entropy(logits, labels).item(), f"{prefix}accuracy": round(accuracy, 6)}
 
@@ -168,7 +163,7 @@ def _train_epoch(
     torch.manual_seed(int(np.random.RandomState([spec.seed, epoch, 1]).randint(2**31)))  # dropout, resumed or not
     train_mode(model)
     indices, views = epoch_stream(inputs.train, spec.data.views, spec.seed, epoch)
-    batches = _batches(len(indices), spec.batch_size)
+    labels, batches = feed.labels[indices.to(inputs.runtime.device)], _batches(len(indices), spec.batch_size)
     totals = torch.zeros((), device=inputs.runtime.device)  # sums over images, kept on the device: no host sync
     per_chunk = max(1, _CHUNK // spec.batch_size)
     for first in range(0, len(batches), per_chunk):
@@ -176,7 +171,7 @@ def _train_epoch(
         where = slice(chunk[0].start, chunk[-1].stop)
         if first:
             report(epoch + where.start / len(indices))
-        pixels, labels = feed.inputs(indices[where], views[where]), feed.labels_of(indices[where])
+        pixels = feed.inputs(indices[where], views[where])
         if inputs.tables:
             looked_up = [table.lookup(indices[where], views[where]) for table in inputs.tables]
             taught = torch.stack(looked_up).to(inputs.runtime.device)
@@ -186,7 +181,7 @@ def _train_epoch(
             for group in optimiser.param_groups:
                 group["lr"] = rate
             answers = (taught[:, part],) if inputs.tables else ()
-            found = step((pixels[part], labels[part], *answers), epoch + 1)
+            found = step((pixels[part], labels[batch], *answers), epoch + 1)
             totals = totals + found * (batch.stop - batch.start)
     means = {f"train_{name}": total / len(indices) for name, total in zip(step.names, totals.tolist(), strict=True)}
     return {"learning_rate": rate, **means}
