@@ -11,10 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from kdutils.distillation import losses
-from kdutils.distillation.losses import Terms, working
+from kdutils.distillation.losses import Terms
 from kdutils.errors import InputError
 from kdutils.values import Temperature, Value, explain
 
@@ -37,7 +37,7 @@ class Method(Value):
     name: str
     ce_weight: Weight = 1.0
     kd_weight: Weight = 1.0
-    warmup: Annotated[int, Field(gt=0)] = 1  # epochs; 1: none
+    warmup: PositiveInt = 1  # epochs; 1: none
 
     def terms(self, student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> Terms:
         """The `kd` of a batch and its parts, without weights: `formula` with this value's parameters."""
@@ -102,7 +102,7 @@ class DKD(Method):
     temperature: Temperature = 4.0
     alpha: Weight = 1.0
     beta: Weight = 8.0
-    warmup: Annotated[int, Field(gt=0)] = 20
+    warmup: PositiveInt = 20
 
 
 class DKDLSKD(DKD):
@@ -154,7 +154,7 @@ class RLD(Method):
     confidence_temperature: Temperature = 1.0
     alpha: Weight = 1.0
     beta: Weight = 8.0
-    warmup: Annotated[int, Field(gt=0)] = 20
+    warmup: PositiveInt = 20
 
 
 class NKD(Method):
@@ -267,9 +267,8 @@ def method_loss(
     method.check(len(teachers), student_logits.shape[1], len(student_logits))
     if epoch < 1:
         raise InputError(f"epochs count from 1, got {epoch}")
-    student, teachers = working(student_logits), working(teachers.detach())
-    if torch.float64 in (student.dtype, teachers.dtype):
-        student, teachers = student.double(), teachers.double()
+    dtype = torch.float64 if torch.float64 in (student_logits.dtype, teachers.dtype) else torch.float32
+    student, teachers = student_logits.to(dtype), teachers.detach().to(dtype)
     terms = {"ce": F.cross_entropy(student, labels)}
     terms |= method.terms(student, teachers if method.teachers[1] > 1 else teachers[0], labels)
     return method.ce_weight * terms["ce"] + method.kd_weight * min(epoch / method.warmup, 1.0) * terms["kd"], terms
