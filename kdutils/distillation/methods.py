@@ -49,7 +49,8 @@ class Method(Value):
         fewest, most = self.teachers
         if not fewest <= teachers <= most:
             takes = "one teacher" if most == 1 else f"at least {fewest} teachers"
-            raise InputError(f"{self.name} takes {takes}, got {teachers}: {_suited(teachers)} take so many")
+            suited = [name for name, of in METHODS.items() if of.teachers[0] <= teachers <= of.teachers[1]]
+            raise InputError(f"{self.name} takes {takes}, got {teachers}: {', '.join(suited)} take so many")
         if classes < self.classes:
             raise InputError(
                 f"{self.name} needs at least {self.classes} classes, got {classes}: what it says of the classes other "
@@ -272,7 +273,3 @@ def method_loss(
     terms = {"ce": F.cross_entropy(student, labels)}
     terms |= method.terms(student, teachers if method.teachers[1] > 1 else teachers[0], labels)
     return method.ce_weight * terms["ce"] + method.kd_weight * min(epoch / method.warmup, 1.0) * terms["kd"], terms
-
-
-def _suited(teachers: int) -> str:
-    return ", ".join(name for name, method in METHODS.items() if method.teachers[0] <= teachers <= method.teachers[1])
