@@ -72,7 +72,7 @@ def train(
     progress.seconds = progress.seconds or inputs.features_seconds
     step = Step(trained, optimiser, spec, runtime)
     feed, test = _Feed(spec, inputs), _Feed(spec, inputs, is_test=True)
-    tested = test.predict(model) if spec.test_curve and progress.epoch == spec.epochs else None
+    tested = None
     while progress.epoch < spec.epochs and not progress.diverged:
         began = time.monotonic()
         row = _train_epoch(trained, step, optimiser, feed, spec, inputs, progress.epoch, report)
