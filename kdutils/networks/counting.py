@@ -25,13 +25,13 @@ def parameter_count(model: nn.Module) -> int:
 
 def forward_macs(name: str, num_classes: int, options: dict) -> int:
     """Multiply-accumulate operations of one image's forward pass through convolutions and linear layers."""
-    return _forward_macs(name, num_classes, tuple(sorted(options.items())))
+    return _forward_macs(name, num_classes, **options)
 
 
 @lru_cache(maxsize=64)
-def _forward_macs(name: str, num_classes: int, options: tuple) -> int:
+def _forward_macs(name: str, num_classes: int, **options: str | int | float | bool) -> int:
     with torch.device("meta"):
-        return _macs(build_model(name, num_classes, **dict(options)))["Global"]
+        return _macs(build_model(name, num_classes, **options))["Global"]
 
 
 def _macs(model: nn.Module) -> dict[str, int]:
