@@ -165,6 +165,16 @@ def test_both_files_of_a_figure_hold_all_of_it_at_160_dots_per_inch(layout):
     assert (middle[margin + 2 : -margin - 2] == [255, 0, 0]).all()
 
 
+def test_panels_of_a_rendered_figure_do_not_overlap():
+    figure, (above, below) = plt.subplots(2, 1, figsize=(3, 2), layout="constrained")
+    above.set_xlabel("epoch\nof the student")
+    below.set_title("a title\nof two lines")
+    rendered(figure)
+    boxes = [axes.get_tightbbox() for axes in (above, below)]
+    plt.close(figure)
+    assert boxes[0].y0 >= boxes[1].y1
+
+
 def test_nothing_is_kept_where_no_report_is_made(shown, tmp_path, monkeypatch):
     monkeypatch.delenv("KD_REPORT_DIR", raising=False)
     monkeypatch.chdir(tmp_path)
