@@ -24,7 +24,7 @@ _BEFOREHAND = """
 import gc
 gc.disable()
 import torchvision, kdutils.report.chapter, kdutils.report.plots
-gc.freeze()  # what is imported stays: looking through it for garbage would take half a second for every chapter
+gc.freeze()  # what is imported stays: it need not be looked through for garbage whenever a chapter ends
 gc.enable()
 """
 """What a kernel does while nobody waits for it yet: it imports what chapters use."""
