@@ -14,6 +14,11 @@ import tempfile
 from contextlib import suppress
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_QUIET = {  # else Dask observes itself a hundred times a second, and a run waits for the interpreter's lock
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+}
 
 
 def serve(workers: int, threads: int, dashboard: bool) -> None:
@@ -33,6 +38,7 @@ def serve(workers: int, threads: int, dashboard: bool) -> None:
     import dask
     from distributed import LocalCluster
 
+    dask.config.set(_QUIET)
     dask.config.set({"distributed.worker.multiprocessing-method": method})
     dask.config.set({"distributed.scheduler.worker-ttl": None})  # a machine that slept would find all workers dead
     dask.config.set({"distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, threads)})

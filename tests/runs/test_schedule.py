@@ -603,6 +603,17 @@ def test_workers_whose_command_is_gone_before_they_answer_leave_nothing():
         assert not list(Path(folder).glob("kdutils-*"))
 
 
+def test_nothing_of_dask_interrupts_a_run_more_than_twice_a_second(two_workers):
+    def periods(dask_worker) -> dict[str, float]:
+        return {name: callback.callback_time for name, callback in dask_worker.periodic_callbacks.items()}
+
+    with Client(two_workers, set_as_default=False) as client:
+        found = client.run(periods)
+    assert len(found) == 2
+    for milliseconds in found.values():
+        assert "heartbeat" in milliseconds and min(milliseconds.values()) >= 500, milliseconds
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_chains_are_the_longest_of_all(seed):
     drawn = random.Random(seed)
