@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -86,6 +86,14 @@ class Record:
         model = build_model(self.spec.model.name, self.spec.data.num_classes, **self.spec.model.options)
         model.load_state_dict(load_file(self.path / "model.safetensors"))
         return model.eval()
+
+    def load_head(self) -> nn.Linear:
+        """The classifier `fc` of the trained network alone, on the CPU."""
+        with safe_open(self.path / "model.safetensors", "pt") as file:
+            state = {name: file.get_tensor(f"fc.{name}") for name in ("weight", "bias")}
+        head = nn.Linear(*state["weight"].shape[::-1])
+        head.load_state_dict(state)
+        return head
 
 
 def read_record(path: Path) -> Record:

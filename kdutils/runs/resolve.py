@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from kdutils.distillation.tables import HeadTable, ViewTable
 from kdutils.errors import InputError
 from kdutils.machine import detect_runtime
 from kdutils.networks.registry import build_model
-from kdutils.networks.weights import load_imagenet, load_weights_file
+from kdutils.networks.weights import file_digest, imagenet_digest, load_imagenet, load_weights_file
 from kdutils.runs.records import Record, Store
 from kdutils.specs import RunSpec
 from kdutils.training.inputs import NONE, Inputs, check_teachers, looked_up
@@ -50,7 +51,7 @@ def resolve(spec: RunSpec, needed: dict[str, Record], store: Store) -> tuple[nn.
     answers = []
     for teacher in spec.teachers:
         table = fill(teacher, codes, store)
-        head = needed[teacher.key].load_model().fc if teacher.has_frozen_backbone else None
+        head = needed[teacher.key].load_head() if teacher.has_frozen_backbone else None
         answers.append(HeadTable(table, head) if head else table)
     features = fill(spec, codes, store) if spec.has_frozen_backbone else None
     spent = features.seconds(len(codes)) if features else 0.0
@@ -91,19 +92,41 @@ def open_table(spec: RunSpec, store: Store) -> tuple[ViewTable, Callable[[], nn.
     training. A table is known by the weights, the data and the arithmetic that it is computed in.
     """
     dataset, runtime = load_dataset(spec.data.name), detect_runtime()
+    made_in = dataset.digest, spec.data.normalisation, runtime.name
     if spec.has_frozen_backbone:
-        backbone = start(spec, store)[0]
-        columns, backbone.fc = backbone.fc.in_features, nn.Identity()
-        weights = [tensor.contiguous().numpy().tobytes() for tensor in backbone.state_dict().values()]
-        weights.append(spec.model.canonical().encode())  # a resized stem has the same weights at every size
-        label, network = f"{spec.model.name}-features", lambda: backbone
+        columns, name = _features(spec, store, _source(spec, store), made_in)
+        label, network = f"{spec.model.name}-features", lambda: _backbone(spec, store)[0]
     else:
         record = store.find(spec)
         weights = [record.digest] + [spec.model.canonical()] * (not spec.epochs)  # else its options changed its weights
-        columns, label, network = spec.data.num_classes, spec.model.name, record.load_model
-    name = _hash(*weights, dataset.digest, spec.data.normalisation, runtime.name)
-    folder = store.folder / "tables" / f"{label}-{name}"
-    return ViewTable(folder, len(dataset.train_labels), columns), network
+        columns, name = spec.data.num_classes, _hash(*weights, *made_in)
+        label, network = spec.model.name, record.load_model
+    return ViewTable(store.folder / "tables" / f"{label}-{name}", len(dataset.train_labels), columns), network
+
+
+def _source(spec: RunSpec, store: Store) -> str | None:
+    """What tells apart the weights that `spec` starts from, as they are now."""
+    if spec.weights_file:
+        return file_digest(spec.weights_file)
+    if isinstance(spec.init, RunSpec):
+        return store.find(spec.init).digest
+    return imagenet_digest(spec.model.name) if spec.init == "imagenet" else None
+
+
+@cache  # to build and to hash a ResNet50 takes longer than many a student's epoch
+def _features(spec: RunSpec, store: Store, source: str | None, made_in: tuple[str, ...]) -> tuple[int, str]:
+    """How many features `spec`'s backbone gives an image, and what their table is named after; `source`: `_source`."""
+    backbone, columns = _backbone(spec, store)
+    weights = [tensor.contiguous().numpy().tobytes() for tensor in backbone.state_dict().values()]
+    weights.append(spec.model.canonical().encode())  # a resized stem has the same weights at every size
+    return columns, _hash(*weights, *made_in)
+
+
+def _backbone(spec: RunSpec, store: Store) -> tuple[nn.Module, int]:
+    """The network as its training begins, but for its head, and how many features that would take."""
+    model = start(spec, store)[0]
+    columns, model.fc = model.fc.in_features, nn.Identity()
+    return model, columns
 
 
 def fill(spec: RunSpec, codes: np.ndarray, store: Store, report: Callable[[float], None] = lambda _: None) -> ViewTable:

@@ -153,6 +153,20 @@ def test_a_head_on_imagenet_weights_trains_on_cached_features_and_names_the_weig
     assert [path.name.rsplit("-", 1)[0] for path in (settings().runs_dir / "tables").iterdir()] == ["resnet18-features"]
     trained = record.load_model().state_dict()
     assert all(torch.equal(trained[name], tensor) for name, tensor in imagenet.items() if not name.startswith("fc."))
+    assert all(torch.equal(trained[f"fc.{name}"], tensor) for name, tensor in record.load_head().state_dict().items())
+
+
+def test_a_table_of_features_is_known_by_the_weights_as_they_are_now(imagenet):
+    def opened() -> tuple[Path, float]:
+        table, network = resolving.open_table(head(), Store.default())
+        return table.folder, network().bn1.bias[0].item()
+
+    file, found = Path(os.environ["KD_DATA_DIR"]) / "imagenet" / "resnet18.safetensors", [opened(), opened()]
+    for added in (1.0, 0.0):
+        save_file(imagenet | {"bn1.bias": imagenet["bn1.bias"] + added}, file)
+        found.append(opened())
+    first, other = found[0][0], found[2][0]
+    assert first != other and found == [(first, 0.0), (first, 0.0), (other, 1.0), (first, 0.0)]
 
 
 def test_heads_of_one_backbone_and_their_students_share_one_table_of_features(imagenet, monkeypatch, tmp_path):
