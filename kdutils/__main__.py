@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -209,6 +211,16 @@ def _pack(run: str, out: str) -> int:
     return 0
 
 
+def _forgo_collections() -> None:
+    """Look for garbage seldom, and not at the end: in what is imported there is none, and to find that takes seconds.
+
+    (But where Triton was imported: its bindings complain of what is not freed.)
+    """
+    gc.set_threshold(100_000, 50, 50)
+    atexit.register(lambda: "triton" in sys.modules or gc.freeze())
+
+
 if __name__ == "__main__":
+    _forgo_collections()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends a job tidies up as a key does
     sys.exit(main())

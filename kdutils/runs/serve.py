@@ -33,7 +33,7 @@ def serve(workers: int, threads: int, dashboard: bool) -> None:
     if method == "forkserver":
         from multiprocessing import forkserver
 
-        forkserver.set_forkserver_preload(["distributed", "torchvision", "kdutils.runs.run"])
+        forkserver.set_forkserver_preload(["kdutils.runs.imported"])
         forkserver.ensure_running()
     import dask
     from distributed import LocalCluster
