@@ -12,6 +12,14 @@ from chapters import CHAPTERS
 
 pytest_plugins = ["smoke_report", "chromium"]
 WIDE = {"width": 1200, "height": 900}
+LOOKS = """
+[...document.body.querySelectorAll('*')].filter(element => element.checkVisibility()).map(element => {
+    const {color, fontSize, fontWeight, opacity} = getComputedStyle(element)
+    const behind = []
+    for (let under = element; under; under = under.parentElement) behind.push(getComputedStyle(under).backgroundColor)
+    return [color, fontSize, fontWeight, opacity, ...behind.filter(each => each != 'rgba(0, 0, 0, 0)')].join(' ')
+})
+"""
 
 
 @pytest.fixture(scope="module", params=["index", *CHAPTERS])
@@ -68,11 +76,21 @@ def test_a_narrow_screen_does_not_scroll_sideways(visit):
     visit.set_viewport_size(WIDE)
 
 
+@pytest.fixture(scope="module")
+def met():
+    """The looks of text whose contrast was checked, by colour scheme."""
+    return {"light": set(), "dark": set()}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_barrier(visit, scheme):
+def test_axe_finds_no_barrier(visit, scheme, met):
     visit.emulate_media(color_scheme=scheme)
-    found = Axe().run(visit, options={"runOnly": ["color-contrast"]} if scheme == "dark" else None)  # all that differs
-    assert found.violations_count == 0, found.generate_report()
+    looks = set(visit.evaluate(LOOKS)) - met[scheme]  # nothing else decides on contrast, which takes longest to check
+    met[scheme] |= looks
+    if looks or scheme == "light":
+        only = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}  # all that differs
+        found = Axe().run(visit, options=only | {"rules": {"color-contrast": {"enabled": bool(looks)}}})
+        assert found.violations_count == 0, found.generate_report()
 
 
 def test_the_index_leads_to_a_chapter_and_back(browser, smoke):

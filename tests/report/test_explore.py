@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from fake_records import CLASSES, store_run, write_explored
 from nbformat.v4 import new_output
+from papers import page_texts
 from PIL import Image
-from pypdf import PdfReader
 
 import kdutils as kd
 from kdutils.report import explore as explored, page as display, widgets
@@ -290,7 +290,7 @@ def test_page_and_paper_show_figures_in_the_place_of_widgets(there, shown, root,
     nbformat.write(notebook, tmp_path / "11_explore.ipynb")
     export(tmp_path / "11_explore.ipynb", tmp_path)
     page = (tmp_path / "11_explore.html").read_text()
-    paper = " ".join("".join(p.extract_text() for p in PdfReader(tmp_path / "11_explore.pdf").pages).split())
+    paper = " ".join(page_texts(tmp_path / "11_explore.pdf"))
     captions = ["Softened probabilities of", "For what the test images", "Validation accuracy of"] * there
     assert page.count('<div class="picture">') == len(captions)
     assert all(caption in page and caption in paper for caption in captions)

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from papers import page_texts
 from PIL import Image
-from pypdf import PdfReader
 
 from kdutils.distillation.methods import KD
 from kdutils.errors import InputError
@@ -231,7 +231,7 @@ def test_cells_read_as_they_are_in_page_pdf_and_csv(shown, report, tmp_path):
         html.unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall("<t[dh][^>]*>(.*?)</t[dh]>", page.read_text())
     ]
     assert cells[0::2] == ["x|y", *AS_TYPED] and cells[1::2] == ["_n_", *map(str, range(8))]
-    text = PdfReader(paper).pages[0].extract_text().replace("’", "'")
+    text = page_texts(paper)[0].replace("’", "'")
     assert all(cell in text for cell in ["x|y", "_n_", *AS_TYPED])
     assert list(pd.read_csv(report / "tables" / "03_cells.csv")["x|y"]) == AS_TYPED
 

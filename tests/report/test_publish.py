@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from papers import page_texts
 from pypdf import PdfReader
 
 from kdutils import settings as files
@@ -106,7 +107,7 @@ def read_page(path):
 
 
 def read_pdf(path):
-    return re.sub(r"\s+", " ", " ".join(page.extract_text() for page in PdfReader(path).pages))
+    return " ".join(page_texts(path))
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +218,7 @@ def test_report_numbers_run_on_over_chapters(report):
 
 
 def test_report_opens_with_its_facts_and_holds_no_code_but_what_is_to_be_shown(report):
-    pages = [re.sub(r"\s+", " ", page.extract_text()) for page in PdfReader(report / "report.pdf").pages]
+    pages = page_texts(report / "report.pdf")
     for words in ("Small students", "A course report", COVER["notice"], *COVER["facts"], *COVER["facts"].values()):
         assert words in pages[0]
     assert "Contents" in pages[0] and "Two teachers" in pages[0]

@@ -12,7 +12,7 @@ import pytest
 from fake_records import record_of, runs, spec_of
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from pypdf import PdfReader
+from papers import page_texts
 from scipy import stats
 
 from kdutils.errors import InputError
@@ -204,7 +204,7 @@ def test_index_and_pdf_open_with_the_answers(chapter, arms):
     assert (row["classifier or gain"], row["published (%)"], row["n"]) == ("small CNN", "62.43", "3")
     (alternative,) = re.findall(r'<img src="figures/answers.svg" alt="([^"]*)"', index)
     assert "dot for every seed" in alternative and "1 not to be told" in alternative
-    opening = PdfReader(folder / "report.pdf").pages[0].extract_text().replace("\xa0", " ")
+    opening = page_texts(folder / "report.pdf")[0]
     for text in (index.replace("\xa0", " "), opening):
         assert row["ours (%)"] in text and row["95% interval"] in text.replace("−", "-") and "62.43" in text
         assert "+3.17" in text and "over seeds" in text
