@@ -212,7 +212,7 @@ def _pack(run: str, out: str) -> int:
 
 
 def _forgo_collections() -> None:
-    """Look for garbage seldom, and not at the end: in what is imported there is none, and to find that takes seconds.
+    """Look for garbage seldom, and not at the end: what is imported is none, and much to look through.
 
     (But where Triton was imported: its bindings complain of what is not freed.)
     """

@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from kdutils.data.datasets import load_dataset
 
-gc.set_threshold(20_000, 20, 20)  # what is imported is no garbage, and to look through it takes half a second
+gc.set_threshold(20_000, 20, 20)  # seldom: what is imported is no garbage, and much to look through
 settings.register_profile("short", max_examples=15, derandomize=True, deadline=None)
 settings.register_profile("fuzz", max_examples=500, deadline=None)  # `make fuzz`
 settings.load_profile("short")

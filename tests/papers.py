@@ -1,4 +1,4 @@
-"""The text of PDFs, by the reader of Chromium: of a whole report in less than a second."""
+"""The text of PDFs, by the reader of Chromium."""
 
 from __future__ import annotations
 

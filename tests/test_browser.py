@@ -14,10 +14,12 @@ pytest_plugins = ["smoke_report", "chromium"]
 WIDE = {"width": 1200, "height": 900}
 LOOKS = """
 [...document.body.querySelectorAll('*')].filter(element => element.checkVisibility()).map(element => {
-    const {color, fontSize, fontWeight, opacity} = getComputedStyle(element)
-    const behind = []
-    for (let under = element; under; under = under.parentElement) behind.push(getComputedStyle(under).backgroundColor)
-    return [color, fontSize, fontWeight, opacity, ...behind.filter(each => each != 'rgba(0, 0, 0, 0)')].join(' ')
+    const {color, fontSize, fontWeight} = getComputedStyle(element), behind = []
+    for (let under = element; under; under = under.parentElement) {
+        const {backgroundColor, opacity} = getComputedStyle(under)
+        behind.push(`${backgroundColor} ${opacity}`)
+    }
+    return [color, fontSize, fontWeight, ...behind.filter(each => each != 'rgba(0, 0, 0, 0) 1')].join(' ')
 })
 """
 

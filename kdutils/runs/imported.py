@@ -4,7 +4,7 @@ import atexit
 import gc
 import os
 
-gc.disable()  # none of it is garbage, and to look for some takes seconds
+gc.disable()  # none of it is garbage, and it is much to look through
 import distributed  # noqa: E402, F401
 import torchvision  # noqa: E402, F401
 
@@ -16,7 +16,7 @@ gc.enable()
 
 def _end(process: int) -> None:
     if os.getpid() == process:  # not one that was forked from it
-        os._exit(0)  # to take apart what was imported takes a second
+        os._exit(0)  # with nothing taken apart: it has nothing of its own
 
 
 atexit.register(_end, os.getpid())

@@ -96,6 +96,13 @@ class Record:
         return head
 
 
+def start_digest(spec: RunSpec) -> str | None:
+    """The digest of the file of weights that `spec` starts from, as it is now; None where there is none."""
+    if spec.weights_file:
+        return file_digest(spec.weights_file) if spec.weights_file.is_file() else None
+    return imagenet_digest(spec.model.name) if spec.init == "imagenet" else None
+
+
 def read_record(path: Path) -> Record:
     """The record in folder `path`, every file checked.
 
@@ -174,9 +181,7 @@ class Store:
         here = spec.data.digest or here  # what has replaced one's own data says nothing of a run on them
         if here != made_from:
             raise ValueError(f"{spec.key} was made from {spec.data.name} with digest {made_from}, here it has {here}")
-        weights = imagenet_digest(spec.model.name) if spec.init == "imagenet" else None
-        if spec.weights_file and spec.weights_file.is_file():
-            weights = file_digest(spec.weights_file)
+        weights = start_digest(spec)
         if weights and weights not in summary["weights"]:
             raise ValueError(f"the weights {spec.key} started from have changed: {summary['weights']}, now {weights}")
         needs = {needed.key: needed for needed in spec.needs}

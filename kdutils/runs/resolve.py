@@ -16,8 +16,8 @@ from kdutils.distillation.tables import HeadTable, ViewTable
 from kdutils.errors import InputError
 from kdutils.machine import detect_runtime
 from kdutils.networks.registry import build_model
-from kdutils.networks.weights import file_digest, imagenet_digest, load_imagenet, load_weights_file
-from kdutils.runs.records import Record, Store
+from kdutils.networks.weights import load_imagenet, load_weights_file
+from kdutils.runs.records import Record, Store, start_digest
 from kdutils.specs import RunSpec
 from kdutils.training.inputs import NONE, Inputs, check_teachers, looked_up
 
@@ -94,7 +94,8 @@ def open_table(spec: RunSpec, store: Store) -> tuple[ViewTable, Callable[[], nn.
     dataset, runtime = load_dataset(spec.data.name), detect_runtime()
     made_in = dataset.digest, spec.data.normalisation, runtime.name
     if spec.has_frozen_backbone:
-        columns, name = _features(spec, store, _source(spec, store), made_in)
+        source = store.find(spec.init).digest if isinstance(spec.init, RunSpec) else start_digest(spec)
+        columns, name = _features(spec, store, source, made_in)
         label, network = f"{spec.model.name}-features", lambda: _backbone(spec, store)[0]
     else:
         record = store.find(spec)
@@ -104,18 +105,12 @@ def open_table(spec: RunSpec, store: Store) -> tuple[ViewTable, Callable[[], nn.
     return ViewTable(store.folder / "tables" / f"{label}-{name}", len(dataset.train_labels), columns), network
 
 
-def _source(spec: RunSpec, store: Store) -> str | None:
-    """What tells apart the weights that `spec` starts from, as they are now."""
-    if spec.weights_file:
-        return file_digest(spec.weights_file)
-    if isinstance(spec.init, RunSpec):
-        return store.find(spec.init).digest
-    return imagenet_digest(spec.model.name) if spec.init == "imagenet" else None
-
-
-@cache  # to build and to hash a ResNet50 takes longer than many a student's epoch
+@cache  # else every student would build and hash the backbones of its teachers
 def _features(spec: RunSpec, store: Store, source: str | None, made_in: tuple[str, ...]) -> tuple[int, str]:
-    """How many features `spec`'s backbone gives an image, and what their table is named after; `source`: `_source`."""
+    """How many features `spec`'s backbone gives an image, and what their table is named after.
+
+    source: the digest of the weights that it starts from, as they are now.
+    """
     backbone, columns = _backbone(spec, store)
     weights = [tensor.contiguous().numpy().tobytes() for tensor in backbone.state_dict().values()]
     weights.append(spec.model.canonical().encode())  # a resized stem has the same weights at every size
