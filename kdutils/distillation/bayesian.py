@@ -19,7 +19,7 @@ def kernel_loss(
     kernel_weight: float = 1e-4,
     nu: float = 1e-4,
 ) -> torch.Tensor:
-    """BONN's Bayesian kernel loss of one layer, a scalar (Gu et al., ICCV 2019, eq. 10).
+    """BONN's Bayesian kernel loss of a layer, a scalar (Gu et al., ICCV 2019, eq. 10).
 
     weights X: [O, ...]; modulation w: []; mu, sigma: [O], one for each kernel. With lambda = kernel_weight,
 
@@ -27,20 +27,24 @@ def kernel_loss(
 
     over all entries: the quantisation error, and minus the log-likelihood of a Gaussian with two modes at +mu and
     -mu. (log sigma^2 counts once for each entry of a kernel: it is the log-determinant of the kernel's covariance.)
+    Of L layers of one shape, [L, O, ...], [L] and [L, O], it is the loss of each, [L].
     """
-    kernels = weights.flatten(1)
-    error = (sign(kernels.detach()) - modulation * kernels).square().sum()
-    deviations = (kernels.abs() - mu[:, None]).square().sum(1)
-    prior = (deviations / sigma.square() + kernels.shape[1] * sigma.square().log()).sum()
+    kernels, scale = weights.flatten(mu.dim()), modulation[..., None, None]
+    error = (sign(kernels.detach()) - scale * kernels).square().sum((-2, -1))
+    deviations = (kernels.abs() - mu[..., None]).square().sum(-1)
+    prior = (deviations / sigma.square() + kernels.shape[-1] * sigma.square().log()).sum(-1)
     return kernel_weight / 2 * (error + nu * prior)
 
 
 def kernel_losses(model: nn.Module, kernel_weight: float = 1e-4, nu: float = 1e-4) -> torch.Tensor:
-    """The sum of `kernel_loss` over the model's "bonn" layers, a scalar."""
-    layers = [layer for _, layer in binary_layers(model) if layer.mode == "bonn"]
-    return torch.stack(
-        [kernel_loss(layer.weight, layer.modulation, layer.mu, layer.sigma, kernel_weight, nu) for layer in layers]
-    ).sum()
+    """The sum of `kernel_loss` over the model's "bonn" layers, a scalar; layers of one shape are computed together."""
+    alike: dict[torch.Size, list[tuple[torch.Tensor, ...]]] = {}
+    for _, layer in binary_layers(model):
+        if layer.mode == "bonn":
+            given = layer.weight, layer.modulation, layer.mu, layer.sigma
+            alike.setdefault(layer.weight.shape, []).append(given)
+    stacked = (map(torch.stack, zip(*layers, strict=True)) for layers in alike.values())
+    return torch.cat([kernel_loss(*layers, kernel_weight, nu) for layers in stacked]).sum()
 
 
 def feature_loss(

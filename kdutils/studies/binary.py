@@ -32,8 +32,9 @@ class Binary(Study):
         | dict(seeds=(0, 1, 2)),
         "overnight": dict(network=ModelSpec(name="wrn_22", options={"width": 16}), precisions=("full", "xnor", "bonn"))
         | dict(seeds=(0, 1), teacher_seeds=(0,), wide=Training(optimiser=_ADAM, epochs=24, batch_size=128))
-        | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=50, batch_size=64), widths=(16,), frozen=True)
-        | dict(wrn_22=Training(optimiser=_ADAM, epochs=24, batch_size=128), tuning_epochs=2),
+        | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=50, batch_size=64), widths=(16,), tuning_epochs=2)
+        | dict(wrn_22=Training(optimiser=_ADAM, epochs=24, batch_size=128))
+        | dict(tuning=Training(optimiser=SGD_CYCLE.with_(learning_rate=0.02), epochs=8, batch_size=64)),
     }
 
     data: DataSpec = DataSpec(name="cifar10")

@@ -42,6 +42,12 @@ def test_what_coincides_is_run_once():
     assert [specs[0].key for specs in plan.beyond().values()] == [specs[0].key for specs in plan.phase_one().values()]
 
 
+@pytest.mark.parametrize("profile", ["overnight", "paper"])
+def test_long_profiles_teach_with_a_network_all_of_whose_layers_train(profile):
+    teacher = study("binary", profile).teacher()
+    assert (teacher.trainable, teacher.init, teacher.model.option("stem")) == ("all", "imagenet", "cifar_pool")
+
+
 def test_beyond_the_document_bonn_has_its_own_widths():
     arms = study("binary", "paper").beyond()
     sizes = ("16-16-32-64", "64-64-128-256")
