@@ -64,6 +64,8 @@ class PReLU(nn.PReLU):
     """max(x, 0) + slope * min(x, 0), a slope for each channel of [B, C, H, W]; PyTorch's kernel is slow on CPUs."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if inputs.is_cuda:
+            return F.prelu(inputs, self.weight.to(inputs.dtype))
         return _PReLU.apply(inputs, self.weight)
 
 
