@@ -170,9 +170,11 @@ def _networks(plan: Study) -> dict[str, str]:
             return {"teachers": f"ResNet18 and ResNet50 from {origin[plan.init]}: {form}"}
         case Binary():
             form = head(96) if plan.has_frozen_teacher else "all layers trained, 3x3 stem"
+            images = f"{plan.lambda_images:,}" if plan.lambda_images else "the training"
             return {
                 "WideResNet": name,
                 "lambda of BONN": f"{plan.kernel_weight:g}",
+                "lambda looked at with": f"{images} images, {plan.lambda_epochs or plan.wide.epochs} epochs",
                 "teacher": f"ResNet18 from {origin[plan.init]}: {form}",
             }
         case TeacherInit():

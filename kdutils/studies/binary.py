@@ -33,7 +33,7 @@ class Binary(Study):
         "overnight": dict(network=ModelSpec(name="wrn_22", options={"width": 16}), precisions=("full", "xnor", "bonn"))
         | dict(seeds=(0, 1), teacher_seeds=(0,), wide=Training(optimiser=_ADAM, epochs=24, batch_size=128))
         | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=50, batch_size=64), widths=(16,), tuning_epochs=2)
-        | dict(wrn_22=Training(optimiser=_ADAM, epochs=24, batch_size=128))
+        | dict(wrn_22=Training(optimiser=_ADAM, epochs=24, batch_size=128), lambda_images=10_000, lambda_epochs=8)
         | dict(tuning=Training(optimiser=SGD_CYCLE.with_(learning_rate=0.02), epochs=8, batch_size=64)),
     }
 
@@ -44,6 +44,8 @@ class Binary(Study):
     tuning_epochs: Count = 10  # of fine-tuning with the feature loss
     kernel_weight: float = 1e-6  # BONN's lambda, of a loss that is summed over all entries
     kernel_weights: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4)  # looked at on validation; the last is the paper's
+    lambda_images: Count | None = None  # to train on where lambda is looked at; None: all
+    lambda_epochs: Count | None = None  # and epochs; None: as many as elsewhere
     cnn: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
     tuning: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
     widths: tuple[int, ...] = (16, 64)  # of WRN-22, beyond the document
@@ -87,9 +89,10 @@ class Binary(Study):
         """BONN's network by lambda, judged on validation images with the first seed, beside XNOR; under either
         optimiser, for the distance between BONN and XNOR depends on it."""
         data = self.data if self.data.val_size else self.data.with_(val_size=5000)
-        arms = {}
+        data, arms = data.with_(train_size=self.lambda_images or data.train_size), {}
         for name, optimiser in {"Adam": _ADAM, "SGD": SGD_CYCLE}.items():
             seed, fields = self.seeds[0], dict(data=data, optimiser=optimiser)
+            fields["epochs"] = self.lambda_epochs or self.wide.epochs
             bonn, xnor = (self.wide_resnet(precision, seed).with_(**fields) for precision in ("bonn", "xnor"))
             losses = [Bayesian(kernel_weight=weight) for weight in self.kernel_weights]
             arms |= {f"BONN, {name}": [bonn.with_(bayesian=loss) for loss in losses], f"XNOR, {name}": [xnor]}
