@@ -96,8 +96,8 @@ def time_sentence(*groups: Arms | list[Record]) -> str:
     shown = f"{seconds / 60:,.0f} minutes" if seconds >= 120 else f"{seconds:,.0f} seconds"
     runs = "1 run" if len(spent) == 1 else f"{len(spent)} runs"
     return (
-        f"Run time: the {runs} shown here took {shown} of training on one worker when made; a chapter that finds its "
-        "runs in the store reads them instead."
+        f"Run time: the training of the {runs} shown here, each on one worker, adds up to {shown}; a chapter that "
+        "finds its runs in the store reads them instead."
     )
 
 

@@ -186,6 +186,13 @@ def test_where_the_resnets_are_tested_on_fewer_images_captions_say_so():
     assert "(ResNets: 500) test images" in chapter._short(plan)
 
 
+@pytest.mark.parametrize("profile, looked", [("overnight", "10,000 images"), ("quick", "the training images")])
+def test_the_setting_says_by_what_runs_lambda_is_looked_at(profile, looked):
+    plan = study("binary", profile, dataset="synthetic")
+    shown = chapter.setting_table(plan).set_index("what").iloc[:, 0]
+    assert shown["lambda looked at with"] == f"{looked}, {plan.lambdas()['XNOR, SGD'][0].epochs} epochs"
+
+
 def test_the_setting_names_the_teachers_file(tmp_path):
     plan = study("cifar100", "quick", dataset="synthetic", teacher_file=str(tmp_path / "public.pth"))
     assert "public.pth; nothing is known here" in " ".join(chapter.setting_table(plan).iloc[:, 1])
