@@ -33,7 +33,7 @@ class Binary(Study):
         "overnight": dict(network=ModelSpec(name="wrn_22", options={"width": 16}), precisions=("full", "xnor", "bonn"))
         | dict(seeds=(0, 1), teacher_seeds=(0,), wide=Training(optimiser=_ADAM, epochs=24, batch_size=128))
         | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=50, batch_size=64), widths=(16,), tuning_epochs=2)
-        | dict(wrn_22=Training(optimiser=_ADAM, epochs=24, batch_size=128), lambda_images=10_000, lambda_epochs=8)
+        | dict(wrn_22=Training(optimiser=_ADAM, epochs=24, batch_size=128), lambda_images=5000, lambda_epochs=8)
         | dict(tuning=Training(optimiser=SGD_CYCLE.with_(learning_rate=0.02), epochs=8, batch_size=64)),
     }
 
