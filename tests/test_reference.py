@@ -23,10 +23,10 @@ def read(name: str) -> list[dict]:
 
 
 def answers(profile: str) -> dict[tuple, tuple[str, str]]:
-    """(study, classifier, images) -> (published, ours), where something is published."""
+    """(study, classifier, images) -> (published, ours), where a document has published something."""
     found = {}
     for row in read(f"{profile}/tables/answers"):
-        if row["published (%)"] != "–":
+        if row["published (%)"] != "–" and not row["classifier or gain"].endswith("(wrn 22)"):  # `beyond` has these
             key = row["document"][0], row["classifier or gain"], row["images"]
             found[key] = row["published (%)"], f"{row['ours (%)']} ({row['n']})"
     return found
