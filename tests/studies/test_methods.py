@@ -23,6 +23,11 @@ def test_every_method_has_the_same_number_of_different_trials_on_one_student_and
     assert all(spec.test_curve for spec in specs)
 
 
+@pytest.mark.parametrize("profile", ["quick", "overnight", "paper"])
+def test_students_train_by_adam_whose_steps_do_not_grow_with_the_loss(profile):
+    assert study("methods", profile).student().optimiser.name == "adam"
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_students_are_study_ds_and_those_of_a_trial_are_among_them(profile):
     plan, other = study("methods", profile), study("cifar100", profile)
