@@ -29,6 +29,7 @@ KEPT = re.compile("\ue000(\\d+)\ue001")  # stands for a formula while markdown i
 MARKUP = re.compile(r"(<pre\b.*?</pre>|<code\b.*?</code>|<[^>]*>)", re.DOTALL)
 ATTRIBUTES = {"*": {"id", "class", "title", "lang", "dir", "align", "style"}, "img": {"src", "alt", "width"}}
 ATTRIBUTES |= {"a": {"href", "name"}, "ol": {"start"}, "th": {"colspan", "rowspan"}, "td": {"colspan", "rowspan"}}
+DROPPED = {"script", "style", "iframe", "object", "template", "title", "svg"}  # with what they hold
 STYLES = {"text-align", "color", "background-color", "font-weight", "font-style", "text-decoration"}
 
 
@@ -112,10 +113,12 @@ class Chapter:
             is_file = not (self.prints or re.match(r"[\w+.-]+:", value))  # beside a page lies another notebook's page
             return re.sub(r"\.ipynb(?=#|$)", ".html", value) if is_file else None
 
+        tags = nh3.ALLOWED_TAGS | {"section", "tfoot"}
+        other = rf"</?(?!(?:{'|'.join(tags | DROPPED)})\b)[a-z][^<>]*>"  # nh3 drops what follows <path> or <int>
         html = nh3.clean(
-            html,
-            tags=nh3.ALLOWED_TAGS | {"section", "tfoot"},
-            clean_content_tags={"script", "style", "iframe", "object", "template", "title"},
+            re.sub(other, "", html, flags=re.IGNORECASE),
+            tags=tags,
+            clean_content_tags=DROPPED,
             attributes=ATTRIBUTES,
             attribute_filter=attribute,
             url_schemes={"http", "https", "mailto", "data", "attachment"},

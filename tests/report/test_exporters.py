@@ -261,6 +261,14 @@ def test_nothing_runs(attack):
         ]
 
 
+@pytest.mark.parametrize("name", ["path", "int", "set", "image", "float", "your-name", "custom-element x='y'"])
+def test_an_unknown_tag_costs_nothing_but_itself(name):
+    html = f"Data lie in <{name}>/images, **and** models elsewhere."
+    for made in (text(html, "last"), shown(display({"text/html": f"<p>{html}"}), display({"text/html": "last"}))):
+        for seen in (made.text, made.paper):
+            assert all(words in seen for words in ("Data lie in", "images", "and", "models elsewhere.", "last"))
+
+
 def test_what_is_elsewhere_becomes_a_link():
     made = text("![far](https://example.com/far.png) <img src=//example.com/near.png>")
     assert [link["href"] for link in made.page.all("a")] == ["https://example.com/far.png", "//example.com/near.png"]
