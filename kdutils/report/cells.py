@@ -113,7 +113,7 @@ class Chapter:
             is_file = not (self.prints or re.match(r"[\w+.-]+:", value))  # beside a page lies another notebook's page
             return re.sub(r"\.ipynb(?=#|$)", ".html", value) if is_file else None
 
-        tags = nh3.ALLOWED_TAGS | {"section", "tfoot"}
+        tags = nh3.ALLOWED_TAGS - {"col", "colgroup"} | {"section", "tfoot"}  # pandoc drops cells beyond the `col`s
         other = rf"</?(?!(?:{'|'.join(tags | DROPPED)})\b)[a-z][^<>]*>"  # nh3 drops what follows <path> or <int>
         html = nh3.clean(
             re.sub(other, "", html, flags=re.IGNORECASE),

@@ -294,6 +294,12 @@ def test_tables_of_all_sorts_keep_their_cells():
     assert {"colspan": "2"} in made.page.all("th") and made.page.all("td")[-1]["style"] == "text-align:right"
 
 
+def test_a_table_has_the_columns_of_its_cells_whatever_col_says():
+    html = "<table><colgroup><col width='30%'></colgroup><tr><th>first</th><th>second</th></tr>"
+    made = text(html + "<tr><td rowspan=2>third</td><td>fourth</td></tr><tr><td>fifth</td></tr></table>")
+    assert made.paper == "first second third fourth fifth 1 / 1"
+
+
 def test_a_wide_table_stays_on_the_page():
     names = [f"Temperature {i}" for i in range(12)]
     made = shown(table("wide", [["Method", *names], ["KD", *["91.02 ± 0.30"] * 11, "77.77"]]))
