@@ -128,7 +128,8 @@ class Chapter:
         html = re.sub(r"<img\b([^>]*)>", lambda found: self._embedded(found[1], attachments), html)
         html = re.sub(r"(\d) ± (?=\d)", "\\1\u00a0±\u00a0", html)
         if self.prints:  # only what has a caption is numbered
-            return re.sub("<table[^>]*>", '<table class="typst:no-figure">', html)
+            opening = r"(?s)<table[^>]*>(?:\s*<caption[^>]*>(.*?)</caption>)?"
+            return re.sub(opening, r'<p>\1</p><table class="typst:no-figure">', html)
         return html.replace("<table", '<div class="scroll" tabindex="0"><table').replace("</table>", "</table></div>")
 
     def _embedded(self, attributes: str, attachments: dict) -> str:

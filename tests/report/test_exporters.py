@@ -300,6 +300,12 @@ def test_a_table_has_the_columns_of_its_cells_whatever_col_says():
     assert made.paper == "first second third fourth fifth 1 / 1"
 
 
+def test_a_table_keeps_the_caption_of_its_own():
+    html = "<table>\n <caption class='c'>Of <b>seeds</b></caption><tr><td>cell</td></tr></table>"
+    made = shown(display({"text/html": html + "<table><tr><td>other</td></tr></table>"}))
+    assert made.paper == "Of seeds cell other 1 / 1" and "Of seeds" in made.text
+
+
 def test_a_wide_table_stays_on_the_page():
     names = [f"Temperature {i}" for i in range(12)]
     made = shown(table("wide", [["Method", *names], ["KD", *["91.02 ± 0.30"] * 11, "77.77"]]))
