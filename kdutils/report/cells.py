@@ -212,7 +212,7 @@ class Chapter:
             sizes = metadata.get(kind) or metadata
             if drawn := self.image(data[kind], plain, sizes.get("width")):
                 return f'<div class="picture">{drawn}</div>'
-        if "text/latex" in data:
+        if "text/latex" in data and "<table" not in html:  # what makes tables writes `tabular`, no formula
             return self.markdown(data["text/latex"])
         if not plain or "<script" not in html.lower():
             if 'class="dataframe"' in html:  # numbers stand right, as in Jupyter

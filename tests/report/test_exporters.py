@@ -451,6 +451,12 @@ def test_the_richest_form_that_paper_can_hold_is_shown():
     assert not re.search("widget|Integral|plain", made.paper + made.text)
 
 
+def test_a_table_in_latex_and_html_is_a_table():
+    latex, html = r"\begin{tabular}{l} x \end{tabular}", "<table><tr><td>R-squared</td></tr></table>"
+    made = shown(display({"text/latex": latex, "text/html": html, "text/plain": "Summary"}))
+    assert len(made.page.all("td")) == 1 and made.paper == "R-squared 1 / 1" and "tabular" not in made.text
+
+
 def test_an_error_is_shown_without_its_colours():
     lines = ["\x1b[0;31mKeyError\x1b[0m  Traceback", "\x1b[1;32m----> 1\x1b[0m d['x']"]
     made = shown(new_output("error", ename="KeyError", evalue="'x'\nmore", traceback=lines))
