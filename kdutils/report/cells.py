@@ -214,8 +214,9 @@ class Chapter:
                 return f'<div class="picture">{drawn}</div>'
         if "text/latex" in data and "<table" not in html:  # what makes tables writes `tabular`, no formula
             return self.markdown(data["text/latex"])
-        if not plain or "<script" not in html.lower():
-            if 'class="dataframe"' in html:  # numbers stand right, as in Jupyter
+        is_frame = 'class="dataframe"' in html
+        if not plain or is_frame or "<script" not in html.lower():
+            if is_frame:  # numbers stand right, as in Jupyter
                 html = re.sub("<(t[dh])>", r'<\1 style="text-align: right">', html)
             cleaned = self.clean(html, {})
             if "<img" in cleaned or _plain(cleaned).strip():

@@ -457,6 +457,12 @@ def test_a_table_in_latex_and_html_is_a_table():
     assert len(made.page.all("td")) == 1 and made.paper == "R-squared 1 / 1" and "tabular" not in made.text
 
 
+def test_a_frame_of_colab_is_a_table_without_its_buttons():
+    html = '<table class="dataframe"><tr><td>0.5</td></tr></table><a onclick=x()><svg/></a><script>x()</script>'
+    made = shown(display({"text/html": html, "text/plain": "   acc\n0  0.5"}))
+    assert len(made.page.all("td")) == 1 and made.paper == "0.5 1 / 1" and "x()" not in made.html
+
+
 def test_an_error_is_shown_without_its_colours():
     lines = ["\x1b[0;31mKeyError\x1b[0m  Traceback", "\x1b[1;32m----> 1\x1b[0m d['x']"]
     made = shown(new_output("error", ename="KeyError", evalue="'x'\nmore", traceback=lines))
