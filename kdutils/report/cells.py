@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from mistune import BlockParser, HTMLRenderer, InlineParser
+from mistune.plugins.table import table_in_list, table_in_quote
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar or a control: dead on paper
@@ -75,6 +76,8 @@ class Chapter:
         if self.prints:  # Typst colours code itself
             renderer.block_code = lambda code, info=None: HTMLRenderer.block_code(renderer, code, info)
         reader = MarkdownWithMath(renderer, BlockParser(), InlineParser())
+        table_in_list(reader)
+        table_in_quote(reader)
         html = self.clean(reader.render(FORMULA.sub(keep, CONTROL.sub("", source))), attachments or {})
         html = re.sub(r"<h([1-6])([^>]*)>(.*?)</h\1>", lambda found: self._anchored(found, kept), html, flags=re.DOTALL)
         parts = MARKUP.split(html)

@@ -284,6 +284,13 @@ def test_a_table_may_follow_its_text():
     assert "|" not in made.text + made.paper and "Results: network % small 62" in made.paper
 
 
+@pytest.mark.parametrize("place", ["1. ", "- ", "> "])
+def test_a_table_may_stand_in_a_list_or_a_quote(place):
+    lines = ("Results:", "", "| network | % |", "|---|---|", "| small | 62 |")
+    made = text("\n".join((place if line == 0 or ">" in place else "   ") + words for line, words in enumerate(lines)))
+    assert len(made.page.all("td")) == 2 and "|" not in made.text + made.paper and "small 62" in made.paper
+
+
 def test_tables_of_all_sorts_keep_their_cells():
     html = "<table><tr><th colspan=2>wide</th></tr><tr><td>a|b</td>"
     html += "<td><p>c</p><table><tr><td>inner</td></tr></table></td></tr></table>"
