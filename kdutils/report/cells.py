@@ -226,7 +226,7 @@ class Chapter:
                 return cleaned
         kinds = ", ".join(kind for kind in data if kind != "text/plain")
         missing = f'<p class="unprintable">An output of cell {place} ({escape(kinds)}) has no printable form.</p>'
-        return "" if WIDGET in data else _printed(plain) or (missing if kinds else "")
+        return "" if WIDGET in data else _printed(plain) or (missing if kinds and "text/plain" not in data else "")
 
 
 def _plain(html: str) -> str:

@@ -449,6 +449,13 @@ def test_an_output_without_a_printable_form_is_named():
     assert sentence in made.text and sentence in made.paper
 
 
+def test_what_is_blank_is_nothing():
+    made = shown(
+        display({"text/html": "<pre style='white-space:pre'></pre>\n", "text/plain": ""})
+    )  # a rich progress bar
+    assert "printable" not in made.text and made.paper == "1 / 1"
+
+
 def test_the_richest_form_that_paper_can_hold_is_shown():
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "widget 0%"}
     chart = {"text/html": "<script src='x'></script>", "text/plain": "Chart!"}
