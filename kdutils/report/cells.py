@@ -73,8 +73,10 @@ class Chapter:
             return formulas[int(match[1])]
 
         renderer = _Renderer(escape=False, exclude_anchor_links=True)
-        if self.prints:  # Typst colours code itself
-            renderer.block_code = lambda code, info=None: HTMLRenderer.block_code(renderer, code, info)
+        if self.prints:  # Typst colours code itself; of "c++" it would set the end as code
+            renderer.block_code = lambda code, info="": HTMLRenderer.block_code(
+                renderer, code, re.match(r"[\w-]*", info)[0]
+            )
         reader = MarkdownWithMath(renderer, BlockParser(), InlineParser())
         table_in_list(reader)
         table_in_quote(reader)

@@ -217,6 +217,11 @@ def test_what_other_tools_leave_in_a_text_does_no_harm():
     assert "after" in made.text and "after" in made.paper
 
 
+@pytest.mark.parametrize("info", ["", "python", "c++", "c#", 'c++ title="x"', "{python}", "python:train.py"])
+def test_code_is_printed_without_its_language(info):
+    assert text(f"```{info}\nx = 1\n```").paper == "x = 1 1 / 1"
+
+
 # HTML
 
 
