@@ -143,6 +143,26 @@ def test_a_macro_holds_in_the_formulas_after_it():
     assert all(words in made.paper for words in ("𝔼[𝑥]ℝ", "𝐷(𝑝 | 𝑞)", "arg", "𝑒 𝑒", "𝟙[𝑥 > 0]"))
 
 
+@pytest.mark.parametrize(
+    ("formula", "seen"),
+    [
+        (r"$L_{\rm KD}$", "𝐿KD"),
+        (r"${\cal L}$", "ℒ"),
+        (r"${\bf x}_1$", "𝐱1"),
+        (r"$\large x$", "𝑥"),
+        (r"$\require{cancel} x$", "𝑥"),
+        (r"$x\vphantom{y}$", "𝑥"),
+        (r"$x \hbox{ if } y$", "𝑥 if 𝑦"),
+        (r"$$x \\ y$$", "𝑥 𝑦"),
+        (r"$$x &= 1 \\ y &= 2$$", "𝑥 = 1 𝑦 = 2"),
+    ],
+)
+def test_what_people_write_is_set(formula, seen):
+    made = text(f"Here {formula}")
+    assert made.html.count("<math") == 1 and "<code>" not in made.html
+    assert re.sub(r"[\s\ufe00]", "", made.paper) == re.sub(r"\s", "", f"Here {seen} 1/1")
+
+
 def test_formulas_stay_whole_in_tables_headings_and_alternative_texts():
     made = text(
         "## On $a_1 * b_1$\n\n| a |\n|---|\n| $|x|_1$ |\n\n![of $y_1*y_2*$](data:image/png;base64," + picture() + ")"

@@ -12,10 +12,13 @@ local MACROS = [[\newcommand{\tag}[1]{\qquad (#1)}\newcommand{\notag}{}\newcomma
 \newcommand{\doublecap}{\Cap}\newcommand{\nleqq}{\not\leqq}\newcommand{\ngeqq}{\not\geqq}\newcommand{\lvertneqq}{\lneqq}
 \newcommand{\gvertneqq}{\gneqq}\newcommand{\nsubseteqq}{\not\subseteqq}\newcommand{\nsupseteqq}{\not\supseteqq}
 \newcommand{\varsupsetneq}{\supsetneq}\newcommand{\diagup}{/}\newcommand{\diagdown}{\backslash}
-\newcommand{\surd}{\sqrt{\,}}]]
+\newcommand{\surd}{\sqrt{\,}}\newcommand{\require}[1]{}\newcommand{\vphantom}[1]{}\newcommand{\hbox}[1]{\text{#1}}
+\newcommand{\small}{}\newcommand{\large}{}\newcommand{\Large}{}\newcommand{\LARGE}{}\newcommand{\huge}{}]]
+local FONTS = { bf = true, cal = true, it = true, rm = true, sf = true, tt = true }  -- {\rm x} of old is \mathrm{x}
 local function parts_of(el)  -- the TeX without dollars and definitions, and the definitions
   local tex = el.text:gsub("^%$+", ""):gsub("%$+$", ""):gsub("^\\\\[%[%(](.*)\\\\[%]%)]$", "%1")
   local defined = ""
+  tex = tex:gsub("{\\(%l+)%s+", function(font) return FONTS[font] and "\\math" .. font .. "{" end)
   tex = tex:gsub("{[dr]cases}", "{cases}"):gsub("\\g?def%s*(\\%a+)([#%d]*)%s*(%b{})", function(name, places, body)
     return "\\newcommand{" .. name .. "}[" .. #places // 2 .. "]" .. body
   end):gsub("(\\%a+%*?)%s*({?\\%a+}?)%s*([^{}\\]*)(%b{})", function(command, name, arguments, body)
@@ -45,6 +48,7 @@ local function formula(el)
   local tex, defined = parts_of(el)
   macros = macros .. defined
   local made = set(macros .. tex, is_display and "DisplayMath" or "InlineMath")
+  if is_display and not made then made = set(macros .. "\\begin{aligned}" .. tex .. "\\end{aligned}", "DisplayMath") end
   return made and pandoc.RawInline(FORMAT, made) or pandoc.Code(el.text)
 end
 
