@@ -117,7 +117,10 @@ def _read(path: Path) -> nbformat.NotebookNode:
         nbformat.validate(notebook, relax_add_props=True)
     except OSError as error:
         raise InputError(f"cannot read the notebook {path}: {error.strerror}") from None
-    except (ValueError, KeyError, AttributeError, TypeError, nbformat.ValidationError):
+    except (ValueError, nbformat.ValidationError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is not a Jupyter notebook ({reason}): give a file that Jupyter saved") from None
+    except (KeyError, AttributeError, TypeError):
         raise InputError(f"{path} is not a Jupyter notebook") from None
     return notebook
 

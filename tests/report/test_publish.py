@@ -323,6 +323,15 @@ def test_what_is_no_notebook_is_refused(tmp_path, content, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"), [(NO_SOURCE, "key: metadata"), ("<<<<<<< HEAD\n{}", "JSON: '<<<<<<< HEAD")]
+)
+def test_what_makes_it_no_notebook_is_said(tmp_path, content, reason):
+    (tmp_path / "letter.ipynb").write_text(content)
+    with pytest.raises(InputError, match=f"is not a Jupyter notebook .*{reason}.*: give a file that Jupyter saved$"):
+        export(tmp_path / "letter.ipynb", tmp_path)
+
+
 def test_a_missing_notebook_is_named(tmp_path):
     with pytest.raises(InputError, match="absent.ipynb"):
         publish([tmp_path / "absent.ipynb"], tmp_path, COVER)
