@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from papers import page_texts
 from PIL import Image
 from pypdf import PdfReader
@@ -524,6 +524,12 @@ def test_pages_fold_code_and_papers_leave_it_out():
     ]
     assert "Parameters" in made.text and made.paper == "show_input() said 1 / 1"
     assert not re.search("hide_input|remove_cell|10%", made.text)
+
+
+def test_a_raw_cell_is_text_unless_it_is_for_another_format():
+    raw = (new_raw_cell("# not **run**"), new_raw_cell(r"\newpage", metadata={"raw_mimetype": "text/latex"}))
+    made = Made(*raw, new_raw_cell(" "))
+    assert made.text == "# not **run**" and made.paper == "# not **run** 1 / 1"
 
 
 def test_figures_and_tables_are_numbered_and_described():
