@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -113,8 +114,9 @@ def _opening(notebooks: dict[str, nbformat.NotebookNode], folder: Path, cover: d
 
 def _read(path: Path) -> nbformat.NotebookNode:
     try:
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook, relax_add_props=True)
+        with warnings.catch_warnings(action="ignore"):  # cells of one id, or of none, do no harm here
+            notebook = nbformat.read(path, as_version=4)
+            nbformat.validate(notebook, relax_add_props=True)
     except OSError as error:
         raise InputError(f"cannot read the notebook {path}: {error.strerror}") from None
     except (ValueError, nbformat.ValidationError) as error:

@@ -612,7 +612,11 @@ CASES["version_3"] = {
 }
 
 
+CASES["one_id_twice"] = CASES["nothing"] | {"cells": CASES["minor_4_with_ids"]["cells"] * 2}
+
+
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("error")
 def test_the_command_line_exports_what_jupyter_opens(tmp_path, capsys, name):
     (tmp_path / f"{name}.ipynb").write_text(json.dumps(CASES[name]))
     assert main(["export", str(tmp_path / f"{name}.ipynb")]) == 0
