@@ -338,6 +338,11 @@ def test_a_table_keeps_the_caption_of_its_own():
     assert made.paper == "Of seeds cell other 1 / 1" and "Of seeds" in made.text
 
 
+def test_the_name_of_many_rows_stands_at_the_first():
+    made = shown(display({"text/html": "<table><tr><th rowspan=2>KD</th><td>1</td></tr><tr><td>2</td></tr></table>"}))
+    assert re.findall(r"([^{}]*)\{[^{}]*vertical-align: bottom", made.html) == [" thead th "]
+
+
 def test_a_wide_table_stays_on_the_page():
     names = [f"Temperature {i}" for i in range(12)]
     made = shown(table("wide", [["Method", *names], ["KD", *["91.02 ± 0.30"] * 11, "77.77"]]))
