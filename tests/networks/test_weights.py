@@ -191,6 +191,8 @@ FORMS = {
     "net.pth": lambda state: {"net": state, "acc": np.float64(79.42), "epoch": np.int64(3), "best": np.bool_(True)},
     "float32.pth": lambda state: {"net": state, "acc": np.float32(79.42), "curve": np.arange(3.0)},
     "nested.pth": lambda state: {"model": {"state_dict": {"net": {"model": state}}, "epoch": 3}},
+    "tutorial.pth": lambda state: {"epoch": 3, "model_state_dict": state, "loss": 0.4},
+    "deepspeed.pth": lambda state: {"module": state, "optimizer": None, "global_steps": 7},
     "compiled.pth": prefixed("_orig_mod."),
     "several.pth": prefixed("module.", "_orig_mod.", "module."),
     "several_more.pth": prefixed("_orig_mod.", "module.", "student.", "module."),
