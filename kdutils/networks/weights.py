@@ -33,7 +33,7 @@ _PUBLISHED = {
 """torchvision's `IMAGENET1K_V1`, written out: to look for a file takes a moment, to import torchvision seconds."""
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "weights")
-_PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
+_PREFIXES = re.compile(r"^((module|_orig_mod|model|net|network|backbone)\.)+")
 _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # of batch norms, averaging, profilers
 _NUMPY = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]  # what unpickles its scalars and arrays
 _HARMLESS = [argparse.Namespace, np.ndarray, np.dtype]  # read beside the weights, and then ignored
@@ -95,8 +95,8 @@ def load_weights_file(model: nn.Module, path: Path) -> str:
 
     A safetensors file, or one of `torch.save`, of which nothing is run. The state dict may lie under "model",
     "state_dict", "net" or another of `_WRAPPERS`, several times, beside an optimiser's state and the like. Names lose
-    "module.", "_orig_mod." and "student." before them; where there are such of a student, those beside it are left
-    out. ResNet32x4 and ResNet8x4 have the names of the public ones of CRD, DKD and SimKD (`layer1.0.downsample.0`,
+    "module.", "model." and so on, and "student." before them; where there are such of a student, those beside it are
+    left out. ResNet32x4 and ResNet8x4 have the names of the public ones of CRD, DKD and SimKD (`layer1.0.downsample.0`,
     `fc`); `shortcut` and `linear` stand for these. Raises `InputError` where the file cannot be read, or names the keys
     that differ.
     """

@@ -193,6 +193,8 @@ FORMS = {
     "nested.pth": lambda state: {"model": {"state_dict": {"net": {"model": state}}, "epoch": 3}},
     "tutorial.pth": lambda state: {"epoch": 3, "model_state_dict": state, "loss": 0.4},
     "deepspeed.pth": lambda state: {"module": state, "optimizer": None, "global_steps": 7},
+    "lightning.ckpt": lambda state: {"state_dict": prefixed("model.")(state), "callbacks": {}, "global_step": 7},
+    "lightning_net.ckpt": lambda state: {"state_dict": prefixed("net.", "backbone.")(state)},
     "compiled.pth": prefixed("_orig_mod."),
     "several.pth": prefixed("module.", "_orig_mod.", "module."),
     "several_more.pth": prefixed("_orig_mod.", "module.", "student.", "module."),
