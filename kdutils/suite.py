@@ -148,7 +148,7 @@ def _parse(setting: str) -> tuple[str, str, object]:
     try:
         value = ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        value = text
+        value = text.split(",") if name == "methods" else text
     return where, name, list(value) if isinstance(value, tuple) else value  # seeds=0,1 is a list, too
 
 

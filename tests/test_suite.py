@@ -191,6 +191,12 @@ def test_settings_are_for_one_notebook_or_for_all_that_have_them():
     assert chapters == {first: VALUES, second: VALUES | {"temperature": 4, "seeds": [0, 1]}}
 
 
+@pytest.mark.parametrize("given", ["kd,dkd", "'kd','dkd'", "['kd', 'dkd']"])
+def test_methods_are_listed_as_seeds_are(given):
+    path = write("10_c", parameters=(f"{OFFERED}\nmethods = None",))
+    assert make_plan(VALUES, given=[f"methods={given}"]).chapters == {path: VALUES | {"methods": ["kd", "dkd"]}}
+
+
 @pytest.mark.parametrize(
     "setting, message",
     [
