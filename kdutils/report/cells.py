@@ -37,6 +37,10 @@ STYLES = {"text-align", "color", "background-color", "font-weight", "font-style"
 class _Renderer(IPythonRenderer):
     image = HTMLRenderer.image  # `Chapter.clean` sees to images
 
+    def block_code(self, code: str, info: str = "") -> str:
+        html, name = super().block_code(code, info), escape(info.strip().partition(" ")[0])
+        return html.replace(f'">{name}\n', '">', 1)  # a language unknown to Pygments, which nbconvert sets as code
+
     def task_list_item(self, text: str, checked: bool = False) -> str:
         return f"<li>{'☑' if checked else '☐'} {text}</li>"
 

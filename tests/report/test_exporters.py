@@ -237,9 +237,12 @@ def test_what_other_tools_leave_in_a_text_does_no_harm():
     assert "after" in made.text and "after" in made.paper
 
 
-@pytest.mark.parametrize("info", ["", "python", "c++", "c#", 'c++ title="x"', "{python}", "python:train.py"])
-def test_code_is_printed_without_its_language(info):
-    assert text(f"```{info}\nx = 1\n```").paper == "x = 1 1 / 1"
+@pytest.mark.parametrize(
+    "info", ["", "python", "c++", "c#", 'c++ title="x"', "{python}", "python:train.py", "pseudocode"]
+)
+def test_code_is_shown_without_its_language(info):
+    made = text(f"```{info}\nx = 1\n```")
+    assert made.text == "x = 1" and made.paper == "x = 1 1 / 1"
 
 
 # HTML
