@@ -70,7 +70,8 @@ def conditions(arms: Arms) -> str:
     if not several:
         return "over seeds, of which there is one"
     taught = [specs[0] for specs in several if specs[0].teachers and len({spec.teachers for spec in specs}) == 1]
-    who = "one teacher" if all(len(spec.teachers) == 1 for spec in taught) else "their teachers"
+    who = "one teacher" + " each" * (len({spec.teachers for spec in taught}) > 1)
+    who = who if all(len(spec.teachers) == 1 for spec in taught) else "their teachers"
     shared = ["their views"] * (several[0][0].data.views > 1) + [who] * (len(taught) == len(several))
     some = f" (and {who})" if 0 < len(taught) < len(several) else ""
     return "over seeds" + (f" that share {' and '.join(shared)}" if shared else "") + some

@@ -130,6 +130,8 @@ def test_a_gain_says_that_its_students_share_one_teacher(tmp_path):
         in statistics.gain(taught, runs(tmp_path, (60, 61, 63)), NAMES).interval
     )
     assert "over seeds that share their views and one teacher, n=3" in statistics.gain(taught, taught, NAMES).interval
+    others = [record_of(tmp_path, spec_of(seed, teachers=(teacher(1),))) for seed in range(3)]
+    assert "their views and one teacher each, n=3" in statistics.gain(others, taught, NAMES).interval
 
 
 def test_nothing_follows_from_a_single_pair(tmp_path, recwarn):
