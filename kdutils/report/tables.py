@@ -169,7 +169,8 @@ def grid_sentence(records: list[Record]) -> str:
     said = f"One validation accuracy of {images:,} images has a standard error of about {error:.1f} points"
     if len(cells) < 2:
         return f"{said}."
-    said += f": {near} of the {len(cells) - 1} other cells with a teacher are within it of the best."
+    verb = "is" if near == 1 else "are"
+    said += f": {near} of the {len(cells) - 1} other cells with a teacher {verb} within it of the best."
     edges = []
     for name, value in (("temperature", best.temperature), ("kd_weight", best.kd_weight)):
         tried = sorted({getattr(record.spec.distillation.method, name) for record in cells})
@@ -181,7 +182,7 @@ def grid_sentence(records: list[Record]) -> str:
 def progress_sentence(name: str, records: list[Record]) -> str:
     """How far runs with a `test_curve` had come: accuracy on training and test images, and what the last epochs added.
 
-    name: of the network, as "reduced CNN". Training accuracy is that met while training, under augmentation.
+    name: of the network, as "reduced CNN". Training accuracy is that met while training: augmented, with dropout.
     """
     runs = finished(records)
     if not runs:
@@ -194,7 +195,7 @@ def progress_sentence(name: str, records: list[Record]) -> str:
         f"After {epochs} epochs the {name} alone is right on {train:.1f} % of the training images, as it met them, and "
         f"on {test:.1f} % of the test images, {rise:+.1f} points since epoch {early}."
     )
-    return f"{said} So far it is training that it lacks, not images." if train < test + 2 else said
+    return f"{said} So far it lacks training or capacity more than images." if train < test + 2 else said
 
 
 def confused_sentence(records: list[Record], classes: tuple[str, ...]) -> str:

@@ -393,12 +393,12 @@ def test_how_sure_the_choice_of_a_grid_is(tmp_path):
     said = tables.grid_sentence([record_of(tmp_path, spec_of(), val=51.0), *cells(grid)])  # and the student alone
     assert said == (
         "One validation accuracy of 100 images has a standard error of about 5.0 points: 1 of the 5 other cells with a "
-        "teacher are within it of the best. The chosen one has the lowest kd_weight that was tried, so a better one "
+        "teacher is within it of the best. The chosen one has the lowest kd_weight that was tried, so a better one "
         "may lie beyond."
     )
     inside = cells({(2.0, 0.5): 50.0, (4.0, 0.5): 52.0, (8.0, 0.5): 44.0})
     assert tables.grid_sentence(inside[:1]).endswith("has a standard error of about 5.0 points."), "nothing was chosen"
-    assert tables.grid_sentence(inside).endswith("1 of the 2 other cells with a teacher are within it of the best.")
+    assert tables.grid_sentence(inside).endswith("1 of the 2 other cells with a teacher is within it of the best.")
 
 
 def test_how_far_a_training_had_come(tmp_path):
@@ -411,5 +411,5 @@ def test_how_far_a_training_had_come(tmp_path):
         "of the test images, +5.0 points since epoch 2."
     )
     ahead = [record for record in records if record.metric("test") == 46]
-    assert tables.progress_sentence("small CNN", ahead).endswith("So far it is training that it lacks, not images.")
+    assert tables.progress_sentence("small CNN", ahead).endswith("lacks training or capacity more than images.")
     assert "diverged" in tables.progress_sentence("x", runs(tmp_path, (1.0,), diverged=(0,)))
