@@ -18,7 +18,7 @@ from kdutils.distillation.losses import agreement_weights, confidence_weights, e
 from kdutils.distillation.methods import Method, build_method, method_loss
 from kdutils.report.plots import COLOURS, MARKERS, WIDEST
 from kdutils.report.results import describe_arms, describe_gains
-from kdutils.report.statistics import Arms, Gain, best_cell, count, finished, gain, spread, values
+from kdutils.report.statistics import EACH, Arms, Gain, best_cell, count, finished, gain, spread, values
 from kdutils.report.tables import published
 from kdutils.runs.records import Record
 from kdutils.studies.methods import title
@@ -156,7 +156,7 @@ def verdict_sentence(gains: dict[str, Gain]) -> str:
         verdict = ("that cannot be told apart from", "better than", "worse than")[each.told]
         found[verdict].append(f"{name} ({each.mean:+.2f})")
     said = [f"Methods {verdict} KD: {', '.join(names) or 'none'}." for verdict, names in found.items()]
-    return " ".join([*said, f"Each of these {len(gains)} intervals holds by itself: of twenty, one misses by chance."])
+    return " ".join([*said, EACH])
 
 
 def tuning_sentence(arms: Arms) -> str:
@@ -172,8 +172,10 @@ def tuning_sentence(arms: Arms) -> str:
         return said
     for control, gains in {"untuned KD": untuned, "KD with as many trials as they had": tuned}.items():
         mean, above = np.nanmean([gains[name].mean for name in others]), sum(gains[name].told > 0 for name in others)
-        said += f" Against {control}, the {len(others)} other methods gain {mean:+.2f} points on average"
-        said += f"; for {above} of them the interval lies above zero."
+        said += (
+            f" Against {control}, other methods gain {mean:+.2f} points on average; the interval lies above zero for "
+        )
+        said += f"{above} of {len(others)}."
     return said
 
 
