@@ -90,3 +90,10 @@ def test_a_broken_formula_is_noticed(name, old, new):
 
 def test_every_lesson_has_a_formula_that_was_broken():
     assert {name for name, _, _ in BROKEN} == set(LESSONS)
+
+
+def test_every_reference_is_cited(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells[:-1])
+    listed = re.findall(r"^- (?:[A-Z]\.[ -]?)*([^,.]+?)(?:,| et al|\. \[)", notebook.cells[-1].source, re.MULTILINE)
+    assert len(listed) == len(re.findall("^- ", notebook.cells[-1].source, re.MULTILINE))
+    assert [name for name in listed if name not in text] == []
