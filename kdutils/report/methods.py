@@ -172,10 +172,8 @@ def tuning_sentence(arms: Arms) -> str:
         return said
     for control, gains in {"untuned KD": untuned, "KD with as many trials as they had": tuned}.items():
         mean, above = np.nanmean([gains[name].mean for name in others]), sum(gains[name].told > 0 for name in others)
-        said += (
-            f" Against {control}, other methods gain {mean:+.2f} points on average; the interval lies above zero for "
-        )
-        said += f"{above} of {len(others)}."
+        said += f" Against {control}, other methods gain {mean:+.2f} points on average; the interval lies above zero"
+        said += f" for {above} of {len(others)}."
     return said
 
 
