@@ -48,15 +48,17 @@ def looked_up(spec: RunSpec, train: np.ndarray, val: np.ndarray = NONE) -> np.nd
 
 
 def check_teachers(spec: RunSpec, dataset: Dataset) -> None:
-    """Raise `InputError` where a teacher, or what the run goes on from, was trained on images that validate the run."""
+    """Raise `InputError` where a run that this one rests on, maybe through others, saw images that validate this."""
     val = split_indices(dataset.train_labels, *spec.data.split)[1]
     if not len(val):
         return
     for before in (*spec.teachers, spec.init):
-        seen = before
-        while isinstance(seen, RunSpec) and seen.data.name == spec.data.name:
-            known = len(np.intersect1d(val, split_indices(dataset.train_labels, *seen.data.split)[0]))
-            if known and seen.epochs:
+        rests_on = [before] if isinstance(before, RunSpec) else []
+        for seen in rests_on:
+            rests_on += seen.needs
+            if seen.data.name != spec.data.name or not seen.epochs:
+                continue
+            if known := len(np.intersect1d(val, split_indices(dataset.train_labels, *seen.data.split)[0])):
                 who, whom = f"the teacher {before.model.name}", f"its student {spec.model.name}"
                 if before is spec.init:
                     who, whom = f"the run that {spec.model.name} goes on from", "it"
@@ -64,4 +66,3 @@ def check_teachers(spec: RunSpec, dataset: Dataset) -> None:
                     f"{who} was trained on {known:,} of the {len(val):,} images that validate {whom}: give both the "
                     "same train_size, val_size and split_seed"
                 )
-            seen = seen.init

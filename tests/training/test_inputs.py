@@ -39,12 +39,13 @@ def test_a_teacher_of_the_same_split_is_fine(teacher):
         run_on(train_size=300, val_size=0),
         run_on(split_seed=1, train_size=9000),
         run_on().with_(init=run_on(train_size=None, val_size=0)),
+        student_of(run_on(train_size=300, val_size=0)).with_(data=DATA.with_(val_size=0)),
     ],
-    ids=["larger", "another draw", "by the run that it goes on from"],
+    ids=["larger", "another draw", "by the run that it goes on from", "by its own teacher"],
 )
 def test_a_teacher_that_was_trained_on_its_students_validation_images_is_refused(teacher):
     dataset, student = load_dataset("synthetic"), student_of(teacher)
-    seen = teacher if teacher.init == "random" else teacher.init
+    seen = (*teacher.needs, teacher)[0]
     val = set(split_indices(dataset.train_labels, *DATA.split)[1])
     known = len(val & set(split_indices(dataset.train_labels, *seen.data.split)[0]))
     with pytest.raises(InputError, match=f"trained on {known} of the 100 images that validate its student small_cnn"):
