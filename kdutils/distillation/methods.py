@@ -250,8 +250,9 @@ def method_loss(
     """The loss of a batch in epoch `epoch`, counted from 1, and its terms without weights: `ce`, `kd` and kd's parts.
 
     method: a value, or a name with `parameters` (`build_method`); student_logits: [B, classes]; teacher_logits: the
-    same or [teachers, B, classes], no gradient flows into them; labels: int64 [B]. Scalars, float64 if any logits are,
-    else float32 (nats). Raises `InputError` where the method cannot be or cannot learn from these shapes.
+    same or [teachers, B, classes], no gradient flows into them; labels: integers [B]. Scalars, float64 if any logits
+    are, else float32 (nats), under autocast too. Raises `InputError` where the method cannot be or cannot learn from
+    these shapes.
     """
     if isinstance(method, str):
         method = build_method(method, **parameters)
@@ -269,7 +270,8 @@ def method_loss(
     if epoch < 1:
         raise InputError(f"epochs count from 1, got {epoch}")
     dtype = torch.float64 if torch.float64 in (student_logits.dtype, teachers.dtype) else torch.float32
-    student, teachers = student_logits.to(dtype), teachers.detach().to(dtype)
-    terms = {"ce": F.cross_entropy(student, labels)}
-    terms |= method.terms(student, teachers if method.teachers[1] > 1 else teachers[0], labels)
+    student, teachers, labels = student_logits.to(dtype), teachers.detach().to(dtype), labels.long()
+    with torch.autocast(student.device.type, enabled=False):  # else it would multiply matrices in half precision
+        terms = {"ce": F.cross_entropy(student, labels)}
+        terms |= method.terms(student, teachers if method.teachers[1] > 1 else teachers[0], labels)
     return method.ce_weight * terms["ce"] + method.kd_weight * min(epoch / method.warmup, 1.0) * terms["kd"], terms

@@ -211,6 +211,16 @@ def test_no_gradient_reaches_the_teacher(name):
     assert teacher.grad is None and student.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_neither_autocast_nor_the_type_of_labels_changes_the_loss(name):
+    student, teacher, labels = (torch.tensor(array) for array in logits(name, "float16", 10))
+    expected, _ = method_loss(name, student.float(), teacher.float(), labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert method_loss(name, student.float(), teacher.float(), labels)[0] == expected
+    for dtype in (torch.uint8, torch.int16, torch.int32):  # as data sets and records have them
+        assert method_loss(name, student.float(), teacher.float(), labels.to(dtype))[0] == expected
+
+
 def tensors(kind="plain", classes=10, images=7):
     return [torch.tensor(array) for array in logits("kd", kind, classes, images)]
 
