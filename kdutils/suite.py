@@ -39,6 +39,7 @@ from kdutils.specs import RunSpec
 from kdutils.studies import PROFILES, STUDIES
 
 NOTEBOOKS = ROOT / "notebooks"
+_NO_LITERAL = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)  # all that `ast.literal_eval` raises
 
 
 def list_notebooks() -> list[Path]:
@@ -64,7 +65,7 @@ def notebook_parameters(path: Path) -> dict:
     try:
         assigned = [(node.targets, node.value) for node in ast.parse(cells[0].source).body]
         return {target.id: ast.literal_eval(value) for [target], value in assigned}
-    except (SyntaxError, ValueError, AttributeError):
+    except (*_NO_LITERAL, AttributeError):
         needed = "may only hold lines such as `name = value`"
         raise InputError(f"the cell tagged 'parameters' of {path.name} {needed}") from None
 
@@ -147,7 +148,7 @@ def _parse(setting: str) -> tuple[str, str, object]:
         raise InputError(f"cannot read {setting!r}: write notebook.name=value, such as 03.temperature=4")
     try:
         value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except _NO_LITERAL:
         value = text.split(",") if name == "methods" else text
     return where, name, list(value) if isinstance(value, tuple) else value  # seeds=0,1 is a list, too
 

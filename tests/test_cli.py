@@ -83,6 +83,7 @@ def complaint(arguments, world, capsys) -> str:
         "run 03 -p temperature=0": ["temperature", "greater than or equal to 0.01", "(got 0)"],
         "report -p temperature=-2.5": ["temperature", "greater than or equal to 0.01", "-2.5"],
         "report -p 03.temperature=hot": ["temperature", "number", "'hot'"],
+        "report -p 03.temperature={[4]}": ["temperature", "number", "'{[4]}'"],
         "report -p 03.temperature=nan": ["temperature", "number", "'nan'"],
         "report -p 03.temperature=1e999": ["temperature", "finite"],
         "report -p 03.temperature=True": ["temperature", "number", "True"],

@@ -101,6 +101,7 @@ def test_exactly_one_cell_must_be_tagged(cells):
         "seeds += [1]",
         "print('hello')",
         "seeds = [",
+        "seeds = {[0]}",
     ],
 )
 def test_parameters_are_plain_values(source):
