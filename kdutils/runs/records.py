@@ -109,9 +109,7 @@ def read_record(path: Path) -> Record:
     Raises `ValueError` or `KeyError` if it is not whole, `OSError` where it cannot be read.
     """
     try:
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        if not isinstance(summary, dict) or summary.get("digest") != _digest(summary):
-            raise ValueError("summary.json is damaged")
+        summary = _read_summary(path)
         for name in _FILES:
             if _sha256(path / name) != summary["files"][name]:
                 raise ValueError(f"{name} is damaged")
@@ -121,6 +119,13 @@ def read_record(path: Path) -> Record:
     if spec.key != path.name:
         raise ValueError(f"its spec is that of {spec.key}")
     return Record(path, spec, summary)
+
+
+def _read_summary(path: Path) -> dict:
+    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    if not isinstance(summary, dict) or summary.get("digest") != _digest(summary):
+        raise ValueError("summary.json is damaged")
+    return summary
 
 
 @dataclass(frozen=True)
@@ -186,12 +191,13 @@ class Store:
             raise ValueError(f"the weights {spec.key} started from have changed: {summary['weights']}, now {weights}")
         needs = {needed.key: needed for needed in spec.needs}
         for key, digest in (summary["teachers"] | summary.get("start", {})).items():
-            file = self.folder / key / "summary.json"
-            if file.is_file():
-                theirs = json.loads(file.read_text())
-                if theirs["files"]["model.safetensors"] != digest:
-                    raise ValueError(f"{key}, which it rests on, has been trained anew")
-                self._check_sources(needs[key], theirs)
+            try:
+                theirs = _read_summary(self.folder / key)
+            except (FileNotFoundError, ValueError):  # what is gone or damaged says nothing of this one
+                continue
+            if theirs["files"]["model.safetensors"] != digest:
+                raise ValueError(f"{key}, which it rests on, has been trained anew")
+            self._check_sources(needs[key], theirs)
 
     def save(self, spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime, facts: dict) -> Record:
         """Write the record of a finished run; `facts` (digests of all it rests on) join its summary.

@@ -338,6 +338,14 @@ def test_a_student_whose_teacher_was_trained_anew_is_run_again():
         assert find(student(teacher)) is None
 
 
+@pytest.mark.parametrize("text", ['{"files": {', "[]", "{}"])
+def test_a_damaged_record_of_a_teacher_costs_its_students_nothing(text):
+    teacher = cnn(seed=5)
+    made = run(student(teacher))
+    (find(teacher).path / "summary.json").write_text(text)
+    assert find(student(teacher)) == made
+
+
 def test_a_student_whose_teacher_s_weights_have_changed_is_run_again_with_it(tmp_path):
     file = tmp_path / "start.pth"
     torch.save(run(x4(seed=4)).load_model().state_dict(), file)
