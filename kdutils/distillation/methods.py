@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
@@ -76,11 +77,13 @@ class KD(Method):
     def _complement(cls, fields: dict[str, Any]) -> dict[str, Any]:
         fields = {"temperature": 4.0, "kd_weight": 0.9} | fields  # no defaults: runs are keyed by all but defaults
         weight = fields["kd_weight"]
-        if fields.get("ce_weight") is not None or not isinstance(weight, (int, float)):
+        if fields.get("ce_weight") is not None:
             return fields
+        if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+            return fields | {"ce_weight": 0.0}  # kd_weight is what will be refused
         if weight > 1:
             raise ValueError(f"a kd_weight above 1 needs a ce_weight of its own (got kd_weight {weight})")
-        return fields | {"ce_weight": round(1.0 - weight, 12)}
+        return fields | {"ce_weight": round(1.0 - float(weight), 12)}
 
 
 class LSKD(Method):

@@ -356,6 +356,12 @@ def test_a_name_and_a_value_are_one_method(name):
     assert TypeAdapter(AnyMethod).validate_json(method.model_dump_json()) == method
 
 
+@pytest.mark.parametrize("kind", [int, float, np.float32, np.float64])
+def test_a_weight_is_any_number_and_that_of_the_labels_is_what_it_leaves(kind):
+    methods = [build_method("kd", kd_weight=kind(weight)) for weight in (0, 1)]
+    assert [(method.ce_weight, method.kd_weight) for method in methods] == [(1.0, 0.0), (0.0, 1.0)]
+
+
 def given(name="kd", student=(4, 10), teacher=(4, 10), epoch=1, **parameters):
     return method_loss(
         name, torch.zeros(student), torch.zeros(teacher), torch.zeros(student[0]).long(), epoch, **parameters
@@ -371,6 +377,8 @@ def given(name="kd", student=(4, 10), teacher=(4, 10), epoch=1, **parameters):
         ({"name": "dist", "temperature": 0}, ["dist", "temperature", "0"]),
         ({"name": "mlkd_weak", "temperatures": (4.0, 0.0)}, ["mlkd_weak", "temperatures", "0"]),
         ({"name": "rld", "warmup": 0}, ["rld", "warmup", "0"]),
+        ({"name": "kd", "kd_weight": "0.5"}, ["kd, kd_weight", "number", "'0.5'"]),
+        ({"name": "kd", "kd_weight": float("nan")}, ["kd, kd_weight", "finite", "nan"]),
         ({"name": "wttm", "power": float("nan")}, ["wttm", "power", "nan"]),
         ({"name": METHODS["dkd"](), "beta": 2.0}, ["beta", "dkd"]),
         ({"epoch": 0}, ["epochs", "1", "0"]),
