@@ -11,6 +11,7 @@ import numpy as np
 from kdutils.data.datasets import Dataset, load_dataset
 from kdutils.data.views import VIEWS, split_indices
 from kdutils.distillation.tables import SHARD
+from kdutils.errors import InputError
 from kdutils.networks.counting import forward_macs
 from kdutils.runs.cluster import connect
 from kdutils.runs.records import Record, Store
@@ -59,9 +60,12 @@ def run_all(specs: Iterable[RunSpec], store: Store | None = None) -> list[Record
     """The records of `specs`, in their order, equal ones run once, with progress and the time left.
 
     What is not recorded yet is run, on the cluster of `KD_SCHEDULER` or in `KD_WORKERS` processes of this machine: each
-    run after those that it needs, and after the tables of its teachers, which are filled in shards.
+    run after those that it needs, and after the tables of its teachers, which are filled in shards. Raises `InputError`
+    for what is no list of specs.
     """
     store, wanted = store or Store.default(), list(specs)
+    if strange := [type(given).__name__ for given in wanted if not isinstance(given, RunSpec)]:
+        raise InputError(f"a list of RunSpecs is needed, got a {type(specs).__name__} with a {strange[0]} in it")
     keys = [spec.key for spec in wanted]
     _note_use(*keys)
     found, todo = missing(wanted, store)

@@ -263,6 +263,12 @@ def test_run_all_of_nothing_is_nothing():
     assert run_all([]) == []
 
 
+@pytest.mark.parametrize("given", [cnn(), "small_cnn", {"alone": [cnn()]}, [run], [None]])
+def test_what_is_no_list_of_specs_is_one_sentence(given):
+    with pytest.raises(InputError, match=f"a list of RunSpecs is needed, got a {type(given).__name__} with a "):
+        run_all(given)
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " ", "²"])
 def test_a_senseless_number_of_workers_is_refused(monkeypatch, value):
     monkeypatch.setenv("KD_WORKERS", value)
