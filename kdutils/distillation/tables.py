@@ -93,8 +93,12 @@ class ViewTable:
         return float(entries * counts[:, 1].sum() / counts[:, 0].sum())
 
     def _check_space(self, entries: int) -> None:
-        """A full disk under a sparse mapped file kills the process; so ask before. An entry may claim a 4 kB block."""
-        needed = min(entries * max(4096, 2 * self.values.shape[2]), self.values.nbytes)
+        """A full disk under a sparse mapped file kills the process; so ask before.
+
+        An entry may claim its own size and a 4 kB block more, for it begins anywhere in one, and its mark a block.
+        """
+        needed = min(entries * (4096 + 2 * self.values.shape[2]), self.values.nbytes)
+        needed += min(entries * 4096, self.filled.nbytes)
         if shutil.disk_usage(self.folder).free < needed:
             raise InputError(
                 f"{self.folder} may need {needed / 1e6:,.0f} MB more than is free: free space there or set KD_RUNS_DIR"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from kdutils.data.datasets import Dataset
 from kdutils.data.views import IDENTITY_VIEW, epoch_stream, render, split_indices
 from kdutils.distillation.methods import KD
 from kdutils.distillation.tables import HeadTable, ViewTable
+from kdutils.errors import InputError
 from kdutils.machine import Runtime
 from kdutils.networks.registry import build_model
 from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
@@ -245,6 +247,21 @@ def test_the_seconds_of_entries_are_those_that_were_measured(dataset, tmp_path, 
     assert table.seconds(20) == pytest.approx(5) and table.seconds(40) == pytest.approx(10)
     table.fill(model, dataset, some_codes(20), "half", FLOAT32)  # nothing was missing
     assert ViewTable(tmp_path, 60, 10).seconds(20) == pytest.approx(5)
+
+
+@pytest.mark.parametrize("columns", [10, 2048])
+def test_what_a_table_is_about_to_take_on_the_disk_must_be_free(dataset, tmp_path, monkeypatch, columns):
+    codes, network = np.arange(60) * 162 + 7, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, columns))
+
+    def taken() -> int:
+        return sum(512 * (tmp_path / "one" / name).stat().st_blocks for name in ("values.npy", "filled.npy"))
+
+    table = ViewTable(tmp_path / "one", 60, columns)
+    before = taken()
+    table.fill(network, dataset, codes, "half", FLOAT32)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, taken() - before - 1))
+    with pytest.raises(InputError, match="free space"):
+        ViewTable(tmp_path / "other", 60, columns).fill(network, dataset, codes, "half", FLOAT32)
 
 
 def test_no_entry_is_marked_whose_seconds_could_not_be_written(dataset, tmp_path):
