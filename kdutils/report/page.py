@@ -120,12 +120,14 @@ def rendered(figure: Figure) -> dict[str, bytes]:
 
     It is laid out and drawn once, for that takes most of the time: the PNG is a picture of the SVG, made by Typst.
     """
+    import matplotlib.pyplot as plt
     import typst
     from PIL import Image
 
     if engine := figure.get_layout_engine():
         engine.execute(figure)
-        figure.set_layout_engine("none")
+        with plt.rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)  # "none" would draw the figure once more before it is saved
     box, drawn, small = figure.get_tightbbox().padded(0.1), io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="svg", dpi=_DPI, bbox_inches=box, metadata={"Date": None})
     picture = typst.compile(_PICTURE, format="png", ppi=_DPI, sys_inputs={"svg": drawn.getvalue().decode()})

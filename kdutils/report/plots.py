@@ -173,15 +173,16 @@ def plot_grid(table: pd.DataFrame, best: KD) -> Figure:
 
 def plot_images(dataset: Dataset, per_class: int = 8) -> Figure:
     """The first training images of every class (of the first ten), a row each."""
-    names = dataset.classes[:10]
-    figure, axes = plt.subplots(len(names), per_class, figsize=(0.62 * per_class + 1, 0.62 * len(names)))
-    for label, name in enumerate(names):
-        members = torch.nonzero(dataset.train_labels == label).flatten()[:per_class]
-        for axis, image in zip(axes[label], dataset.train_images[members], strict=False):
-            _image(axis, image)
-        for axis in axes[label, len(members) :]:
-            axis.set_axis_off()
-        axes[label, 0].set_ylabel(name, rotation=0, ha="right", va="center")
+    names, size, step = dataset.classes[:10], dataset.train_images.shape[1], dataset.train_images.shape[1] + 4
+    sheet = np.full((step * len(names) - 4, step * per_class - 4, 3), 255, np.uint8)  # one picture: quicker than many
+    for row in range(len(names)):
+        members = torch.nonzero(dataset.train_labels == row).flatten()[:per_class]
+        for column, image in enumerate(dataset.train_images[members]):
+            sheet[step * row :, step * column :][:size, :size] = image
+    figure, axis = plt.subplots(figsize=(0.62 * per_class + 1, 0.62 * len(names)))
+    _image(axis, torch.from_numpy(sheet))
+    axis.set_yticks(step * np.arange(len(names)) + size / 2, names)
+    axis.tick_params(axis="y", length=0)
     return figure
 
 
