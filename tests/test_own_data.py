@@ -116,12 +116,12 @@ def test_of_three_hundred_classes_every_label_is_kept(tmp_path):
 
 def test_the_command_tells_study_a_of_ones_own_images(tmp_path, data):
     copy = Copy(tmp_path / "copy", data)
-    added = copy.run("data", "add", "colours", str(write(tmp_path / "files", 3, 40)))
+    added = copy.run("data", "add", "colours", str(write(tmp_path / "files", 3, 25)))
     assert added.returncode == 0 and "the data set colours: 3 classes" in added.stdout
     command = ["report", "--only", "00,01,03", "--profile", "smoke", "--dataset", "colours", "-p", "init=random"]
     done = copy.run(*command)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("The data set colours has 96 training images: 77 train and 19 validate.") == 1
+    assert done.stdout.count("The data set colours has 60 training images: 48 train and 12 validate.") == 1
     folder = copy.reports.with_name("smoke-colours")
     index = (folder / "index.html").read_text()
     assert "What small networks learn from large ones, on the data set colours; profile smoke: a test" in index
@@ -138,7 +138,7 @@ def test_the_command_tells_study_a_of_ones_own_images(tmp_path, data):
         ]
         captions = [each.caption for each in shown if "caption" in each]
         assert captions and all(
-            "The data set colours: 77 training, 19 validation and 24 test" in each for each in captions
+            "The data set colours: 48 training, 12 validation and 15 test" in each for each in captions
         )
         assert "published" not in {each.get("name") for each in shown}
         page = (folder / f"{chapter}.html").read_text()

@@ -234,10 +234,10 @@ def test_every_caption_says_that_the_data_are_synthetic(report):
         own = {
             "05": "64 training, 30 validation and 60 test images",
             "06": "64 training, 30 validation and 60 test images",
-            "07": "100 training and 100 test images",
-            "08": "100 training, 50 validation (later trained on) and 100 test images",
+            "07": "64 training and 60 test images",
+            "08": "64 training, 32 validation (later trained on) and 60 test images",
         }
-        sizes = own.get(chapter[:2], "100 training, 50 validation and 100 test images")
+        sizes = own.get(chapter[:2], "64 training, 32 validation and 60 test images")
         assert [
             caption
             for caption in captions

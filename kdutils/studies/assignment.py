@@ -19,7 +19,7 @@ class Assignment(Study):
     TAKES_OWN_DATA: ClassVar = True
     TEACHERS: ClassVar = ("resnet18", "resnet50")
     PROFILES: ClassVar = {
-        "smoke": dict(data=dict(train_size=100, val_size=50, test_size=100, views=2), frozen=True)
+        "smoke": dict(data=dict(train_size=64, val_size=32, test_size=60, views=2), frozen=True)
         | dict(cnn=Training(optimiser=ADAM, epochs=2), fine_tuning=Training(optimiser=ADAM, epochs=1), policy_epochs=1)
         | dict(head=Training(optimiser=ADAM, epochs=2), from_random=Training(optimiser=ADAM, epochs=1))
         | dict(seeds=(0, 1), teacher_seeds=(0,), temperatures=(4.0,), kd_weights=(0.5, 0.9), sizes=(32, 64)),

@@ -33,7 +33,7 @@ class Cifar100(Study):
     """
 
     PROFILES: ClassVar = {
-        "smoke": dict(data=dict(train_size=100, val_size=50, test_size=100, views=2), seeds=(0, 1))
+        "smoke": dict(data=dict(train_size=64, val_size=32, test_size=60, views=2), seeds=(0, 1))
         | dict(cnn=CYCLE.with_(epochs=2), head=Training(optimiser=ONE_CYCLE, epochs=2), frozen_size=64)
         | dict(teacher_training=CYCLE.with_(epochs=1), temperatures=(1.0, 4.0), kd_weights=(0.5,))
         | _SHORT,

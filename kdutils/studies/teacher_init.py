@@ -18,7 +18,7 @@ class TeacherInit(Study):
     """
 
     PROFILES: ClassVar = {
-        "smoke": dict(data=dict(train_size=100, test_size=100, views=2), seeds=(0, 1), teacher_seeds=(0,))
+        "smoke": dict(data=dict(train_size=64, test_size=60, views=2), seeds=(0, 1), teacher_seeds=(0,))
         | dict(network="resnet18", student_training=_STUDENT.with_(epochs=2))
         | dict(teacher_training=_TEACHER.with_(epochs=1)),
         "quick": dict(data=dict(train_size=2000, test_size=1000, views=4), seeds=(0, 1, 2), teacher_seeds=(0,))

@@ -148,7 +148,7 @@ def test_a_chapter_has_its_study_and_a_page_that_says_what_its_numbers_hold_for(
     opened, page = open_chapter("assignment", "smoke", "synthetic", seeds=[3])
     assert opened == open_study("assignment", "smoke", "synthetic", seeds=[3]) and isinstance(page, Page)
     assert page.setting == (
-        "Synthetic data: 100 training, 50 validation and 100 test images, 1 seed; profile smoke "
+        "Synthetic data: 64 training, 32 validation and 60 test images, 1 seed; profile smoke "
         "(small CNNs: Adam, 0.001, 2 epochs, batch 32)."
     )
     table = chapter.setting_table(opened).set_index("what")
