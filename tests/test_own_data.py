@@ -43,7 +43,7 @@ def write(folder, classes: int, each: int, seed: int = 0):
 
 @pytest.mark.parametrize(
     ("profile", "each", "there", "train", "val"),
-    [("smoke", 62, 150, 100, 50), ("smoke", 60, 144, 100, 28), ("smoke", 50, 120, 96, 24)]
+    [("smoke", 40, 96, 64, 32), ("smoke", 38, 93, 64, 18), ("smoke", 30, 72, 58, 14)]
     + [("quick", 25, 60, 48, 12), ("paper", 25, 60, 48, 12), ("smoke", 3, 6, 5, 1)],
 )
 def test_a_profile_takes_no_more_images_than_there_are(profile, each, there, train, val, tmp_path, capsys):
@@ -51,7 +51,7 @@ def test_a_profile_takes_no_more_images_than_there_are(profile, each, there, tra
     study = open_study("assignment", profile, "colours", init="random")
     assert (study.data.train_size, study.data.val_size, study.data.num_classes) == (train, val, 3)
     said = f"The data set colours has {there} training images: {train} train and {val} validate.\n"
-    assert capsys.readouterr().out == (said if there < 150 else "")
+    assert capsys.readouterr().out == (said if there < 96 else "")
     table = setting_table(study).set_index("what")
     here, full = table.columns
     assert table.loc["data"].tolist() == ["The data set colours", "CIFAR-10"]

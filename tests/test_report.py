@@ -227,7 +227,7 @@ def test_the_index_leads_to_everything(report):
 
 
 def test_every_caption_says_that_the_data_are_synthetic(report):
-    count = 0
+    count, illustrations = 0, 0
     for chapter in CHAPTERS:
         captions = [" ".join(caption.split()) for caption in pages(report)[f"{chapter}.html"].captions]
         assert len(captions) == sum(map(len, shown_in(chapter).values()))
@@ -238,13 +238,15 @@ def test_every_caption_says_that_the_data_are_synthetic(report):
             "08": "64 training, 32 validation (later trained on) and 60 test images",
         }
         sizes = own.get(chapter[:2], "64 training, 32 validation and 60 test images")
-        assert [
+        others = [
             caption
             for caption in captions
             if f"Synthetic data: {sizes}" not in caption or "profile smoke" not in caption
-        ] == []
-        count += len(captions)
+        ]
+        assert [caption for caption in others if "An illustration: no image and no run" not in caption] == []
+        count, illustrations = count + len(captions), illustrations + len(others)
     assert count > 20
+    assert illustrations == 13, "of loss, head, set-up, targets, gradients, means, signs, estimators and pairs alone"
 
 
 def test_the_report_says_what_it_holds_for(report, printed):

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 _DPI = 160
+_ILLUSTRATION = "An illustration: no image and no run of this study is in it."
 _PICTURE = b"#set page(width: auto, height: auto, margin: 0pt)\n#image(bytes(sys.inputs.svg))"
 
 
 class Page:
-    """Shows figures and tables with captions that end in the `setting` (data, sizes, profile) they hold for.
+    """Shows figures and tables with captions that end in the `setting` (data, sizes, profile) they hold for, if any.
 
     Run by the suite, it also writes them to the report's folder as `figures/<chapter>_<name>.svg` and `.png` and
     `tables/<chapter>_<name>.csv`.
@@ -32,8 +33,11 @@ class Page:
         self._said = {""}  # in the place of tables
         self._folder, self._chapter = settings().report_dir, settings().chapter.partition("_")[0]
 
-    def figure(self, figure: Figure, name: str, caption: str) -> None:
-        """Show a figure under its caption, and close it; what it carries for `results.json`, as a table does."""
+    def figure(self, figure: Figure, name: str, caption: str, is_illustration: bool = False) -> None:
+        """Show a figure under its caption, and close it; what it carries for `results.json`, as a table does.
+
+        An illustration shows no image and no run, and its caption says this in the place of the setting.
+        """
         import matplotlib.pyplot as plt  # the suite, which opens studies and draws nothing, need not wait for it
 
         files = rendered(figure)
@@ -41,7 +45,8 @@ class Page:
         for kind, content in files.items():
             self._keep("figures", f"{name}.{kind}", content)
         data = {"image/svg+xml": files["svg"].decode(), "image/png": files["png"]}
-        self._show("figure", name, caption, data, self._carried(getattr(figure, "results", None)))
+        holds_for = _ILLUSTRATION if is_illustration else self.setting
+        self._show("figure", name, f"{caption} {holds_for}", data, self._carried(getattr(figure, "results", None)))
 
     def table(self, frame: pd.DataFrame, name: str, caption: str) -> None:
         """Show a table over its caption; what it carries for `results.json` goes into the output's metadata.
@@ -60,7 +65,7 @@ class Page:
         literal = frame.map(_literal).rename(columns=_literal)
         markdown = literal.to_markdown(index=False, colalign=alignment, disable_numparse=True)
         data = {"text/html": frame.to_html(index=False, border=0, justify="left"), "text/markdown": markdown}
-        self._show("table", name, caption, data, carried)
+        self._show("table", name, f"{caption} {self.setting}", data, carried)
 
     def open_top(self) -> None:
         """Keep the places, here, that `answer` and `time` will fill."""
@@ -90,7 +95,6 @@ class Page:
         return {"results": {"setting": self.setting} | results} if results else {}
 
     def _show(self, kind: str, name: str, caption: str, data: dict, carried: dict) -> None:
-        caption = f"{caption} {self.setting}"
         about = {"kind": kind, "name": name, "caption": caption} | carried
         _display(data | {"text/plain": caption}, about)
         _display({"text/markdown": f"*{caption}*", "text/plain": caption}, {"kind": "caption"})

@@ -154,7 +154,7 @@ def test_a_chapter_has_its_study_and_a_page_that_says_what_its_numbers_hold_for(
     table = chapter.setting_table(opened).set_index("what")
     here, full = table["here (profile smoke)"], table["full protocol (profile paper)"]
     assert (here["data"], full["data"]) == ("Synthetic data", "CIFAR-10")
-    assert (here["training images"], full["training images"], full["test images"]) == ("100", "9,000", "all")
+    assert (here["training images"], full["training images"], full["test images"]) == ("64", "9,000", "all")
     assert (here["views of an image"], full["views of an image"]) == ("2 of 162", "162 of 162")
     assert (here["seeds of students"], full["seeds of students"]) == ("1", "5")
     assert full["training of ResNets"] == "Adam, 0.0001, 20 epochs, batch 32"

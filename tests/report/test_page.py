@@ -72,6 +72,12 @@ def test_a_figure_is_shown_with_its_caption_and_closed(shown):
     assert plt.get_fignums() == []
 
 
+def test_an_illustration_says_that_it_shows_no_run_and_claims_no_setting(shown):
+    Page(SETTING).figure(a_figure(), "setup", "Distillation as a picture.", is_illustration=True)
+    text = "Distillation as a picture. An illustration: no image and no run of this study is in it."
+    assert shown[0][1]["kdutils"]["caption"] == text and shown[1][0]["text/markdown"] == f"*{text}*"
+
+
 def test_a_table_is_shown_with_its_caption(shown):
     Page(SETTING).table(FRAME, "metrics", "After the last epoch.")
     (data, metadata), (caption, about) = shown
