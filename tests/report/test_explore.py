@@ -159,7 +159,7 @@ def test_a_cell_of_the_grid_is_its_run(study, shown):
             assert numbers(html.value)[1:] == [[f"kd_weight {w}", f"{CELLS[who, w]:.2f}"] for w in (0.5, 0.9)]
             framed = re.findall(r"solid #\w+\">([\d.]+)<", html.value)
             share = CELLS[who, weight.value] / 100
-            error = 100 * (share * (1 - share) / 50) ** 0.5  # of 50 validation images
+            error = 100 * (share * (1 - share) / study.data.val_size) ** 0.5
             assert framed == [f"{100 * share:.2f}"] and f"standard error {error:.2f} points" in html.value
             below = max(value for (grid, _), value in CELLS.items() if grid == who) - 100 * share
             assert (f"{below:.2f} points below" in html.value) == (below > 0)
