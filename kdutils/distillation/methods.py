@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from kdutils.distillation import losses
 from kdutils.distillation.losses import Terms
@@ -20,6 +19,7 @@ from kdutils.errors import InputError
 from kdutils.values import Temperature, Value, explain
 
 Weight = Annotated[float, Field(ge=0)]
+_WEIGHT = TypeAdapter(Weight, config=Value.model_config)
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -76,14 +76,15 @@ class KD(Method):
     @classmethod
     def _complement(cls, fields: dict[str, Any]) -> dict[str, Any]:
         fields = {"temperature": 4.0, "kd_weight": 0.9} | fields  # no defaults: runs are keyed by all but defaults
-        weight = fields["kd_weight"]
         if fields.get("ce_weight") is not None:
             return fields
-        if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+        try:
+            weight = _WEIGHT.validate_python(fields["kd_weight"])
+        except ValidationError:
             return fields | {"ce_weight": 0.0}  # kd_weight is what will be refused
         if weight > 1:
             raise ValueError(f"a kd_weight above 1 needs a ce_weight of its own (got kd_weight {weight})")
-        return fields | {"ce_weight": round(1.0 - float(weight), 12)}
+        return fields | {"ce_weight": round(1.0 - weight, 12)}
 
 
 class LSKD(Method):
@@ -272,6 +273,9 @@ def method_loss(
     method.check(len(teachers), student_logits.shape[1], len(student_logits))
     if epoch < 1:
         raise InputError(f"epochs count from 1, got {epoch}")
+    if labels.is_floating_point() or labels.shape != student_logits.shape[:1]:
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise InputError(f"labels are a whole number for each of the {len(student_logits)} images, got {got}")
     dtype = torch.float64 if torch.float64 in (student_logits.dtype, teachers.dtype) else torch.float32
     student, teachers, labels = student_logits.to(dtype), teachers.detach().to(dtype), labels.long()
     with torch.autocast(student.device.type, enabled=False):  # else it would multiply matrices in half precision

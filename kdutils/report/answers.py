@@ -9,7 +9,7 @@ import pandas as pd
 
 from kdutils.data.synthetic import FAMILIES
 from kdutils.report.results import Numbers, PairedGain, Results
-from kdutils.report.statistics import EACH, told, with_diverged
+from kdutils.report.statistics import BY_CHANCE, told, with_diverged
 
 _DOCUMENTS = {
     "assignment": "A: four classifiers",
@@ -97,7 +97,7 @@ def answers_sentence(found: dict[str, list[Answer]]) -> str:
     verdicts = Counter(told(gain.n, gain.sd, gain.low, gain.high) for gain in gains)
     differences = (
         f"Paired differences in test accuracy: {verdicts[1]} above zero with the whole 95% interval, {verdicts[-1]} "
-        f"below, {verdicts[0]} not to be told from zero. {EACH}"
+        f"below, {verdicts[0]} not to be told from zero. {BY_CHANCE}"
     )
     higher = f"Ours is higher than {sum(beside)} of {len(beside)} published accuracies."
     return " ".join([differences] * bool(gains) + [higher] * bool(beside))

@@ -18,7 +18,7 @@ from kdutils.distillation.losses import agreement_weights, confidence_weights, e
 from kdutils.distillation.methods import Method, build_method, method_loss
 from kdutils.report.plots import COLOURS, MARKERS, WIDEST
 from kdutils.report.results import describe_arms, describe_gains
-from kdutils.report.statistics import EACH, Arms, Gain, best_cell, count, finished, gain, spread, values
+from kdutils.report.statistics import BY_CHANCE, Arms, Gain, best_cell, count, finished, gain, spread, values
 from kdutils.report.tables import published
 from kdutils.runs.records import Record
 from kdutils.studies.methods import title
@@ -156,7 +156,7 @@ def verdict_sentence(gains: dict[str, Gain]) -> str:
         verdict = ("that cannot be told apart from", "better than", "worse than")[each.told]
         found[verdict].append(f"{name} ({each.mean:+.2f})")
     said = [f"Methods {verdict} KD: {', '.join(names) or 'none'}." for verdict, names in found.items()]
-    return " ".join([*said, EACH])
+    return " ".join([*said, BY_CHANCE])
 
 
 def tuning_sentence(arms: Arms) -> str:

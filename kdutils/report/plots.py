@@ -174,7 +174,7 @@ def plot_grid(table: pd.DataFrame, best: KD) -> Figure:
 def plot_images(dataset: Dataset, per_class: int = 8) -> Figure:
     """The first training images of every class (of the first ten), a row each."""
     names, size, step = dataset.classes[:10], dataset.train_images.shape[1], dataset.train_images.shape[1] + 4
-    sheet = np.full((step * len(names) - 4, step * per_class - 4, 3), 255, np.uint8)  # one picture: quicker than many
+    sheet = np.full((step * len(names) - 4, step * per_class - 4, 3), 255, np.uint8)
     for row in range(len(names)):
         members = torch.nonzero(dataset.train_labels == row).flatten()[:per_class]
         for column, image in enumerate(dataset.train_images[members]):

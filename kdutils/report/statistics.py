@@ -23,7 +23,7 @@ from kdutils.runs.records import Record
 Arms = dict[str, list[Record]]
 FEW = 20  # classes that are shown one by one
 FLAT = 1e-6  # percentage points: differences that deviate by less are the same
-EACH = "Each interval holds by itself: of twenty, one misses by chance."
+BY_CHANCE = "Each interval holds by itself: of twenty, one misses by chance."
 
 
 def finished(records: Iterable[Record]) -> list[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -356,10 +357,11 @@ def test_a_name_and_a_value_are_one_method(name):
     assert TypeAdapter(AnyMethod).validate_json(method.model_dump_json()) == method
 
 
-@pytest.mark.parametrize("kind", [int, float, np.float32, np.float64])
+@pytest.mark.parametrize("kind", [int, float, np.float32, np.float64, np.array, Decimal, torch.tensor])
 def test_a_weight_is_any_number_and_that_of_the_labels_is_what_it_leaves(kind):
-    methods = [build_method("kd", kd_weight=kind(weight)) for weight in (0, 1)]
-    assert [(method.ce_weight, method.kd_weight) for method in methods] == [(1.0, 0.0), (0.0, 1.0)]
+    given = (0, 1) if kind is int else (0.25, 1.0)
+    methods = [build_method("kd", kd_weight=kind(weight)) for weight in given]
+    assert [(method.ce_weight, method.kd_weight) for method in methods] == [(1 - weight, weight) for weight in given]
 
 
 def given(name="kd", student=(4, 10), teacher=(4, 10), epoch=1, **parameters):
@@ -397,6 +399,12 @@ def test_what_cannot_be_meant_is_one_sentence(changes, words):
     with pytest.raises(InputError) as error:
         given(**changes)
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(4), torch.zeros(4, 10), torch.zeros(3).long(), torch.tensor(1)])
+def test_labels_that_are_no_whole_numbers_are_one_sentence(labels):
+    with pytest.raises(InputError, match=r"a whole number for each of the 4 images, got torch\.\w+ of shape \("):
+        method_loss("kd", torch.zeros(4, 10), torch.zeros(4, 10), labels)
 
 
 def test_an_unknown_method_of_a_spec_is_named_with_those_there_are():
