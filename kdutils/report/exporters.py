@@ -124,7 +124,8 @@ def _with_sources(html: str) -> str:
 
     for formula in set(FORMULA.findall(html)):
         try:
-            typst.query(pandoc(formula, "typst").encode(), "heading")
+            text = f'#import "report.typ": *\n{pandoc(formula, "typst")}'
+            typst.query(text.encode(), "heading", root=TEMPLATES)
         except RuntimeError:
             html = html.replace(formula, formula.replace(' class="math"', ""))
     return html

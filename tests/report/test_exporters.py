@@ -60,6 +60,16 @@ class Made:
         self.pages = page_texts(self.pdf)
         self.paper, self.text = " ".join(self.pages), " ".join(self.page.text.split())
 
+    def places(self):
+        """Where the first page has its texts: (x, y) in points by what is said there, of the last one that says so."""
+        found = {}
+
+        def visit(said, page, line, *_):
+            found[said.strip()] = page[4] + line[4], page[5] + line[5]
+
+        self.reader.pages[0].extract_text(visitor_text=visit)
+        return found
+
     def pictures(self):
         """The images of the PDF."""
         return [image.image for page in self.reader.pages for image in page.images]
@@ -129,6 +139,79 @@ def test_environments_are_set(name):
     assert set("𝑎𝑏𝑐𝑑") <= set(made.paper) and "begin" not in made.paper and "notag" not in made.paper
 
 
+COLUMNS = (  # columns of the first and the second row
+    r"f(x) = \begin{cases} a & b \\ c & d \end{cases}",
+    r"\begin{cases} a & b \\[4pt] c & d \\ \end{cases}",
+    r"\left\{\begin{array}{ll} a & b \\ c & d \end{array}\right.",
+    r"x = \begin{matrix} a & b \\ c & d \end{matrix}",
+    r"\left(\begin{smallmatrix} a & b \\ c & d \end{smallmatrix}\right)",
+    r"\begin{array}[t]{c|c} a & b \\ \hline c & d \end{array}",
+    r"x = \left[\begin{array}{cc} a & b \\ c & d \end{array}\right]",
+    r"\begin{vmatrix} a & b \\ c & d \end{vmatrix}",
+    r"\begin{Vmatrix} a & b \\ c & d \end{Vmatrix}",
+    r"x = \begin{bmatrix} \begin{matrix} a & b \\ c & d \end{matrix} \end{bmatrix}",
+    r"\begin{align} x &= y \\ z &= \begin{cases} a & b \\ c & d \end{cases} \end{align}",
+)
+
+
+@pytest.mark.parametrize("formula", COLUMNS)
+def test_columns_stand_apart_and_below_each_other(formula):
+    made = text(f"$${formula}$$\n\n${formula}$")
+    assert made.html.count("<math") == 2 and "begin" not in made.paper and made.printed["warnings"] == []
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = map(made.places().get, "𝑎𝑏𝑐𝑑")
+    assert abs(ay - by) < 2 and abs(cy - dy) < 2 and ay > cy + 3
+    assert abs(ax - cx) < 2 and abs(bx - dx) < 2 and bx - ax > 7, "a letter is 5 points wide, in a small matrix 3.5"
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        r"f = \begin{aligned} a &= b \\ c + x &= d \end{aligned}",
+        r"\left\{\begin{aligned} a &= b \\ c + x &= d \end{aligned}\right.",
+        r"\begin{eqnarray} a &=& b \\ c + x &=& d \end{eqnarray}",
+        r"\begin{array}{rcl} a &=& b \\ c + x &=& d \end{array}",
+        r"\begin{align*} a &= b & e &= f \\ c + x &= d & g &= h \end{align*}",
+    ],
+)
+def test_lines_are_aligned_at_their_marks_and_pairs_of_columns_stand_apart(formula):
+    made = text(f"$${formula}$$")
+    places = made.places()
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = map(places.get, "𝑎𝑏𝑐𝑑")
+    assert abs(ay - by) < 2 and abs(cy - dy) < 2 and ay > cy + 8
+    assert abs(bx - dx) < 2 and ax > cx + 10
+    if "𝑒" in places:
+        assert places["𝑒"][0] - bx > 20 and abs(places["𝑓"][0] - places["ℎ"][0]) < 2
+    elif "𝑓" in places:
+        assert cy < places["𝑓"][1] < ay, "what stands before the lines stands at their middle"
+
+
+NORMS = (
+    r"\|x\|_1^2",
+    r"\left\|x\right\|_1^2",
+    r"\big\|x\big\|_1^2",
+    r"\lVert x\rVert_1^2",
+    r"\Vert x\Vert_1^2",
+    r"|x|_1^2",
+)
+
+
+@pytest.mark.parametrize("norm", [*NORMS, r"\newcommand{\n}[1]{\left\lVert #1\right\rVert} \n{x}_1^2"])
+def test_a_norm_has_its_exponent_beside_it_and_no_gaps(norm):
+    made = text(f"$${norm}$$\n\nSo ${norm}$ is")
+    (bar,) = {"‖", "|"} & set(re.sub(r"\s", "", made.paper))
+    assert re.search(rf"{re.escape(bar)}𝑥{re.escape(bar)}", made.paper)
+    places = made.places()
+    assert places["2"][0] - places[bar][0] < 6 and places["2"][0] > places[bar][0] + 1
+    assert abs(places["So"][1] - places["𝑥"][1]) < 1, "a formula within a line stays there"
+
+
+def test_bars_are_as_high_as_what_they_bound():
+    made = text(r"$$\left|\frac{a}{b}\right| + \left\|\frac{c}{d}\right\|$$")
+    assert all(
+        f"lr({bar}{what}{bar})" in made.printed["typst"].replace(" ", "") for bar, what in (("|", "a/b"), ("‖", "c/d"))
+    )
+
+
 def test_a_macro_holds_in_the_formulas_after_it():
     first = r"$\newcommand{\E}{\mathbb{E}}\newcommand{\KL}[2]{D(#1|#2)}\def\R{\mathbb{R}}$ "
     first += r"$\DeclareMathOperator*{\amin}{arg\,min}$"
@@ -140,7 +223,7 @@ def test_a_macro_holds_in_the_formulas_after_it():
         "$\\mathbbm{1}[x>0]$",
     )
     assert "<code>" not in made.html and "\\" not in made.text
-    assert all(words in made.paper for words in ("𝔼[𝑥]ℝ", "𝐷(𝑝 | 𝑞)", "arg", "𝑒 𝑒", "𝟙[𝑥 > 0]"))
+    assert all(words in made.paper for words in ("𝔼[𝑥]ℝ", "𝐷(𝑝|𝑞)", "arg", "𝑒 𝑒", "𝟙[𝑥 > 0]"))
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ PIECE = st.sampled_from(
     r"""\alpha \beta x y_1 z^2 \frac{a}{b} \sqrt{x} \sum_{i=1}^n \left( \right) \left\{ \right. \| | \, \! & \\ { } ^
     _ # % ~ " ' \text{if } \mathbb{E} \operatorname{KL} \newcommand{\q}[1]{#1} \q{z} \sign \begin{matrix}
     \end{matrix} // /* */ @ $ < > [ ] \hat{x} \overline{x} \begin{cases} \end{cases} \tag{1} \notag \color{red}
+    \left\{\begin{aligned} \end{aligned}\right. \begin{array}{rcl} \end{array} \big\|
     \mathcal{L} = + - \to \infty é 中""".split()
 )
 TEX = st.lists(PIECE, min_size=1, max_size=8).map(" ".join)
 FORMULA = st.builds(lambda tex, form: form.format(tex), TEX, st.sampled_from(["${}$", "$${}$$", "$ {} $", r"\\[{}\\]"]))
 ENVIRONMENT = st.builds(
     lambda name, tex: rf"\begin{{{name}}} {tex} \end{{{name}}}",
-    st.sampled_from(["align", "gather*", "cases", "Bmatrix", "multline", "eqnarray", "itemize", "split"]),
+    st.sampled_from("align gather* cases Bmatrix multline eqnarray itemize split array aligned vmatrix matrix".split()),
     TEX,
 )
 CELL = st.one_of(TEXT.map(lambda text: text.replace("\n", " ")), FORMULA)

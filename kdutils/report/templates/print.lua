@@ -19,7 +19,7 @@ local function parts_of(el)  -- the TeX without dollars and definitions, and the
   local tex = el.text:gsub("^%$+", ""):gsub("%$+$", ""):gsub("^\\\\[%[%(](.*)\\\\[%]%)]$", "%1")
   local defined = ""
   tex = tex:gsub("{\\(%l+)%s+", function(font) return FONTS[font] and "\\math" .. font .. "{" end)
-  tex = tex:gsub("{[dr]cases}", "{cases}"):gsub("\\g?def%s*(\\%a+)([#%d]*)%s*(%b{})", function(name, places, body)
+  tex = tex:gsub("{[dr]cases}", "{cases}"):gsub("(\\begin{%a+})%[[tcb]%]", "%1"):gsub("\\g?def%s*(\\%a+)([#%d]*)%s*(%b{})", function(name, places, body)
     return "\\newcommand{" .. name .. "}[" .. #places // 2 .. "]" .. body
   end):gsub("(\\%a+%*?)%s*({?\\%a+}?)%s*([^{}\\]*)(%b{})", function(command, name, arguments, body)
     if not (command:match("newcommand") or command:match("provide") or command:match("^\\DeclareM")) then return end
@@ -29,13 +29,74 @@ local function parts_of(el)  -- the TeX without dollars and definitions, and the
   return tex, defined
 end
 
-local function set(tex, kind)  -- nil where pandoc cannot
-  if FORMAT == "typst" then  -- pandoc makes \! six times too wide and cannot size \Big\|; Typst sizes delimiters itself
+-- In its text for Typst, pandoc runs the columns of all but matrices with delimiters together, and the lines of what stands
+-- within a formula. So these are given to it as a matrix whose first cell names the function of report.typ that sets them.
+local SET_BY = { cases = "cases", system = "system", array = "cells", matrix = "cells",
+  smallmatrix = "cells", aligned = "lines", alignedat = "lines", split = "lines", gathered = "lines" }
+local BETWEEN = { align = "\\qquad &", aligned = "\\qquad &", flalign = "\\qquad &", split = "\\qquad &", eqnarray = "" }
+local BARS = { vmatrix = { "|", "|" }, Vmatrix = { "\\lVert", "\\rVert" } }
+
+local function paired(body, between)  -- with `between` for each second & of a line
+  local columns = 0
+  return (body:gsub("\\?[\\&]", function(found)
+    columns = found == "\\\\" and 0 or found == "&" and columns + 1 or columns
+    if found == "&" and columns % 2 == 0 then return between end
+  end))
+end
+
+local function laid_out(tex)
+  local held = {}
+  local function environments(tex, is_inner)
+    tex = tex:gsub("\\left%s*\\{%s*\\begin{(%a+)}(.-)\\end{%1}%s*\\right%s*%.", function(name, body)
+      if name == "array" then name, body = "cases", body:gsub("^%s*%b{}", "") end
+      if SET_BY[name] == "lines" then name = "system" end
+      return ("\\begin{%s}%s\\end{%s}"):format(name, body, name)
+    end)
+    return (tex:gsub("()\\begin{(%a+)(%*?)}(.-)\\end{%2%3}()", function(first, name, star, body, after)
+      local is_whole = not is_inner and not (tex:sub(1, first - 1) .. tex:sub(after)):match("%S")
+      local by, given, rest = SET_BY[name], body:match("^%s*(%b{})(.*)")
+      if name == "array" and given then
+        body = given == "{rcl}" and paired(rest, "") or rest
+        if given:match("^{rc?l}$") then name, by = "aligned", "lines" end
+      elseif name == "alignedat" and given and not is_whole then
+        body = rest
+      end
+      body = environments(body, true)
+      if BETWEEN[name] then body = paired(body, BETWEEN[name]) end
+      if BARS[name] then
+        body = ("\\left%s\\begin{matrix}%s\\end{matrix}\\right%s"):format(BARS[name][1], body, BARS[name][2])
+      elseif by and not (is_whole and by == "lines") then
+        body = ("\\begin{Vmatrix}\\text{%s}&%s\\end{Vmatrix}"):format(by, body:gsub("\\hline", ""):gsub("\\\\%s*$", ""))
+      else
+        body = ("\\begin{%s}%s\\end{%s}"):format(name .. star, body, name .. star)
+      end
+      held[#held + 1] = body
+      return "\1" .. #held .. "\1"
+    end))
+  end
+  local number
+  tex = environments(tex, false)
+  repeat tex, number = tex:gsub("\1(%d+)\1", function(place) return held[tonumber(place)] end) until number == 0
+  return tex
+end
+
+local function set(macros, tex, kind)  -- nil where pandoc cannot
+  if FORMAT == "typst" then
+    tex = (macros .. laid_out(tex)):gsub("\\(.)", { ["|"] = "\\Vert " })  -- \| is no relation, with exponents above it
+    -- pandoc makes \! six times too wide and cannot size \Big\|; Typst sizes delimiters itself
     tex = tex:gsub("\\!", ""):gsub("\\[bB]igg?[lrm]?%s*([%(%)%[%]|\\%./])", "%1")
+  else
+    tex = macros .. tex
   end
   local doc = pandoc.Pandoc { pandoc.Plain { pandoc.Math(kind, tex) } }
   local made = pandoc.write(doc, FORMAT, { html_math_method = "mathml", wrap_text = "none" })
-  if FORMAT == "typst" then return made:match("^%$.*%$") end
+  if FORMAT == "typst" then
+    made = made:gsub('mat%(delim: "||", upright%("(%l+)"%), ', "%1("):gsub('delim: "||"', 'delim: "‖"')
+    -- as in TeX, nothing comes between a bar and what it bounds
+    made = made:gsub("\\|", " vbar "):gsub("lr%(bar%.v%.double(.-)bar%.v%.double%)", "lr(‖%1‖)")
+    made = made:gsub("bar%.v%.double", " vbars "):gsub("∥", " vbars "):match("^%$.*%$")
+    return made and kind == "InlineMath" and made:gsub("^%$%s+", "$"):gsub("%s+%$$", "$") or made
+  end
   made = made:match("<math.*</math>")
   return made and made:gsub("<annotation.-</annotation>", "")
 end
@@ -47,8 +108,8 @@ local function formula(el)
   local is_display = el.text:match("^%$%$") or el.text:match("^\\\\%[") or el.text:match("^\\begin")
   local tex, defined = parts_of(el)
   macros = macros .. defined
-  local made = set(macros .. tex, is_display and "DisplayMath" or "InlineMath")
-  if is_display and not made then made = set(macros .. "\\begin{aligned}" .. tex .. "\\end{aligned}", "DisplayMath") end
+  local made = set(macros, tex, is_display and "DisplayMath" or "InlineMath")
+  if is_display and not made then made = set(macros, "\\begin{aligned}" .. tex .. "\\end{aligned}", "DisplayMath") end
   return made and pandoc.RawInline(FORMAT, made) or pandoc.Code(el.text)
 end
 
