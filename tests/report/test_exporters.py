@@ -205,6 +205,29 @@ def test_a_norm_has_its_exponent_beside_it_and_no_gaps(norm):
     assert abs(places["So"][1] - places["𝑥"][1]) < 1, "a formula within a line stays there"
 
 
+@pytest.mark.parametrize(
+    "operator",
+    [
+        r"\operatorname*{arg\,min}_w",
+        r"\underset{w}{\operatorname{argmin}}",
+        r"\underset{w}{\mathrm{argmin}}",
+        r"\mathop{\mathrm{argmin}}_w",
+        r"\DeclareMathOperator*{\amin}{arg\,min}\amin_w",
+    ],
+)
+def test_what_an_operator_runs_over_stands_below_it(operator):
+    made = text(rf"${operator} L$ and $\operatorname{{tr}}_w A$", rf"$${operator} L$$")
+    places = made.places()
+    assert places["𝑤"][0] < places["𝐿"][0] - 8 and places["𝑤"][1] < places["𝐿"][1] - 5
+    assert "limits" not in text(r"$\operatorname{tr}_w A$").printed["typst"]
+
+
+def test_brackets_are_as_high_as_what_they_bound_where_one_says_so():
+    made = text(r"$$\Big(\frac{a}{b}\Big) + \bigl\{\frac{c}{d}\bigr\}$$", r"$$\Big( x \\ y \Big)$$ $$\big|u\big|$$")
+    assert "(a / b) + {c / d}" in made.printed["typst"]
+    assert all(words in made.paper.replace(" ", "") for words in ("(𝑥𝑦)", "|𝑢|"))
+
+
 def test_bars_are_as_high_as_what_they_bound():
     made = text(r"$$\left|\frac{a}{b}\right| + \left\|\frac{c}{d}\right\|$$")
     assert all(

@@ -80,24 +80,38 @@ local function laid_out(tex)
   return tex
 end
 
-local function set(macros, tex, kind)  -- nil where pandoc cannot
-  if FORMAT == "typst" then
-    tex = (macros .. laid_out(tex)):gsub("\\(.)", { ["|"] = "\\Vert " })  -- \| is no relation, with exponents above it
-    -- pandoc makes \! six times too wide and cannot size \Big\|; Typst sizes delimiters itself
-    tex = tex:gsub("\\!", ""):gsub("\\[bB]igg?[lrm]?%s*([%(%)%[%]|\\%./])", "%1")
-  else
-    tex = macros .. tex
-  end
+local function written(tex, kind)
   local doc = pandoc.Pandoc { pandoc.Plain { pandoc.Math(kind, tex) } }
-  local made = pandoc.write(doc, FORMAT, { html_math_method = "mathml", wrap_text = "none" })
-  if FORMAT == "typst" then
-    made = made:gsub('mat%(delim: "||", upright%("(%l+)"%), ', "%1("):gsub('delim: "||"', 'delim: "‖"')
-    -- as in TeX, nothing comes between a bar and what it bounds
-    made = made:gsub("\\|", " vbar "):gsub("lr%(bar%.v%.double(.-)bar%.v%.double%)", "lr(‖%1‖)")
-    made = made:gsub("bar%.v%.double", " vbars "):gsub("∥", " vbars "):match("^%$.*%$")
-    return made and kind == "InlineMath" and made:gsub("^%$%s+", "$"):gsub("%s+%$$", "$") or made
+  return pandoc.write(doc, FORMAT, { html_math_method = "mathml", wrap_text = "none" })
+end
+
+local function for_typst(macros, tex, kind)
+  local mine = macros:sub(#MACROS + 1) .. tex
+  local limits = mine:match("operatorname%*") or mine:match("MathOperator%*") or mine:match("\\underset") or mine:match("\\mathop")
+  tex = laid_out(tex):gsub("\\underset%s*(%b{})%s*{\\%a+%s*(%b{})}", "\\mathop{\\mathrm%2}\\limits_%1")
+  tex = (macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert " })  -- \| is no relation, with exponents above it
+  tex = tex:gsub("\\!", "")  -- pandoc makes it six times too wide
+  local function unsized(text) return (text:gsub("\\[bB]igg?[lrm]?%s*([%(%)%[%]|\\%./])", "%1")) end
+  -- pandoc loses the size of \Big( and \Big\|; Typst sizes what stands as a pair
+  local sized = tex:gsub("\\[bB]igg?l?%s*(\\?[%(%[{])", "\\left%1"):gsub("\\[bB]igg?r?%s*(\\?[%)%]}])", "\\right%1")
+  local made = written(unsized(sized), kind):match("^%$.*%$") or written(unsized(tex), kind):match("^%$.*%$")
+  if not made then return nil end
+  made = made:gsub('mat%(delim: "||", upright%("(%l+)"%), ', "%1("):gsub('delim: "||"', 'delim: "‖"')
+  if not made:find('\\"', 1, true) then
+    made = made:gsub('(.?.?)("[^"]*")', function(before, name)
+      if before:match("%($") or before == ": " then return end
+      return ("%sop(%s%s)"):format(before, name, limits and ", limits: #true" or "")
+    end)
   end
-  made = made:match("<math.*</math>")
+  -- as in TeX, nothing comes between a bar and what it bounds
+  made = made:gsub("\\|", " vbar "):gsub("lr%(bar%.v%.double(.-)bar%.v%.double%)", "lr(‖%1‖)")
+  made = made:gsub("bar%.v%.double", " vbars "):gsub("∥", " vbars ")
+  return kind == "InlineMath" and made:gsub("^%$%s+", "$"):gsub("%s+%$$", "$") or made
+end
+
+local function set(macros, tex, kind)  -- nil where pandoc cannot
+  if FORMAT == "typst" then return for_typst(macros, tex, kind) end
+  local made = written(macros .. tex, kind):match("<math.*</math>")
   return made and made:gsub("<annotation.-</annotation>", "")
 end
 
