@@ -219,7 +219,11 @@ def test_what_an_operator_runs_over_stands_below_it(operator):
     made = text(rf"${operator} L$ and $\operatorname{{tr}}_w A$", rf"$${operator} L$$")
     places = made.places()
     assert places["𝑤"][0] < places["𝐿"][0] - 8 and places["𝑤"][1] < places["𝐿"][1] - 5
-    assert "limits" not in text(r"$\operatorname{tr}_w A$").printed["typst"]
+    other = text(
+        r"$\operatorname{tr}_w A + \left(\operatorname{KL}\right) + \begin{pmatrix} \operatorname{diag} \end{pmatrix}$"
+    )
+    made = other.printed["typst"]
+    assert "limits" not in made and all(f'op("{name}")' in made for name in ("tr", "KL", "diag"))
 
 
 def test_brackets_are_as_high_as_what_they_bound_where_one_says_so():

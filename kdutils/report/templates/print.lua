@@ -98,8 +98,8 @@ local function for_typst(macros, tex, kind)
   if not made then return nil end
   made = made:gsub('mat%(delim: "||", upright%("(%l+)"%), ', "%1("):gsub('delim: "||"', 'delim: "‖"')
   if not made:find('\\"', 1, true) then
-    made = made:gsub('(.?.?)("[^"]*")', function(before, name)
-      if before:match("%($") or before == ": " then return end
+    made = made:gsub('(.-)("[^"]*")', function(before, name)
+      if before:match("upright%($") or before:match("delim: $") then return end
       return ("%sop(%s%s)"):format(before, name, limits and ", limits: #true" or "")
     end)
   end
