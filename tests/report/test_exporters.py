@@ -118,6 +118,7 @@ def test_every_symbol_and_accent_is_set_in_both():
 
 def test_a_macro_that_is_unknown_stands_as_its_source_beside_the_rest():
     made = text(r"Sets $A \cap B$ and $\sign(w) \oplus b$ and $u \odot v$.")
+    assert made.paper.count("{") == 2 * (formula.count(r"\{") + formula.count(r"\begin{cases}"))
     assert made.html.count("<math") == 2 and r"$\sign(w) \oplus b$" in made.text
     assert all(words in made.paper for words in ("𝐴 ∩ 𝐵", r"$\sign(w) \oplus b$", "𝑢 ⊙ 𝑣"))
 
@@ -144,6 +145,8 @@ COLUMNS = (  # columns of the first and the second row
     r"\begin{cases} a & b \\[4pt] c & d \\ \end{cases}",
     r"\left\{\begin{array}{ll} a & b \\ c & d \end{array}\right.",
     r"x = \begin{matrix} a & b \\ c & d \end{matrix}",
+    r"\left\{\begin{matrix} a & b \\ c & d \end{matrix}\right.",
+    r"\left\{\begin{array}{l} x \end{array}\right\} \left\{\begin{array}{ll} a & b \\ c & d \end{array}\right.",
     r"\left(\begin{smallmatrix} a & b \\ c & d \end{smallmatrix}\right)",
     r"\begin{array}[t]{c|c} a & b \\ \hline c & d \end{array}",
     r"x = \left[\begin{array}{cc} a & b \\ c & d \end{array}\right]",
@@ -157,6 +160,7 @@ COLUMNS = (  # columns of the first and the second row
 @pytest.mark.parametrize("formula", COLUMNS)
 def test_columns_stand_apart_and_below_each_other(formula):
     made = text(f"$${formula}$$\n\n${formula}$")
+    assert made.paper.count("{") == 2 * (formula.count(r"\{") + formula.count(r"\begin{cases}"))
     assert made.html.count("<math") == 2 and "begin" not in made.paper and made.printed["warnings"] == []
     (ax, ay), (bx, by), (cx, cy), (dx, dy) = map(made.places().get, "𝑎𝑏𝑐𝑑")
     assert abs(ay - by) < 2 and abs(cy - dy) < 2 and ay > cy + 3
@@ -277,6 +281,7 @@ def test_formulas_stay_whole_in_tables_headings_and_alternative_texts():
     made = text(
         "## On $a_1 * b_1$\n\n| a |\n|---|\n| $|x|_1$ |\n\n![of $y_1*y_2*$](data:image/png;base64," + picture() + ")"
     )
+    assert made.paper.count("{") == 2 * (formula.count(r"\{") + formula.count(r"\begin{cases}"))
     assert made.html.count("<math") == 2 and made.page.all("img")[0]["alt"] == "of $y_1*y_2*$" and "𝑥" in made.paper
 
 

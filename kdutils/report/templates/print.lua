@@ -48,9 +48,10 @@ local function laid_out(tex)
   local held = {}
   local function environments(tex, is_inner)
     tex = tex:gsub("\\left%s*\\{%s*\\begin{(%a+)}(.-)\\end{%1}%s*\\right%s*%.", function(name, body)
-      if name == "array" then name, body = "cases", body:gsub("^%s*%b{}", "") end
-      if SET_BY[name] == "lines" then name = "system" end
-      return ("\\begin{%s}%s\\end{%s}"):format(name, body, name)
+      local brace = ({ cells = "cases", lines = "system" })[SET_BY[name]]
+      if not brace or body:find("\\end{" .. name, 1, true) then return end
+      if name == "array" then body = body:gsub("^%s*%b{}", "") end
+      return ("\\begin{%s}%s\\end{%s}"):format(brace, body, brace)
     end)
     return (tex:gsub("()\\begin{(%a+)(%*?)}(.-)\\end{%2%3}()", function(first, name, star, body, after)
       local is_whole = not is_inner and not (tex:sub(1, first - 1) .. tex:sub(after)):match("%S")
