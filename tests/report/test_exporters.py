@@ -230,6 +230,12 @@ def test_what_an_operator_runs_over_stands_below_it(operator):
     assert "limits" not in made and all(f'op("{name}")' in made for name in ("tr", "KL", "diag"))
 
 
+def test_an_index_of_a_relation_stands_beside_it_unless_one_sets_it_above():
+    places = text(r"$$x \sim_i p$$ $$y \overset{d}{=} q$$ $$z \to_n u \text{ if } v\mid_0$$").places()
+    assert places["𝑖"][0] > places["∼"][0] + 6 and places["𝑛"][0] > places["→"][0] + 8
+    assert places["0"][0] > places["∣"][0] + 1 and abs(places["𝑑"][0] - places["="][0]) < 4
+
+
 def test_brackets_are_as_high_as_what_they_bound_where_one_says_so():
     made = text(r"$$\Big(\frac{a}{b}\Big) + \bigl\{\frac{c}{d}\bigr\}$$", r"$$\Big( x \\ y \Big)$$ $$\big|u\big|$$")
     assert "(a / b) + {c / d}" in made.printed["typst"]

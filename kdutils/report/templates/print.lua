@@ -19,7 +19,8 @@ local function parts_of(el)  -- the TeX without dollars and definitions, and the
   local tex = el.text:gsub("^%$+", ""):gsub("%$+$", ""):gsub("^\\\\[%[%(](.*)\\\\[%]%)]$", "%1")
   local defined = ""
   tex = tex:gsub("{\\(%l+)%s+", function(font) return FONTS[font] and "\\math" .. font .. "{" end)
-  tex = tex:gsub("{[dr]cases}", "{cases}"):gsub("(\\begin{%a+})%[[tcb]%]", "%1"):gsub("\\g?def%s*(\\%a+)([#%d]*)%s*(%b{})", function(name, places, body)
+  tex = tex:gsub("{[dr]cases}", "{cases}"):gsub("(\\begin{%a+})%[[tcb]%]", "%1")
+  tex = tex:gsub("\\g?def%s*(\\%a+)([#%d]*)%s*(%b{})", function(name, places, body)
     return "\\newcommand{" .. name .. "}[" .. #places // 2 .. "]" .. body
   end):gsub("(\\%a+%*?)%s*({?\\%a+}?)%s*([^{}\\]*)(%b{})", function(command, name, arguments, body)
     if not (command:match("newcommand") or command:match("provide") or command:match("^\\DeclareM")) then return end
@@ -29,12 +30,18 @@ local function parts_of(el)  -- the TeX without dollars and definitions, and the
   return tex, defined
 end
 
--- In its text for Typst, pandoc runs the columns of all but matrices with delimiters together, and the lines of what stands
--- within a formula. So these are given to it as a matrix whose first cell names the function of report.typ that sets them.
+-- In its text for Typst, pandoc runs the columns of all but matrices with delimiters together, and the lines of what
+-- stands within a formula. So these are given to it as a matrix whose first cell names the function of report.typ that
+-- sets them.
 local SET_BY = { cases = "cases", system = "system", array = "cells", matrix = "cells",
   smallmatrix = "cells", aligned = "lines", alignedat = "lines", split = "lines", gathered = "lines" }
-local BETWEEN = { align = "\\qquad &", aligned = "\\qquad &", flalign = "\\qquad &", split = "\\qquad &", eqnarray = "" }
+local GAP = "\\qquad &"
+local BETWEEN = { align = GAP, aligned = GAP, flalign = GAP, split = GAP, eqnarray = "" }  -- two columns and the next
 local BARS = { vmatrix = { "|", "|" }, Vmatrix = { "\\lVert", "\\rVert" } }
+
+local RELATIONS = {}  -- which Typst sets their indices below, as it does for \underset and its like
+local NAMES = "tilde.op tilde.eq approx equiv prop in perp arrow.r arrow.l arrow.r.double divides parallel lt.eq gt.eq"
+for name in NAMES:gmatch("%S+") do RELATIONS[name] = true end
 
 local function paired(body, between)  -- with `between` for each second & of a line
   local columns = 0
@@ -88,7 +95,8 @@ end
 
 local function for_typst(macros, tex, kind)
   local mine = macros:sub(#MACROS + 1) .. tex
-  local limits = mine:match("operatorname%*") or mine:match("MathOperator%*") or mine:match("\\underset") or mine:match("\\mathop")
+  local limits
+  for _, name in ipairs { "operatorname%*", "MathOperator%*", "\\underset", "\\mathop" } do limits = limits or mine:match(name) end
   tex = laid_out(tex):gsub("\\underset%s*(%b{})%s*{\\%a+%s*(%b{})}", "\\mathop{\\mathrm%2}\\limits_%1")
   tex = (macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert " })  -- \| is no relation, with exponents above it
   tex = tex:gsub("\\!", "")  -- pandoc makes it six times too wide
@@ -102,6 +110,11 @@ local function for_typst(macros, tex, kind)
     made = made:gsub('(.-)("[^"]*")', function(before, name)
       if before:match("upright%($") or before:match("delim: $") then return end
       return ("%sop(%s%s)"):format(before, name, limits and ", limits: #true" or "")
+    end)
+  end
+  if not (mine:match("\\%a+set") or mine:match("\\stackrel") or mine:match("\\x%a+arrow")) then
+    made = made:gsub("([%a%.]+)([_^])", function(name, index)
+      return RELATIONS[name] and ("scripts(%s)%s"):format(name, index)
     end)
   end
   -- as in TeX, nothing comes between a bar and what it bounds
