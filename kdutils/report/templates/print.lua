@@ -96,7 +96,9 @@ end
 local function for_typst(macros, tex, kind)
   local mine = macros:sub(#MACROS + 1) .. tex
   local limits
-  for _, name in ipairs { "operatorname%*", "MathOperator%*", "\\underset", "\\mathop" } do limits = limits or mine:match(name) end
+  for _, name in ipairs { "operatorname%*", "MathOperator%*", "\\underset", "\\mathop" } do
+    limits = limits or mine:match(name)
+  end
   tex = laid_out(tex):gsub("\\underset%s*(%b{})%s*{\\%a+%s*(%b{})}", "\\mathop{\\mathrm%2}\\limits_%1")
   tex = (macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert " })  -- \| is no relation, with exponents above it
   tex = tex:gsub("\\!", "")  -- pandoc makes it six times too wide
