@@ -10,6 +10,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from chapters import CHAPTERS
 
+from kdutils.report.exporters import PageExporter
+
 pytest_plugins = ["smoke_report", "chromium"]
 WIDE = {"width": 1200, "height": 900}
 LOOKS = """
@@ -61,6 +63,17 @@ def test_maths_is_set_as_mathml(visit):
     assert all(native and width > 0 for native, width in maths)
     assert bool(maths) == (not visit.url.endswith("index.html"))
     assert "$" not in visit.inner_text("main") and "\\frac" not in visit.inner_text("main")
+
+
+def test_lines_of_equations_end_at_their_mark(browser):
+    cell = nbformat.v4.new_markdown_cell(r"$$\begin{aligned} a + u &= b \\ c &= d \end{aligned}$$")
+    html, _ = PageExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]), {"metadata": {"path": "."}})
+    page = browser.new_page(viewport=WIDE)
+    page.set_content(html)
+    ends = page.evaluate("[...document.querySelectorAll('mi')].map(m => m.getBoundingClientRect().right)")
+    page.close()
+    (_, u, _, c, _) = ends
+    assert abs(u - c) < 1
 
 
 def test_code_is_folded_away_but_for_formulas(visit, smoke):
