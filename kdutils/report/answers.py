@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from kdutils.data.synthetic import FAMILIES
-from kdutils.report.results import Numbers, PairedGain, Results
-from kdutils.report.statistics import BY_CHANCE, told, with_diverged
+from kdutils.report.results import Results
+from kdutils.report.statistics import BY_CHANCE, Gain, Numbers, with_diverged
 
 _DOCUMENTS = {
     "assignment": "A: four classifiers",
@@ -34,21 +34,20 @@ class Answer:
     @property
     def difference(self) -> float | None:
         """Ours less the published value, in percentage points."""
-        if self.is_synthetic or None in (self.ours.mean, self.published):
+        if self.is_synthetic or self.published is None or not self.ours.n:
             return None
         return self.ours.mean - self.published
 
     @property
     def cells(self) -> tuple[str, ...]:
         """As a table shows it: what, images, ours, its interval, n, published, our difference."""
-        ours, interval, sign = self.ours, self.ours.interval, "+" * isinstance(self.ours, PairedGain)
-        mean = "diverged" if ours.mean is None else f"{ours.mean:{sign}.2f}"
-        spread = "" if ours.sd is None else f" ± {ours.sd:.2f}"
-        between = f"[{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]" if interval else "–"
+        ours, (low, high), sign = self.ours, self.ours.bounds, "+" * isinstance(self.ours, Gain)
+        mean = f"{ours.mean:{sign}.2f}" if ours.n else "diverged"
+        spread, interval = (f" ± {ours.sd:.2f}", f"[{low:{sign}.2f}, {high:{sign}.2f}]") if ours.n > 1 else ("", "–")
         published = "–" if self.published is None else f"{self.published:g}"
         difference = "–" if self.difference is None else f"{self.difference:+.2f}"
         n = str(with_diverged(ours.n, ours.diverged))
-        return self.what, self.images, mean + spread, between, n, published, difference
+        return self.what, self.images, mean + spread, interval, n, published, difference
 
 
 COLUMNS = ("classifier or gain", "images", "ours (%)", "95% interval", "n", "published (%)", "difference")
@@ -93,8 +92,8 @@ def answers_sentence(found: dict[str, list[Answer]]) -> str:
     """How many gains can be told from zero, and how many of our accuracies are higher than the published ones."""
     rows = [row for rows in found.values() for row in rows]
     beside = [row.difference > 0 for row in rows if row.difference is not None]
-    gains = [row.ours for row in rows if isinstance(row.ours, PairedGain)]
-    verdicts = Counter(told(gain.n, gain.sd, gain.low, gain.high) for gain in gains)
+    gains = [row.ours for row in rows if isinstance(row.ours, Gain)]
+    verdicts = Counter(gain.told for gain in gains)
     differences = (
         f"Paired differences in test accuracy: {verdicts[1]} above zero with the whole 95% interval, {verdicts[-1]} "
         f"below, {verdicts[0]} not to be told from zero. {BY_CHANCE}"
@@ -105,7 +104,7 @@ def answers_sentence(found: dict[str, list[Answer]]) -> str:
 
 def answers_caption(found: dict[str, list[Answer]]) -> str:
     """What stands in the table and the figure, and what the intervals of the gains are conditional on."""
-    gains = [row.ours for rows in found.values() for row in rows if isinstance(row.ours, PairedGain)]
+    gains = [row.ours for rows in found.values() for row in rows if isinstance(row.ours, Gain)]
     conditions = dict.fromkeys(gain.over for gain in gains)
     over = "; ".join(conditions)
     shared = [what for what in ("their views", "one teacher", "their teachers") if what in over]

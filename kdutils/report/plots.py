@@ -17,7 +17,6 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-from scipy import stats
 from scipy.special import softmax
 
 from kdutils.data.datasets import Dataset
@@ -25,8 +24,7 @@ from kdutils.data.views import allowed_views, render
 from kdutils.distillation.methods import KD
 from kdutils.networks.binary import binary_layers, sign, sign_activations, sign_weights
 from kdutils.report.answers import Answer
-from kdutils.report.results import PairedGain
-from kdutils.report.statistics import FEW, Arms, Gain, confusion, finished, values, with_diverged
+from kdutils.report.statistics import FEW, Arms, Gain, Numbers, confusion, finished, values, with_diverged
 from kdutils.runs.records import Record
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -296,7 +294,7 @@ def plot_gains(gains: Sequence[Gain]) -> Figure:
 
 def plot_answers(answers: dict[str, list[Answer]]) -> Figure:
     """Accuracies (%) by document: a dot for every seed, the mean with its 95% interval, and the published value."""
-    shown = {name: [row for row in rows if not isinstance(row.ours, PairedGain)] for name, rows in answers.items()}
+    shown = {name: [row for row in rows if not isinstance(row.ours, Gain)] for name, rows in answers.items()}
     lines = [line for document, rows in shown.items() if rows for line in (document, *rows)]
     figure, axis = plt.subplots(figsize=(7.2, 0.2 * len(lines) + 1.1))
     seen, marks = [], {}
@@ -306,8 +304,8 @@ def plot_answers(answers: dict[str, list[Answer]]) -> Figure:
             continue
         seeds = row.ours.kept
         published = [row.published] * (row.published is not None)
-        mean = np.nan if row.ours.mean is None else row.ours.mean
-        low, high = row.ours.interval or (mean, mean)
+        mean = row.ours.mean
+        low, high = row.ours.bounds if row.ours.n > 1 else (mean, mean)
         seen += published + seeds + [end for end in (low, high) if seeds]
         axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", fmt="|", markersize=9)
         dots = axis.plot(seeds, [place] * len(seeds), "o", color=COLOURS[0], markersize=4)
@@ -334,13 +332,14 @@ def plot_seeds(arms: Arms, beside: str | None = None) -> Figure:
     """
     figure, axis = plt.subplots(figsize=(7.2, 0.45 * len(arms) + 1.2))
     for row, (name, records) in enumerate(arms.items()):
-        found, look = values(records, "test"), {"markeredgecolor": "black", "markeredgewidth": 0.4, "alpha": 0.8}
-        axis.plot(found, [row] * len(found), **_style(row) | look | {"linestyle": ""})
-        if found:
-            half = stats.t.ppf(0.975, len(found) - 1) * stats.sem(found) if len(found) > 1 else None
-            axis.errorbar(np.mean(found), row + 0.3, xerr=half, color="black", fmt="|", capsize=3)
-        if name == beside and found:
-            axis.axvline(np.mean(found), color="black", linewidth=0.8, linestyle="dotted")
+        found = Numbers.of(dict(enumerate(values(records, "test"))))
+        look = {"markeredgecolor": "black", "markeredgewidth": 0.4, "alpha": 0.8, "linestyle": ""}
+        axis.plot(found.kept, [row] * found.n, **_style(row) | look)
+        if found.n:
+            half = found.bounds[1] - found.mean if found.n > 1 else None
+            axis.errorbar(found.mean, row + 0.3, xerr=half, color="black", fmt="|", capsize=3)
+        if name == beside and found.n:
+            axis.axvline(found.mean, color="black", linewidth=0.8, linestyle="dotted")
     names = [textwrap.fill(_named(name, records), 34) for name, records in arms.items()]
     axis.set(yticks=range(len(arms)), yticklabels=names, ylim=(len(arms) - 0.4, -0.5), xlabel="test accuracy (%)")
     return figure

@@ -17,7 +17,8 @@ from kdutils.machine import cores
 from kdutils.report.answers import COLUMNS, answers, answers_caption, answers_sentence, answers_table
 from kdutils.report.exporters import Chapter, PageExporter, PrintExporter, pandoc, typeset, with_mathml
 from kdutils.report.page import rendered
-from kdutils.report.results import PairedGain, Results, collect
+from kdutils.report.results import Results, collect
+from kdutils.report.statistics import Gain
 from kdutils.settings import write_atomic
 
 ALT = (
@@ -98,7 +99,7 @@ def _opening(notebooks: dict[str, nbformat.NotebookNode], folder: Path, cover: d
         texts["table"] = templates.get_template("answers.html.j2").render(shown)
         texts["sentence"] = answers_sentence(found)
         files["tables/answers.csv"] = answers_table(found).to_csv(index=False).encode()
-    if any(not isinstance(row.ours, PairedGain) for rows in found.values() for row in rows):
+    if any(not isinstance(row.ours, Gain) for rows in found.values() for row in rows):
         from kdutils.report import plots  # heavy: a suite that has nothing to draw need not wait for it
 
         figure = plots.plot_answers(found)

@@ -8,50 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import JsonValue, ValidationError
-from scipy.special import stdtrit
 
 from kdutils.errors import InputError
-from kdutils.report.statistics import Arms, Gain, finished, standard_error, values
+from kdutils.report.statistics import Arms, Gain, Numbers, finished, standard_error, values
 from kdutils.runs.records import Record
 from kdutils.specs import RunSpec
 from kdutils.values import Value, explain
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
-
-
-class Numbers(Value):
-    """One number of several seeds: their single values, mean and sample SD; null for what there is not."""
-
-    values: dict[str, float | None]  # by seed; null: its run diverged
-    n: int  # values that are no null
-    diverged: int
-    mean: float | None
-    sd: float | None
-    published: dict[str, float] = {}  # by study, as in reports/published.csv
-
-    @property
-    def kept(self) -> list[float]:
-        """The values of the runs that did not diverge."""
-        return [value for value in self.values.values() if value is not None]
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95% confidence interval of the mean (Student's t, n - 1 degrees of freedom); None for one value."""
-        if self.sd is None:
-            return None
-        half = stdtrit(self.n - 1, 0.975) * self.sd / self.n**0.5
-        return self.mean - half, self.mean + half
-
-
-class PairedGain(Numbers):
-    """Differences of test accuracies (percentage points) by seed, with their 95% confidence interval."""
-
-    treated: str
-    control: str
-    low: float | None
-    high: float | None
-    over: str  # what the interval is conditional on
 
 
 class Arm(Value):
@@ -86,7 +51,7 @@ class Chapter(Value):
     study: str
     setting: str
     arms: dict[str, Arm] = {}
-    gains: dict[str, PairedGain] = {}  # by "treated against control"
+    gains: dict[str, Gain] = {}  # by "treated against control"
     grids: dict[str, Grid] = {}  # by the name of their figure
 
 
@@ -114,7 +79,7 @@ def _arm(records: list[Record]) -> dict:
     splits += ["best val"] * ("val" in splits and all("best_val" in record.summary for record in finished(records)))
 
     def numbers(split: str, metric: str) -> dict:
-        return _numbers({run.spec.seed: (values([run], split, metric) or [np.nan])[0] for run in records})
+        return Numbers.of({run.spec.seed: (values([run], split, metric) or [np.nan])[0] for run in records}).plain()
 
     return {
         "spec": spec,
@@ -127,13 +92,8 @@ def _arm(records: list[Record]) -> dict:
 
 
 def describe_gains(gains: list[Gain]) -> dict[str, dict]:
-    """Every gain as a `PairedGain` in plain values."""
-    described = {}
-    for gain in gains:
-        low, high = (gain.low, gain.high) if gain.n > 1 else (None, None)
-        about = {"treated": gain.treated, "control": gain.control, "low": low, "high": high, "over": gain.over}
-        described[f"{gain.treated} against {gain.control}"] = _numbers(gain.values) | about
-    return described
+    """Every gain in plain values."""
+    return {f"{gain.treated} against {gain.control}": gain.plain() for gain in gains}
 
 
 def describe_grid(records: list[Record]) -> dict:
@@ -145,17 +105,6 @@ def describe_grid(records: list[Record]) -> dict:
         cells.append(where | {"accuracy": None if record.diverged else record.metric("val")})
     error = standard_error(records) if finished(records) else 0.0
     return {"cells": cells, "standard_error": error}
-
-
-def _numbers(by_seed: dict[int, float]) -> dict:
-    kept = [value for value in by_seed.values() if np.isfinite(value)]
-    return {
-        "values": {str(seed): value if np.isfinite(value) else None for seed, value in by_seed.items()},
-        "n": len(kept),
-        "diverged": len(by_seed) - len(kept),
-        "mean": float(np.mean(kept)) if kept else None,
-        "sd": float(np.std(kept, ddof=1)) if len(kept) > 1 else None,
-    }
 
 
 def collect(notebook: NotebookNode) -> Chapter | None:

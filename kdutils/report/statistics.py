@@ -6,12 +6,13 @@ has no number: it is counted beside the mean, never averaged.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Annotated, Self
 
 import numpy as np
-import pandas as pd
 import torch
+from pydantic import BeforeValidator, Field
 from scipy.special import softmax, stdtrit
 from torch import nn
 
@@ -19,6 +20,7 @@ from kdutils.distillation.methods import Method
 from kdutils.errors import InputError
 from kdutils.networks.binary import binary_layers
 from kdutils.runs.records import Record
+from kdutils.values import Value
 
 Arms = dict[str, list[Record]]
 FEW = 20  # classes that are shown one by one
@@ -78,28 +80,53 @@ def conditions(arms: Arms) -> str:
     return "over seeds" + (f" that share {' and '.join(shared)}" if shared else "") + some
 
 
-def told(n: int, deviation: float, low: float, high: float) -> int:
-    """1 where the whole 95% interval of a mean of `n` differences lies above zero, -1 where below, else 0.
-
-    One without width tells nothing: few pairs may differ by the same by chance.
-    """
-    return 0 if n < 2 or deviation < FLAT else int(low > 0) - int(high < 0)
+Known = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(lambda value: np.nan if value is None else value)]
+"""A number, or NaN where there is none, which JSON holds as null."""
 
 
-@dataclass(frozen=True)
-class Gain:
-    """The paired difference of test accuracies (percentage points) between two arms, seed by seed."""
+class Numbers(Value):
+    """One number of several seeds: their single values, mean and sample SD; a part of `results.json`."""
+
+    values: dict[str, float | None]  # by seed; None: its run diverged
+    n: int  # values that are not None
+    diverged: int
+    mean: Known
+    sd: Known
+    published: dict[str, float] = {}  # by study, as in reports/published.csv
+
+    @classmethod
+    def of(cls, by_seed: dict[int, float], **fields) -> Self:
+        """The numbers of values by seed, NaN where the run diverged."""
+        values = {str(seed): float(value) if np.isfinite(value) else None for seed, value in by_seed.items()}
+        kept = [value for value in values.values() if value is not None]
+        mean = float(np.mean(kept)) if kept else np.nan
+        sd = float(np.std(kept, ddof=1)) if len(kept) > 1 else np.nan
+        return cls(values=values, n=len(kept), diverged=len(values) - len(kept), mean=mean, sd=sd, **fields)
+
+    @property
+    def kept(self) -> list[float]:
+        """The values of the runs that did not diverge."""
+        return [value for value in self.values.values() if value is not None]
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The 95% confidence interval of the mean (Student's t, n - 1 degrees of freedom); NaN below two values."""
+        half = float(stdtrit(self.n - 1, 0.975)) * self.sd / self.n**0.5 if self.n > 1 else np.nan
+        return self.mean - half, self.mean + half
+
+    def plain(self) -> dict:
+        """As JSON holds it."""
+        return json.loads(self.model_dump_json(exclude_defaults=True))
+
+
+class Gain(Numbers):
+    """The paired difference of test accuracies (percentage points) between two arms, seed by seed; n counts pairs."""
 
     treated: str
     control: str
-    mean: float  # this and the next three are NaN where there are too few pairs
-    deviation: float
-    low: float
-    high: float
-    n: int  # pairs without a run that diverged
-    diverged: int  # pairs left out
+    low: Known  # the bounds of the 95% confidence interval
+    high: Known
     over: str  # what the interval is conditional on
-    values: dict[int, float]  # the differences by seed, NaN for a pair left out
 
     @property
     def interval(self) -> str:
@@ -112,8 +139,11 @@ class Gain:
 
     @property
     def told(self) -> int:
-        """What the interval tells (`told`): 1 a gain, -1 a loss, 0 neither."""
-        return told(self.n, self.deviation, self.low, self.high)
+        """1 where the whole interval lies above zero, -1 where below, else 0.
+
+        One without width tells nothing: few pairs may differ by the same by chance.
+        """
+        return 0 if self.n < 2 or self.sd < FLAT else int(self.low > 0) - int(self.high < 0)
 
     @property
     def short(self) -> str:
@@ -132,7 +162,7 @@ class Gain:
         verdict = "That is no gain that these runs could tell from zero: the interval holds zero."
         if self.n < 2:
             verdict = "Nothing follows from fewer than two pairs."
-        elif self.deviation < FLAT < abs(self.mean):
+        elif self.sd < FLAT < abs(self.mean):
             verdict = "Nothing follows from pairs that differ by the same: their interval has no width."
         elif self.told > 0:
             verdict = "That is a gain: the interval lies above zero."
@@ -151,11 +181,9 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
         raise InputError(f"a paired difference needs equal seeds, got {sorted(ours)} and {sorted(theirs)}")
     pairs = {seed: values([ours[seed], theirs[seed]], "test") for seed in sorted(ours)}
     by_seed = {seed: pair[0] - pair[1] if len(pair) == 2 else float("nan") for seed, pair in pairs.items()}
-    kept = pd.Series(by_seed).dropna()
-    mean, half = kept.mean(), stdtrit(len(kept) - 1, 0.975) * kept.sem()
-    numbers = map(float, (mean, kept.std(), mean - half, mean + half))
+    low, high = Numbers.of(by_seed).bounds
     over = conditions({"treated": treated, "control": control})
-    return Gain(*names, *numbers, len(kept), len(pairs) - len(kept), over, by_seed)
+    return Gain.of(by_seed, treated=names[0], control=names[1], low=low, high=high, over=over)
 
 
 def best_cell(records: list[Record]) -> Method:

@@ -133,7 +133,7 @@ def gains_table(gains: list[Gain]) -> pd.DataFrame:
     """Paired gains, a row each: mean, SD, 95% confidence interval (percentage points), number of pairs."""
     rows = []
     for gain in gains:
-        interval = (f"{gain.deviation:.2f}", f"[{gain.low:+.2f}, {gain.high:+.2f}]") if gain.n > 1 else ("–", "–")
+        interval = (f"{gain.sd:.2f}", f"[{gain.low:+.2f}, {gain.high:+.2f}]") if gain.n > 1 else ("–", "–")
         mean, pairs = f"{gain.mean:+.2f}" if gain.n else "diverged", with_diverged(gain.n, gain.diverged)
         rows.append((gain.treated, gain.control, mean, *interval, pairs))
     columns = ["classifier", "against", "gain (points)", "SD", "95% CI", "pairs"]

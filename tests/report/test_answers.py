@@ -10,8 +10,8 @@ from matplotlib.colors import to_rgb
 
 from kdutils.report import plots, tables
 from kdutils.report.answers import Answer, answers, answers_caption, answers_sentence, answers_table
-from kdutils.report.results import PairedGain, Results
-from kdutils.report.statistics import gain
+from kdutils.report.results import Results
+from kdutils.report.statistics import Gain, gain
 
 ALONE, BETTER, WORSE = (62.0, 64.5, 63.0), (67.0, 69.0, 68.5), (52.0, 54.0, 53.5)
 
@@ -102,7 +102,7 @@ def test_synthetic_images_are_not_counted_beside_what_is_published_of_cifar(tmp_
 
 
 def test_the_caption_says_what_the_gains_are_conditional_on(found):
-    one = next(row.ours for rows in found.values() for row in rows if isinstance(row.ours, PairedGain))
+    one = next(row.ours for rows in found.values() for row in rows if isinstance(row.ours, Gain))
 
     def caption(*conditions: str) -> str:
         return answers_caption({"A": [Answer("a gain", "test", one.with_(over=over)) for over in conditions]})
@@ -133,7 +133,7 @@ def test_the_figure_shows_every_seed_the_interval_and_the_published_value(found)
     assert diamonds == {1: 62.43, 2: 63.4, 4: 67.51, 5: 87.54}
     (segment,) = axis.containers[0].lines[2][0].get_segments()
     row = next(iter(found.values()))[0]
-    assert segment[:, 0] == pytest.approx(row.ours.interval)
+    assert segment[:, 0] == pytest.approx(row.ours.bounds)
     plt.close(figure)
 
 

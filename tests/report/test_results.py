@@ -173,7 +173,7 @@ def test_what_was_written_is_read(chapter, arms):
     results = read_results(chapter("01_x", tables.compare(arms, "assignment")))
     assert results.facts == COVER["facts"]
     test = results.chapters["01_x"].arms["small CNN"].metrics["test"]["accuracy"]
-    assert test.interval == pytest.approx(stats.t.interval(0.95, 2, np.mean(ALONE), stats.sem(ALONE)))
+    assert test.bounds == pytest.approx(stats.t.interval(0.95, 2, np.mean(ALONE), stats.sem(ALONE)))
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_a_gain_is_the_paired_t_interval(tmp_path):
     half = 2.7764451051977987 * np.std(np.subtract(treated, control), ddof=1) / np.sqrt(5)  # t(0.975; 4)
     assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half))
     assert found.mean == pytest.approx(np.mean(treated) - np.mean(control)) and found.n == 5
-    assert found.deviation == pytest.approx(np.std(np.subtract(treated, control), ddof=1))
+    assert found.sd == pytest.approx(np.std(np.subtract(treated, control), ddof=1))
 
 
 def test_a_gain_pairs_runs_by_seed_whatever_their_order(tmp_path):
@@ -138,7 +138,7 @@ def test_nothing_follows_from_a_single_pair(tmp_path, recwarn):
     found = statistics.gain(runs(tmp_path, (70.0,)), runs(tmp_path, (60.0,)), NAMES)
     start = "Against alone, taught changes test accuracy by +10.00 points (one pair: no interval). "
     assert found.sentence == start + "Nothing follows from fewer than two pairs."
-    assert np.isnan([found.deviation, found.low, found.high]).all() and not recwarn
+    assert np.isnan([found.sd, found.low, found.high]).all() and not recwarn
     assert found.answer == "It cannot be told: +10.00 points (one pair: no interval)"
 
 
