@@ -1,25 +1,14 @@
 # What a notebook may use, by the room it comes from: editors read it, and __init__.py for its lazy imports.
 
 from .data.datasets import first_test_images as first_test_images, load_dataset as load_dataset
-from .data.views import (
-    NORMALISATION as NORMALISATION,
-    VIEWS as VIEWS,
-    allowed_views as allowed_views,
-    render as render,
-    split_indices as split_indices,
-)
-from .distillation.losses import (
-    soft_loss as soft_loss,
-    standardise as standardise,
-    teacher_log_probabilities as teacher_log_probabilities,
-)
+from .data.views import NORMALISATION as NORMALISATION, render as render
+from .distillation.losses import standardise as standardise
 from .distillation.methods import (
     KD as KD,
     METHODS as METHODS,
     build_method as build_method,
     method_loss as method_loss,
 )
-from .errors import InputError as InputError
 from .networks.binary import sign_activations as sign_activations, sign_weights as sign_weights
 from .networks.counting import (
     accounting as accounting,
@@ -58,7 +47,6 @@ from .report.methods import (
     verdict_sentence as verdict_sentence,
     weights_table as weights_table,
 )
-from .report.page import Page as Page
 from .report.plots import (
     plot_confusion as plot_confusion,
     plot_cost_accuracy as plot_cost_accuracy,
@@ -98,7 +86,6 @@ from .report.tables import (
     metrics_table as metrics_table,
     progress_sentence as progress_sentence,
     provenance as provenance,
-    published as published,
     published_gain as published_gain,
     published_sentences as published_sentences,
     ranking_sentence as ranking_sentence,
@@ -118,7 +105,6 @@ from .report.widgets import (
     plot_taken as plot_taken,
     temperature_widget as temperature_widget,
 )
-from .runs.records import Record as Record
 from .runs.run import run as run, run_all as run_all, run_arms as run_arms
 from .specs import (
     Bayesian as Bayesian,
