@@ -1,7 +1,5 @@
 """The command line: `python -m kdutils --help`."""
 
-from __future__ import annotations
-
 import argparse
 import atexit
 import gc

@@ -1,7 +1,5 @@
 """How a notebook is executed: by papermill, in a kernel of the running interpreter that chapters use in turn."""
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import suppress

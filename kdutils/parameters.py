@@ -1,7 +1,5 @@
 """The parameters that a notebook may have."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError

@@ -4,8 +4,6 @@ papermill passes over mistakes in silence that are errors here: a notebook witho
 (its defaults would overwrite what is given), and a name that this cell does not hold (it is parsed, not searched).
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json

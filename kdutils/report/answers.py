@@ -1,7 +1,5 @@
 """What a report answers first: every published accuracy beside ours, and what distillation gained."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The cells of a notebook as clean HTML, for pages and for PDFs."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Two reports side by side, by their `results.json`: which settings differ, and which numbers agree."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from statistics import fmean

@@ -1,7 +1,5 @@
 """What networks and runs cost: counted, or measured on this machine."""
 
-from __future__ import annotations
-
 import copy
 import statistics
 from timeit import Timer

@@ -3,8 +3,6 @@
 Nothing is run. Where runs are missing, the tables of the last report or of `reports/reference/quick/` stand in.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Jupyter's server finds only names that match `\\w+`, and constructs every export
 are made where they are used.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -4,8 +4,6 @@
 `arms` are runs of all seeds in the chosen cells (`Methods.students`), "KD" and "KD, untuned" among them.
 """
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

@@ -1,7 +1,5 @@
 """How a chapter shows its results: every figure, table and sentence goes through one `Page`."""
 
-from __future__ import annotations
-
 import io
 import re
 from typing import TYPE_CHECKING
@@ -33,7 +31,7 @@ class Page:
         self._said = {""}  # in the place of tables
         self._folder, self._chapter = settings().report_dir, settings().chapter.partition("_")[0]
 
-    def figure(self, figure: Figure, name: str, caption: str, is_illustration: bool = False) -> None:
+    def figure(self, figure: "Figure", name: str, caption: str, is_illustration: bool = False) -> None:
         """Show a figure under its caption, and close it; what it carries for `results.json`, as a table does.
 
         An illustration shows no image and no run, and its caption says this in the place of the setting.
@@ -119,7 +117,7 @@ def _is_number(column: pd.Series) -> bool:
     return bool(column.astype(str).str.match(r"^[\[+−-]?[\d,.]+").all())
 
 
-def rendered(figure: Figure) -> dict[str, bytes]:
+def rendered(figure: "Figure") -> dict[str, bytes]:
     """A figure's files by kind, svg and png: the same for the same figure.
 
     It is laid out and drawn once, for that takes most of the time: the PNG is a picture of the SVG, made by Typst.

@@ -3,8 +3,6 @@
 Colours are Okabe and Ito's, safe for colour-blind readers; dash and marker differ too, so all reads in grey.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from typing import Literal

@@ -1,7 +1,5 @@
 """A report of many executed notebooks: a page and a PDF for each, all of them in one PDF, an index and results.json."""
 
-from __future__ import annotations
-
 import json
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """What a report found, for programs: the schema of `results.json`, and how its parts are made and read."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -107,7 +105,7 @@ def describe_grid(records: list[Record]) -> dict:
     return {"cells": cells, "standard_error": error}
 
 
-def collect(notebook: NotebookNode) -> Chapter | None:
+def collect(notebook: "NotebookNode") -> Chapter | None:
     """What the tables of an executed notebook carry (`Page`); None for nothing.
 
     An arm whose runs are not those of an earlier table under its name also gets the name of its own table. Raises

@@ -4,8 +4,6 @@ An arm is a name with its records, one for each seed: `arms = {"small CNN": [rec
 has no number: it is counted beside the mean, never averaged.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from typing import Annotated, Self

@@ -5,8 +5,6 @@ beside it; `conditions(arms)` says for a caption what it is conditional on. Tabl
 unrounded numbers for `results.json` in `attrs["results"]` (`kdutils.report.results`).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Literal
 

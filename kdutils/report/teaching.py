@@ -3,8 +3,6 @@
 As in `kdutils.report.plots`, each returns a matplotlib Figure; nothing is trained or saved.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 Each is a function of its controls' values that looks numbers up and returns HTML. Paper gets figures of the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 from html import escape
