@@ -44,7 +44,7 @@ class Page:
             self._keep("figures", f"{name}.{kind}", content)
         data = {"image/svg+xml": files["svg"].decode(), "image/png": files["png"]}
         holds_for = _ILLUSTRATION if is_illustration else self.setting
-        self._show("figure", name, f"{caption} {holds_for}", data, self._carried(getattr(figure, "results", None)))
+        self._show("figure", name, f"{caption} {holds_for}", data, getattr(figure, "results", None))
 
     def table(self, frame: pd.DataFrame, name: str, caption: str) -> None:
         """Show a table over its caption; what it carries for `results.json` goes into the output's metadata.
@@ -56,7 +56,7 @@ class Page:
                 self._said.add(reason)
                 self.say(reason)
             return
-        carried = self._carried(frame.attrs.get("results"))
+        carried = frame.attrs.get("results")
         self.keep(frame, name)
         frame = frame.map(lambda value: f"{value:,}" if isinstance(value, (int, np.integer)) else value)
         alignment = ["left"] + ["right" if _is_number(frame[column]) else "left" for column in frame.columns[1:]]
@@ -89,11 +89,10 @@ class Page:
     def _place(self, kind: str, text: str, **more) -> None:
         _display({"text/markdown": text, "text/plain": text}, {"kind": kind}, display_id=kind, **more)
 
-    def _carried(self, results: dict | None) -> dict:
-        return {"results": {"setting": self.setting} | results} if results else {}
-
-    def _show(self, kind: str, name: str, caption: str, data: dict, carried: dict) -> None:
-        about = {"kind": kind, "name": name, "caption": caption} | carried
+    def _show(self, kind: str, name: str, caption: str, data: dict, results: dict | None) -> None:
+        about = {"kind": kind, "name": name, "caption": caption}
+        if results:
+            about["results"] = {"setting": self.setting} | results
         _display(data | {"text/plain": caption}, about)
         _display({"text/markdown": f"*{caption}*", "text/plain": caption}, {"kind": "caption"})
 
