@@ -75,10 +75,10 @@ class Kernel:
         paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, draft)]  # they are no templates
         named = {"kernel_name": "python3", "language": "python", "engine_name": "once"}  # some notebooks name neither
         shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
-        error = None
         try:
             manager = run_sync(self._renew)(notebook.parent, os.environ | environment)
             papermill.execute_notebook(*paths, given, km=manager, **named, **shown, **_LIMITS)
+            return None
         except PapermillExecutionError as failure:
             error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
         except CellTimeoutError as failure:
@@ -89,9 +89,8 @@ class Kernel:
             error = "the kernel died (killed, or out of memory)"
         except (RuntimeError, OSError) as failure:  # RuntimeError: it does not answer
             error = f"the kernel did not start: {failure}"
-        if error:
-            self.close()
-        return error.splitlines()[0] if error else None
+        self.close()
+        return error.splitlines()[0]
 
     def begin(self) -> None:
         """Start the process if there is none, without waiting for it."""
