@@ -300,17 +300,16 @@ def plot_answers(answers: dict[str, list[Answer]]) -> Figure:
         if isinstance(row, str):
             axis.axhspan(place - 0.5, place + 0.5, color="0.92", linewidth=0)
             continue
-        seeds = row.ours.kept
-        published = [row.published] * (row.published is not None)
-        mean = row.ours.mean
-        low, high = row.ours.bounds if row.ours.n > 1 else (mean, mean)
-        seen += published + seeds + [end for end in (low, high) if seeds]
-        axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", fmt="|", markersize=9)
-        dots = axis.plot(seeds, [place] * len(seeds), "o", color=COLOURS[0], markersize=4)
-        marks |= {"ours: every seed": dots[0]}
-        if published:
+        ours, ends = row.ours, row.ours.bounds if row.ours.n > 1 else ()
+        half = ends[1] - ours.mean if ends else 0
+        bar = axis.errorbar(ours.mean, place, xerr=half, color="black", fmt="|", markersize=9)
+        (dots,) = axis.plot(ours.kept, [place] * ours.n, "o", color=COLOURS[0], markersize=4)
+        marks |= {"ours: mean and 95% interval": bar, "ours: every seed": dots}
+        seen += [*ours.kept, *ends]
+        if row.published is not None:
             look = {"color": COLOURS[1], "markerfacecolor": "none", "markersize": 6, "zorder": 3}
-            marks |= {"published": axis.plot(published, place, "D", **look)[0]}
+            (marks["published"],) = axis.plot(row.published, place, "D", **look)
+            seen.append(row.published)
     limits = max(0, min(seen, default=5) - 5), min(100, max(seen, default=95) + 5)
     axis.set(xlabel="accuracy (%)", xlim=limits, ylim=(len(lines) - 0.5, -0.5))
     names = [line if isinstance(line, str) else f"{line.what}, {line.images}" for line in lines]
@@ -318,7 +317,6 @@ def plot_answers(answers: dict[str, list[Answer]]) -> Figure:
     for label, line in zip(axis.get_yticklabels(), lines, strict=True):
         label.set_fontweight("bold" if isinstance(line, str) else "normal")
     axis.grid(axis="y", visible=False)
-    marks = {"ours: mean and 95% interval": axis.containers[0]} | marks
     figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
