@@ -135,7 +135,7 @@ def methods_table(arms: Arms) -> pd.DataFrame:
     untuned, tuned, rows = gains_over(arms, "KD, untuned"), gains_over(arms, "KD"), []
     for name, records in arms.items():
         before, after, theirs = untuned.get(name), tuned.get(name), known.get(name)
-        gains = [f"{each.mean:+.2f}" if each else "–" for each in (before, after)]
+        gains = [_points(each) if each else "–" for each in (before, after)]
         interval = f"[{after.low:+.2f}, {after.high:+.2f}]" if after and after.n > 1 else "–"
         seconds = spread((record.summary["seconds"] for record in finished(records)), 1)
         gained = f"{theirs - known['KD, untuned']:+.2f}" if theirs and name != "KD, untuned" else "–"
@@ -147,12 +147,16 @@ def methods_table(arms: Arms) -> pd.DataFrame:
     return table
 
 
+def _points(gain: Gain) -> str:
+    return f"{gain.mean:+.2f}" if gain.n else "diverged"
+
+
 def verdict_sentence(gains: dict[str, Gain]) -> str:
     """Which methods are better than KD, which worse, and which cannot be told apart from it."""
     found = {"better than": [], "worse than": [], "that cannot be told apart from": []}
     for name, each in gains.items():
         verdict = ("that cannot be told apart from", "better than", "worse than")[each.told]
-        found[verdict].append(f"{name} ({each.mean:+.2f})")
+        found[verdict].append(f"{name} ({_points(each)})")
     said = [f"Methods {verdict} KD: {', '.join(names) or 'none'}." for verdict, names in found.items()]
     return " ".join([*said, BY_CHANCE])
 
@@ -169,9 +173,13 @@ def tuning_sentence(arms: Arms) -> str:
     if not others:
         return said
     for control, gains in {"untuned KD": untuned, "KD with as many trials as they had": tuned}.items():
-        mean, above = np.nanmean([gains[name].mean for name in others]), sum(gains[name].told > 0 for name in others)
-        said += f" Against {control}, other methods gain {mean:+.2f} points on average; the interval lies above zero"
-        said += f" for {above} of {len(others)}."
+        known = [gains[name] for name in others if gains[name].n]
+        if known:
+            mean, above = np.mean([each.mean for each in known]), sum(each.told > 0 for each in known)
+            said += (
+                f" Against {control}, other methods gain {mean:+.2f} points on average; the interval lies above zero"
+            )
+            said += f" for {above} of {len(known)}."
     return said
 
 
@@ -183,6 +191,8 @@ def claims_table(tried: Arms, arms: Arms) -> pd.DataFrame:
     rows = []
     for name, cell in choose(tried).items():
         last, best = values(arms[name], "test"), [_best(record) for record in finished(arms[name])]
+        if not last:  # every seed of the chosen cell diverged
+            continue
         runs = finished(tried[name])
         (kept,) = (record.metric("test") for record in runs if record.spec.distillation.method == cell)
         by_test = max(values(runs, "test")), max(map(_best, runs))

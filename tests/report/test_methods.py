@@ -118,6 +118,19 @@ def test_what_tuning_kd_takes_from_the_others_is_said(arms):
     assert "other methods" not in report.tuning_sentence(alone)
 
 
+def test_a_method_of_which_every_seed_diverged_is_said_to_have_and_is_in_no_mean(arms, tried, tmp_path):
+    specs = [record.spec for record in arms["DIST"]]
+    lost = arms | {"DIST": [record_of(tmp_path / "lost", spec, diverged=True) for spec in specs]}
+    assert set(report.methods_table(lost).set_index("method").loc["DIST", ["over KD, untuned", "over KD"]]) == {
+        "diverged"
+    }
+    assert "DIST (diverged)" in report.verdict_sentence(report.gains_over(lost, "KD"))
+    said = report.tuning_sentence(lost)
+    assert "gain +4.00 points on average; the interval lies above zero for 0 of 1" in said and "nan" not in said
+    tried["DIST"] = arms["DIST"]
+    assert list(report.claims_table(tried, lost)["method"]) == ["KD", "DKD"]
+
+
 def test_what_best_epochs_and_choices_by_test_would_claim(tried, arms):
     claims = report.claims_table(tried, arms).set_index("method")
     assert list(claims.index) == ["KD", "DKD"], "DIST has no trial that ended"
