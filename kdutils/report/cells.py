@@ -5,13 +5,22 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from html import escape, unescape
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from mistune import BlockParser, HTMLRenderer, InlineParser
-from mistune.plugins.table import table_in_list, table_in_quote
+from mistune import BlockParser, BlockState, HTMLRenderer, InlineParser
+from mistune.plugins.table import (
+    NP_TABLE_PATTERN,
+    TABLE_PATTERN,
+    parse_nptable,
+    parse_table,
+    table_in_list,
+    table_in_quote,
+)
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar or a control: dead on paper
@@ -25,6 +34,7 @@ FORMULA = re.compile(  # found before markdown is read, as in JupyterLab; code, 
     re.DOTALL | re.MULTILINE,
 )
 KEPT = re.compile("\ue000(\\d+)\ue001")  # stands for a formula while markdown is read
+CELLS = re.compile(r"(?<!\\)\|")  # between two of them, in a row of a table
 MARKUP = re.compile(r"(<pre\b.*?</pre>|<code\b.*?</code>|<[^>]*>)", re.DOTALL)
 ATTRIBUTES = {"*": {"id", "class", "title", "lang", "dir", "align", "style"}, "img": {"src", "alt", "width"}}
 ATTRIBUTES |= {"a": {"href", "name"}, "ol": {"start"}, "th": {"colspan", "rowspan"}, "td": {"colspan", "rowspan"}}
@@ -80,6 +90,8 @@ class Chapter:
                 renderer, code, re.match(r"[\w-]*", info)[0]
             )
         reader = MarkdownWithMath(renderer, BlockParser(), InlineParser())
+        reader.block.register("table", TABLE_PATTERN, partial(_filled, parse_table))
+        reader.block.register("nptable", NP_TABLE_PATTERN, partial(_filled, parse_nptable))
         table_in_list(reader)
         table_in_quote(reader)
         html = self.clean(reader.render(FORMULA.sub(keep, CONTROL.sub("", source))), attachments or {})
@@ -231,6 +243,20 @@ class Chapter:
         kinds = ", ".join(kind for kind in data if kind != "text/plain")
         missing = f'<p class="unprintable">An output of cell {place} ({escape(kinds)}) has no printable form.</p>'
         return "" if WIDGET in data else _printed(plain) or (missing if kinds and "text/plain" not in data else "")
+
+
+def _filled(parse: Callable, block: BlockParser, head: re.Match, state: BlockState) -> int | None:
+    """Read a table of which rows have fewer cells than its head, or more, which are left out: as JupyterLab does."""
+    marks, *rows = state.src[head.end() :].split("\n")
+    columns, edge = len(CELLS.split(marks.strip().strip("|"))), "|" * head[0].lstrip().startswith("|")
+    for number, row in enumerate(rows):
+        if "|" not in row:
+            break
+        cells = CELLS.split(row.strip().removeprefix("|").removesuffix("|"))
+        rows[number] = edge + "|".join((cells + [" "] * columns)[:columns]) + edge
+    state.src = state.src[: head.end()] + "\n".join([marks, *rows])
+    state.cursor_max = len(state.src)
+    return parse(block, head, state)
 
 
 def _plain(html: str) -> str:

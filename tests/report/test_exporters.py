@@ -289,6 +289,21 @@ def test_formulas_stay_whole_in_tables_headings_and_alternative_texts():
     assert made.html.count("<math") == 2 and made.page.all("img")[0]["alt"] == "of $y_1*y_2*$" and "𝑥" in made.paper
 
 
+@pytest.mark.parametrize("before", ["", "> ", "1. text\n\n   "])
+def test_rows_of_a_table_are_filled_up_and_cut_to_its_head(before):
+    rows = ["| a | b |", "|:--|--:|", "| 1 |", "| 2 | 3 | four |", "| $|x|$ | `c` |"]
+    made = text(before + ("\n" + ("   " if before[:1] == "1" else before)).join(rows) + "\n\nAfter | it.")
+    assert len(made.page.all("tr")) == 4 and len(made.page.all("th") + made.page.all("td")) == 8
+    assert "four" not in made.text + made.paper and "After | it." in made.text and "After | it." in made.paper
+    assert made.html.count("<math") == 1 and made.text.count("|") == 3, "of the formula and of the last line"
+
+
+def test_pictures_of_a_paragraph_stand_side_by_side():
+    image = f"![p](data:image/png;base64,{picture(size=(400, 300))})"
+    assert text(f"{image} {image}").printed["typst"].count("beside: true") == 2
+    assert text(f"One: {image}\n\n{image}").printed["typst"].count("beside: false") == 2
+
+
 def test_dollars_in_code_are_dollars():
     made = text("Use `$HOME` or `$PATH`.\n\n```\n$a$ and $b$\n```\n\n~~~\n$$c$$\n~~~\n\n    $d$ $e$")
     assert "<math" not in made.html

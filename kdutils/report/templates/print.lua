@@ -143,11 +143,19 @@ local function formula(el)
   return made and pandoc.RawInline(FORMAT, made) or pandoc.Code(el.text)
 end
 
+local function beside(el)  -- several pictures of a paragraph stand side by side where they fit
+  local found = {}
+  el:walk { Image = function(image) found[#found + 1] = image end }
+  return #found > 1 and el:walk { Image = function(image) image.attributes.beside = "true" return image end } or nil
+end
+
 local function picture(el)
   local alt = pandoc.utils.stringify(el.caption):gsub("[\\\"]", "\\%0")
   local number, unit = (el.attributes.width or ""):match("^([%d.]+)(%%?)$")
   local width = not number and "auto" or unit == "%" and number .. "%" or tonumber(number) * .75 .. "pt"
-  return pandoc.RawInline("typst", ('#picture("%s", "%s", %s);'):format(el.src, alt, width))
+  local call = '#picture("%s", "%s", %s, beside: %s);'
+  return pandoc.RawInline("typst", call:format(el.src, alt, width, el.attributes.beside or "false"))
 end
 
-return { { Code = formula, Image = FORMAT == "typst" and picture or nil } }
+if FORMAT ~= "typst" then return { { Code = formula } } end
+return { { Para = beside, Plain = beside }, { Code = formula, Image = picture } }
