@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's legacy generator takes
 Temperature = Annotated[float, Field(ge=0.01, le=1000)]  # beyond, T^2 KL has no digits left, or overflows
+Temperatures = Annotated[tuple[Temperature, ...], Field(min_length=1)]
 
 
 def _distinct(seeds: Any) -> Any:

@@ -1,26 +1,23 @@
-"""The methods of distillation by name: each a frozen value with its parameters, and the one function of their loss.
-
-Parameters that are not given are the authors'; where theirs differ by pair, those of ResNet32x4 and ResNet8x4.
-"""
+"""The methods of distillation by name: each a frozen value with its parameters, and the one function of their loss."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, create_model, model_validator
 
 from kdutils.distillation import losses
-from kdutils.distillation.losses import Terms
+from kdutils.distillation.losses import Terms, Weight
 from kdutils.errors import InputError
 from kdutils.values import Temperature, Value, explain
 
-Weight = Annotated[float, Field(ge=0)]
 _WEIGHT = TypeAdapter(Weight, config=Value.model_config)
-Positive = Annotated[float, Field(gt=0)]
+SEVERAL = (2, math.inf)  # teachers
 
 
 class Method(Value):
@@ -87,131 +84,44 @@ class KD(Method):
         return fields | {"ce_weight": round(1.0 - weight, 12)}
 
 
-class LSKD(Method):
-    """Logit standardisation (`losses.lskd`)."""
+def method_class(
+    name: str,
+    formula: Callable[..., Terms],
+    teachers: tuple[int, float] = (1, 1),
+    classes: int = 2,
+    images: int = 1,
+    **defaults: float,
+) -> type[Method]:
+    """The class `name` of the method that is called as its formula, whose signature names its parameters and defaults.
 
-    formula = losses.lskd
-    classes = 3
-    name: Literal["lskd"] = "lskd"
-    temperature: Temperature = 2.0
-    ce_weight: Weight = 0.1
-    kd_weight: Weight = 9.0
-
-
-class DKD(Method):
-    """Decoupled knowledge distillation (`losses.dkd`)."""
-
-    formula = losses.dkd
-    classes = 3
-    name: Literal["dkd"] = "dkd"
-    temperature: Temperature = 4.0
-    alpha: Weight = 1.0
-    beta: Weight = 8.0
-    warmup: PositiveInt = 20
-
-
-class DKDLSKD(DKD):
-    """DKD of standardised logits (`losses.dkd_lskd`)."""
-
-    formula = losses.dkd_lskd
-    name: Literal["dkd_lskd"] = "dkd_lskd"
-    temperature: Temperature = 2.0
-    kd_weight: Weight = 9.0
+    teachers, classes, images: as in `Method`; defaults: those of `Method`'s parameters that differ from its own.
+    """
+    own = list(inspect.signature(formula).parameters.values())[3:]
+    values = defaults | {parameter.name: parameter.default for parameter in own}
+    types = get_type_hints(Method, include_extras=True) | get_type_hints(formula, include_extras=True)
+    fields = {field: (types[field], value) for field, value in values.items()}
+    fields["name"] = Literal[formula.__name__], formula.__name__
+    made = create_model(name, __base__=Method, __module__=__name__, __doc__=formula.__doc__, **fields)
+    made.formula, made.teachers, made.classes, made.images = formula, teachers, classes, images
+    return made
 
 
-class DIST(Method):
-    """Relations between classes and between images (`losses.dist`)."""
-
-    formula = losses.dist
-    images = 2
-    name: Literal["dist"] = "dist"
-    temperature: Temperature = 4.0
-    beta: Weight = 1.0
-    gamma: Weight = 1.0
-    kd_weight: Weight = 2.0
-
-
-class TTM(Method):
-    """Transformed teacher matching (`losses.ttm`)."""
-
-    formula = losses.ttm
-    name: Literal["ttm"] = "ttm"
-    power: Positive = 0.1
-    kd_weight: Weight = 100.0
+LSKD = method_class("LSKD", losses.lskd, classes=3, ce_weight=0.1, kd_weight=9.0)
+DKD = method_class("DKD", losses.dkd, classes=3, warmup=20)
+DKDLSKD = method_class("DKDLSKD", losses.dkd_lskd, classes=3, kd_weight=9.0, warmup=20)
+DIST = method_class("DIST", losses.dist, images=2, kd_weight=2.0)
+TTM = method_class("TTM", losses.ttm, kd_weight=100.0)
+WTTM = method_class("WTTM", losses.wttm, kd_weight=3.0)
+RLD = method_class("RLD", losses.rld, classes=3, warmup=20)
+NKD = method_class("NKD", losses.nkd, classes=3)
+MLKDWeak = method_class("MLKDWeak", losses.mlkd_weak, ce_weight=0.1, kd_weight=0.9)
+MTAverage = method_class("MTAverage", losses.mt_average, SEVERAL)
+MTEBKD = method_class("MTEBKD", losses.mt_ebkd, SEVERAL)
+MTCAMKD = method_class("MTCAMKD", losses.mt_camkd, SEVERAL)
 
 
-class WTTM(Method):
-    """Weighted transformed teacher matching (`losses.wttm`)."""
-
-    formula = losses.wttm
-    name: Literal["wttm"] = "wttm"
-    power: Positive = 0.1
-    kd_weight: Weight = 3.0
-
-
-class RLD(Method):
-    """Refined logits (`losses.rld`)."""
-
-    formula = losses.rld
-    classes = 3
-    name: Literal["rld"] = "rld"
-    temperature: Temperature = 4.0
-    confidence_temperature: Temperature = 1.0
-    alpha: Weight = 1.0
-    beta: Weight = 8.0
-    warmup: PositiveInt = 20
-
-
-class NKD(Method):
-    """Normalised knowledge distillation (`losses.nkd`); the authors take T = 3 and gamma = 3.5 for CIFAR-100."""
-
-    formula = losses.nkd
-    classes = 3
-    name: Literal["nkd"] = "nkd"
-    temperature: Temperature = 1.0
-    gamma: Weight = 1.5
-
-
-class MLKDWeak(Method):
-    """Multi-level logit distillation without its second view (`losses.mlkd_weak`)."""
-
-    formula = losses.mlkd_weak
-    name: Literal["mlkd_weak"] = "mlkd_weak"
-    temperatures: Annotated[tuple[Temperature, ...], Field(min_length=1)] = (4.0, 3.0, 5.0, 2.0, 6.0)
-    ce_weight: Weight = 0.1
-    kd_weight: Weight = 0.9
-
-
-class MTAverage(Method):
-    """The average of several teachers' losses (`losses.mt_average`)."""
-
-    formula = losses.mt_average
-    teachers = (2, math.inf)
-    name: Literal["mt_average"] = "mt_average"
-    temperature: Temperature = 4.0
-
-
-class MTEBKD(MTAverage):
-    """Several teachers weighed by their entropy (`losses.mt_ebkd`)."""
-
-    formula = losses.mt_ebkd
-    name: Literal["mt_ebkd"] = "mt_ebkd"
-
-
-class MTCAMKD(MTAverage):
-    """Several teachers weighed by their error on the label (`losses.mt_camkd`)."""
-
-    formula = losses.mt_camkd
-    name: Literal["mt_camkd"] = "mt_camkd"
-
-
-class MTAEKD(MTAverage):
-    """Several teachers weighed by what their gradients agree on (`losses.mt_aekd`); no weight exceeds `C`."""
-
-    formula = losses.mt_aekd
-    name: Literal["mt_aekd"] = "mt_aekd"
-    kd_weight: Weight = 0.9
-    C: Annotated[float, Field(gt=0, le=1)] = 0.6
+class MTAEKD(method_class("MTAEKD", losses.mt_aekd, SEVERAL, kd_weight=0.9)):
+    """Several teachers weighed by what their gradients agree on (`losses.mt_aekd`)."""
 
     def check(self, teachers: int, classes: int, images: int) -> None:
         """As for every method; and C must leave the weights of so many teachers a sum of 1."""

@@ -6,10 +6,9 @@ from pydantic import Field
 
 from kdutils.distillation.methods import KD, Method
 from kdutils.specs import Count, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
-from kdutils.values import Distinct, Seed, Temperature, Value
+from kdutils.values import Distinct, Seed, Temperatures, Value
 
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Distinct]
-Temperatures = Annotated[tuple[Temperature, ...], Field(min_length=1)]
 Weights = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
 
 
