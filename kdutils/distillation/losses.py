@@ -24,11 +24,6 @@ Terms = dict[str, torch.Tensor]
 _HIDDEN = -1e9  # as a logit: softmax makes it 0, and unlike -inf it makes no NaN
 
 
-def working(logits: torch.Tensor) -> torch.Tensor:
-    """Logits in the precision that losses are computed in: float64 as it is, all else as float32."""
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
 def teacher_log_probabilities(
     teacher_logits: torch.Tensor, temperature: float, average: str = "logits"
 ) -> torch.Tensor:
@@ -42,28 +37,23 @@ def teacher_log_probabilities(
     Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015), section 1, names both means; You et
     al., "Learning from Multiple Teacher Networks" (KDD 2017), eq. 6, takes the arithmetic one.
     """
-    stacked = working(teacher_logits if teacher_logits.dim() == 3 else teacher_logits[None])
+    stacked = teacher_logits if teacher_logits.dim() == 3 else teacher_logits[None]
+    stacked = stacked if stacked.dtype == torch.float64 else stacked.float()
     shares = stacked.new_full((len(stacked), 1, 1), 1 / len(stacked))
     if average == "logits":
         return F.log_softmax((shares * stacked).sum(0) / temperature, dim=1)
     return torch.logsumexp(F.log_softmax(stacked / temperature, dim=2) + shares.log(), dim=0)
 
 
-def soft_loss(student_logits: torch.Tensor, teacher_log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 KL(teacher_T || student_T), summed over classes and averaged over the batch; a scalar.
-
-    The factor T^2 keeps the gradient's size independent of the temperature (Hinton et al. 2015, section 2.1).
-    """
-    student_log_probs = F.log_softmax(working(student_logits) / temperature, dim=1)
-    return temperature**2 * F.kl_div(student_log_probs, teacher_log_probs, reduction="batchmean", log_target=True)
-
-
 def kd(student, teacher, labels, temperature: float, average: str = "logits") -> Terms:
     """T^2 KL(p_T || q_T), of one teacher or of an average of several (`teacher_log_probabilities`).
 
-    Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015), section 2.
+    Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015), section 2; the factor T^2 keeps the
+    gradient's size independent of the temperature (section 2.1).
     """
-    return {"kd": soft_loss(student, teacher_log_probabilities(teacher, temperature, average), temperature)}
+    log_p = teacher_log_probabilities(teacher, temperature, average)
+    log_q = F.log_softmax(student / temperature, dim=1)
+    return {"kd": temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)}
 
 
 def standardise(logits: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from kdutils.distillation.losses import soft_loss, teacher_log_probabilities
+from kdutils.distillation.losses import kd, teacher_log_probabilities
 from kdutils.distillation.methods import KD, method_loss
 from kdutils.errors import InputError
 
@@ -65,8 +65,7 @@ def test_the_weights_at_the_ends_leave_one_term(kd_weight):
 
 def test_the_gradient_is_t_times_the_difference_of_the_softened_distributions():
     temperature, student = 3.0, tensor(STUDENT).requires_grad_()
-    targets = teacher_log_probabilities(tensor(TEACHERS[0]), temperature)
-    soft_loss(student, targets, temperature).backward()
+    kd(student, tensor(TEACHERS[0]), None, temperature)["kd"].backward()
     expected = temperature * (softmax(STUDENT / temperature) - softmax(TEACHERS[0] / temperature)) / len(STUDENT)
     np.testing.assert_allclose(student.grad.numpy(), expected, atol=1e-6)
 
@@ -75,14 +74,12 @@ def test_at_high_temperature_the_gradient_is_the_difference_of_centred_logits():
     """Hinton et al. 2015, eq. 4, with T^2: d/dz = (z_student - z_teacher) / classes, for logits of zero mean."""
     centred, target = (logits - logits.mean(1, keepdims=True) for logits in (STUDENT, TEACHERS[0]))
     student = tensor(centred).requires_grad_()
-    soft_loss(student, teacher_log_probabilities(tensor(target), 1000.0), 1000.0).backward()
+    kd(student, tensor(target), None, 1000.0)["kd"].backward()
     np.testing.assert_allclose(student.grad.numpy(), (centred - target) / 5 / len(STUDENT), atol=2e-3)
 
 
 def test_a_student_like_its_teacher_has_no_loss_left():
-    assert soft_loss(tensor(STUDENT), teacher_log_probabilities(tensor(STUDENT), 4.0), 4.0).item() == pytest.approx(
-        0, abs=1e-6
-    )
+    assert kd(tensor(STUDENT), tensor(STUDENT), None, 4.0)["kd"].item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
