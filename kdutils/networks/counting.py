@@ -23,13 +23,9 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def forward_macs(name: str, num_classes: int, options: dict) -> int:
-    """Multiply-accumulate operations of one image's forward pass through convolutions and linear layers."""
-    return _forward_macs(name, num_classes, **options)
-
-
 @lru_cache(maxsize=64)
-def _forward_macs(name: str, num_classes: int, **options: str | int | float | bool) -> int:
+def forward_macs(name: str, num_classes: int, **options: str | int | float | bool) -> int:
+    """Multiply-accumulate operations of one image's forward pass through convolutions and linear layers."""
     with torch.device("meta"):
         return _macs(build_model(name, num_classes, **options))["Global"]
 

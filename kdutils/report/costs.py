@@ -63,7 +63,7 @@ def cost_table(arms: Arms) -> pd.DataFrame:
     rows = []
     for name, records in arms.items():
         spec, ran = records[0].spec, [record.summary for record in finished(records)]
-        macs = forward_macs(spec.model.name, spec.data.num_classes, spec.model.options)
+        macs = forward_macs(spec.model.name, spec.data.num_classes, **spec.model.options)
         measured = [spread((each[fact] for each in ran), 0) for fact in ("seconds", "images_per_second")]
         peaks = [each["peak_memory_mb"] for each in ran if each["peak_memory_mb"]]  # of some runs it is not known
         memory = "–" if ran and not peaks else spread(peaks and [max(peaks)], 0)

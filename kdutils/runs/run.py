@@ -184,4 +184,4 @@ def run_work(spec: RunSpec, dataset: Dataset) -> float:
 
 def image_work(spec: RunSpec) -> float:
     """What an image costs in a forward pass of the run's network, in units of its arithmetic."""
-    return _OVERHEAD_MACS + forward_macs(spec.model.name, spec.data.num_classes, spec.model.options)
+    return _OVERHEAD_MACS + forward_macs(spec.model.name, spec.data.num_classes, **spec.model.options)

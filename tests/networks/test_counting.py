@@ -32,7 +32,7 @@ def test_a_summary_leaves_the_model_its_mode_and_the_random_stream_alone():
 
 def test_macs_of_small_cnn_by_hand():
     by_hand = 32 * 32 * 16 * 3 * 9 + 16 * 16 * 32 * 16 * 9 + 2048 * 128 + 128 * 10
-    assert forward_macs("small_cnn", 10, {}) == by_hand == 1_885_440
+    assert forward_macs("small_cnn", 10) == by_hand == 1_885_440
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar_pool", "cifar"])
@@ -51,7 +51,7 @@ def test_macs_of_resnet18_by_counting_every_layer(stem):
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(count)
     model(torch.empty(1, 3, 32, 32, device="meta"))
-    assert forward_macs("resnet18", 10, {"stem": stem}) == sum(total)
+    assert forward_macs("resnet18", 10, stem=stem) == sum(total)
 
 
 OPTIONS = {"resnet18": {"stem": "cifar"}, "wrn_16_1": {"precision": "bonn"}, "wrn_22": {"precision": "stem"}}
@@ -70,7 +70,7 @@ def test_macs_of_every_layer_are_those_of_its_shapes_and_sum_to_the_networks(nam
     model(torch.empty(1, 3, 32, 32, device="meta"))
     table = accounting(build_model(name, 10, **options)).set_index("layer")["MACs"]
     assert {layer: macs for layer, macs in table.items() if macs} == counted
-    assert table.sum() == sum(counted.values()) == forward_macs(name, 10, options)
+    assert table.sum() == sum(counted.values()) == forward_macs(name, 10, **options)
 
 
 def test_what_torchsummary_does_not_see_is_not_taken_from_it():
@@ -83,5 +83,5 @@ def test_what_torchsummary_does_not_see_is_not_taken_from_it():
 
 def test_counting_macs_leaves_the_random_stream_alone():
     state = torch.get_rng_state()
-    forward_macs("resnet18", 17, {})
+    forward_macs("resnet18", 17)
     assert torch.equal(torch.get_rng_state(), state)

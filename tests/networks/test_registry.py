@@ -155,9 +155,7 @@ def test_a_binary_network_adds_a_few_scalars_for_each_layer_and_kernel(name):
     assert parameter_count(stem) == parameter_count(full) + 1
     assert parameter_count(xnor) == parameter_count(full) + slopes
     assert parameter_count(bonn) == parameter_count(full) + slopes + len(kernels) + 2 * sum(kernels)
-    assert (
-        len({forward_macs(name, 10, {"precision": precision}) for precision in ("full", "stem", "xnor", "bonn")}) == 1
-    )
+    assert len({forward_macs(name, 10, precision=precision) for precision in ("full", "stem", "xnor", "bonn")}) == 1
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -321,7 +319,7 @@ def test_a_resized_stem_is_torchvisions_network_on_torchvisions_resized_images()
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs(resized), rtol=1e-4, atol=1e-5)
         assert (ours(images) - theirs(images)).abs().max() > 0.1
-    small, large = (forward_macs("resnet18", 10, {"stem": "resized", "size": size}) for size in (64, 128))
+    small, large = (forward_macs("resnet18", 10, stem="resized", size=size) for size in (64, 128))
     assert large / small == pytest.approx(4, rel=1e-3)
 
 

@@ -96,7 +96,7 @@ def test_the_cost_of_teacher_and_student(monkeypatch):
     table = costs.inference_table(models).set_index("network")
     assert table.index.tolist() == ["teacher", "student", "teacher over student"]
     assert table["parameters"].tolist() == ["7,433,860", "799,652", "9.3"]
-    macs = [f"{forward_macs(name, 100, {}):,}" for name in ("resnet32x4", "cnn4")]
+    macs = [f"{forward_macs(name, 100):,}" for name in ("resnet32x4", "cnn4")]
     assert table["MACs per image"].tolist()[:2] == macs
     assert table["float32 (bytes)"]["student"] == f"{4 * 799_652:,}"  # it has no batch norm
     assert table["ms at batch 1"].tolist() == ["10.00", "0.12", "80"]
