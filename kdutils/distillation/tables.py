@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from kdutils.data.datasets import Dataset
@@ -117,12 +118,13 @@ class HeadTable:
     """The logits of a trained head, a linear layer, on a table of its backbone's features."""
 
     features: ViewTable
-    head: nn.Linear
+    weight: torch.Tensor
+    bias: torch.Tensor
 
     @torch.inference_mode()
     def lookup(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """Logits of the given entries, float32 [B, classes]; raises `LookupError` if one is not filled."""
-        return self.head(self.features.lookup(indices, views))
+        return F.linear(self.features.lookup(indices, views), self.weight, self.bias)
 
 
 def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:

@@ -87,13 +87,10 @@ class Record:
         model.load_state_dict(load_file(self.path / "model.safetensors"))
         return model.eval()
 
-    def load_head(self) -> nn.Linear:
-        """The classifier `fc` of the trained network alone, on the CPU."""
+    def load_head(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias of the trained classifier `fc` alone, on the CPU: [classes, features] and [classes]."""
         with safe_open(self.path / "model.safetensors", "pt") as file:
-            state = {name: file.get_tensor(f"fc.{name}") for name in ("weight", "bias")}
-        head = nn.Linear(*state["weight"].shape[::-1])
-        head.load_state_dict(state)
-        return head
+            return file.get_tensor("fc.weight"), file.get_tensor("fc.bias")
 
 
 def start_digest(spec: RunSpec) -> str | None:

@@ -51,8 +51,8 @@ def resolve(spec: RunSpec, needed: dict[str, Record], store: Store) -> tuple[nn.
     answers = []
     for teacher in spec.teachers:
         table = fill(teacher, codes, store)
-        head = needed[teacher.key].load_head() if teacher.has_frozen_backbone else None
-        answers.append(HeadTable(table, head) if head else table)
+        is_head = teacher.has_frozen_backbone
+        answers.append(HeadTable(table, *needed[teacher.key].load_head()) if is_head else table)
     features = fill(spec, codes, store) if spec.has_frozen_backbone else None
     spent = features.seconds(len(codes)) if features else 0.0
     return model, Inputs(dataset, detect_runtime(), train, val, tuple(answers), features, facts, spent)

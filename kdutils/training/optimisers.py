@@ -10,17 +10,14 @@ from kdutils.networks.binary import UNDECAYED
 from kdutils.specs import OptimiserSpec
 
 
-def make_optimiser(spec: OptimiserSpec, model: nn.Module, fused: bool | None = True) -> torch.optim.Optimizer:
-    """Of the trainable parameters; what describes a prior, and the logarithm of a scale, do not decay towards zero.
-
-    With `fused` None, PyTorch's own default of how a step is computed.
-    """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    free = [parameter for name, parameter in named if name.endswith(UNDECAYED)]
-    groups = [{"params": [parameter for name, parameter in named if not name.endswith(UNDECAYED)]}]
-    if free:
-        groups.append({"params": free, "weight_decay": 0.0})
-    settings = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "fused": fused}
+def make_optimiser(spec: OptimiserSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """Of the trainable parameters; what describes a prior, and the logarithm of a scale, do not decay towards zero."""
+    decayed, free = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (free if name.endswith(UNDECAYED) else decayed).append(parameter)
+    groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
+    settings = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "fused": True}
     if spec.name == "adam":
         return torch.optim.Adam(groups, **settings)
     return torch.optim.SGD(groups, momentum=spec.momentum, **settings)

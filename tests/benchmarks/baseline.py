@@ -75,7 +75,9 @@ def teach(spec: RunSpec, batches: Batches, runtime: Runtime, layout: torch.memor
     method = spec.distillation.method
     teacher = teacher_network(spec).to(runtime.device, memory_format=layout).eval()
     student = network(spec).to(runtime.device, memory_format=layout).train()
-    optimiser = make_optimiser(spec.optimiser, student, fused=None)
+    optimiser = make_optimiser(spec.optimiser, student)
+    for group in optimiser.param_groups:
+        group["fused"] = None  # PyTorch's own default, which the tutorials take
     losses, began, first = [], time.perf_counter(), 0
     for epoch in range(spec.epochs):
         for pixels, labels in batches(epoch):

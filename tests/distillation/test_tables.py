@@ -229,13 +229,14 @@ def test_a_heads_logits_come_from_its_backbones_features(dataset, tmp_path):
     codes, features = some_codes(6), ViewTable(tmp_path, 60, 512)
     features.fill(backbone, dataset, codes, "half", FLOAT32)
     images, views = (torch.from_numpy(part) for part in np.divmod(codes, 162))
-    found = HeadTable(features, model.fc).lookup(images, views)
+    head = HeadTable(features, model.fc.weight, model.fc.bias)
+    found = head.lookup(images, views)
     with torch.no_grad():
         expected = model(render(dataset.train_images, images, views, "half"))
     assert found.dtype == torch.float32 and not found.requires_grad
     torch.testing.assert_close(found, expected, rtol=5e-3, atol=5e-3)
     with pytest.raises(LookupError, match="not filled"):
-        HeadTable(features, model.fc).lookup(images, (views + 1) % 162)
+        head.lookup(images, (views + 1) % 162)
 
 
 def test_the_seconds_of_entries_are_those_that_were_measured(dataset, tmp_path, monkeypatch):
