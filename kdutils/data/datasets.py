@@ -185,9 +185,7 @@ def _cifar(name: str, folder: Path, work: Path) -> tuple[list[np.ndarray], tuple
     with fetching(f"{TITLES[name]} lies whole neither in {folder} nor in {folder.parent} {wanted}"):
         for train in (True, False):
             split = source(work, train=train, download=True)
-            images, labels = split.data, np.array(split.targets, dtype=np.uint8)
-            order = canonical_order(images, labels)
-            arrays += [images[order], labels[order]]
+            arrays += in_canonical_order(split.data, np.array(split.targets, dtype=np.uint8))
     return arrays, tuple(split.classes)
 
 
@@ -235,9 +233,10 @@ def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
-def canonical_order(images: np.ndarray, labels: np.ndarray) -> list[int]:
-    """The permutation of N that sorts images by the SHA-256 of their bytes, ties by label."""
-    return sorted(range(len(labels)), key=lambda i: (hashlib.sha256(images[i].tobytes()).digest(), labels[i]))
+def in_canonical_order(images: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """Both, [N, ...] and [N], sorted by the SHA-256 of an image's bytes, ties by label."""
+    order = sorted(range(len(labels)), key=lambda i: (hashlib.sha256(images[i].tobytes()).digest(), labels[i]))
+    return [images[order], labels[order]]
 
 
 def first_test_images(dataset: Dataset, count: int, normalisation: str = "imagenet") -> torch.Tensor:

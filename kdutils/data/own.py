@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdutils.data.datasets import OWN_NAME, build_dataset, canonical_order, is_cached, on_disk
+from kdutils.data.datasets import OWN_NAME, build_dataset, in_canonical_order, is_cached, on_disk
 from kdutils.errors import InputError
 from kdutils.settings import settings
 
@@ -59,9 +59,8 @@ def add(name: str, folder: Path, replace: bool = False) -> Counter:
     _refuse("images that cannot be read", faults, "mend or remove them")
     arrays = []
     for pixels, labels in read:
-        images, labels = np.stack(pixels), np.array(labels, np.uint8 if len(classes) <= 256 else np.int16)
-        order = canonical_order(images, labels)
-        arrays += [images[order], labels[order]]
+        labels = np.array(labels, np.uint8 if len(classes) <= 256 else np.int16)
+        arrays += in_canonical_order(np.stack(pixels), labels)
     if len(splits) == 1:
         test = _test_images(arrays[1])
         arrays = [array[part] for part in (~test, test) for array in arrays]

@@ -217,8 +217,8 @@ def connect(
         raise
 
 
-@contextmanager
-def _client(address: str) -> Iterator[Any]:
+def _client(address: str) -> Any:
+    """A client of the scheduler there; raises `InputError` where none answers."""
     from distributed import Client, Security
 
     for name in ("distributed", "distributed.client"):  # what they would tell is said in one sentence
@@ -245,10 +245,9 @@ def _client(address: str) -> Iterator[Any]:
             f"no Dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({first_line(error)}): check that it "
             "runs, and its host, port, firewall and TLS files"
         ) from None
-    with client:
-        if given.dashboard:
-            tqdm.write(f"Dask's dashboard: {client.dashboard_link}", sys.stderr)
-        yield client
+    if given.dashboard:
+        tqdm.write(f"Dask's dashboard: {client.dashboard_link}", sys.stderr)
+    return client
 
 
 def _knock(address: str) -> None:

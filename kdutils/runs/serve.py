@@ -14,9 +14,10 @@ import tempfile
 from contextlib import suppress
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_QUIET = {  # else Dask observes itself a hundred times a second, and a run waits for the interpreter's lock
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.interval": "1s",
+_OPTIONS = {
+    "distributed.scheduler.worker-ttl": None,  # a machine that slept would find all workers dead
+    "distributed.worker.profile.enabled": False,  # else Dask observes itself a hundred times a second,
+    "distributed.admin.tick.interval": "1s",  # and a run waits for the interpreter's lock
     "distributed.admin.system-monitor.interval": "5s",
 }
 
@@ -38,9 +39,7 @@ def serve(workers: int, threads: int, dashboard: bool) -> None:
     import dask
     from distributed import LocalCluster
 
-    dask.config.set(_QUIET)
-    dask.config.set({"distributed.worker.multiprocessing-method": method})
-    dask.config.set({"distributed.scheduler.worker-ttl": None})  # a machine that slept would find all workers dead
+    dask.config.set(_OPTIONS | {"distributed.worker.multiprocessing-method": method})
     dask.config.set({"distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, threads)})
     folder = tempfile.mkdtemp(prefix="kdutils-")
     cluster = LocalCluster(

@@ -4,7 +4,8 @@ from typing import ClassVar, Literal
 
 from kdutils.distillation.methods import KD, Method, build_method
 from kdutils.specs import Count, DataSpec, ModelSpec, RunSpec
-from kdutils.studies.base import ADAM, FROM_RANDOM, ONE_CYCLE, Study, Temperatures, Training, Weights, taught
+from kdutils.studies.base import ADAM, FROM_RANDOM, ONE_CYCLE, Study, Training, Weights, taught
+from kdutils.values import Temperatures
 
 WEIGHING = {"mt_ebkd": "weighed by entropy", "mt_camkd": "weighed by error", "mt_aekd": "weighed by agreement"}
 """Methods that weigh several teachers, and what their students are called."""

@@ -3,7 +3,8 @@
 from typing import ClassVar, Literal
 
 from kdutils.specs import Bayesian, Count, DataSpec, ModelSpec, RunSpec
-from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Study, Temperatures, Training, Weights, taught
+from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Study, Training, Weights, taught
+from kdutils.values import Temperatures
 
 LABELS = {"full": "full precision", "stem": "stem binary", "xnor": "XNOR", "bonn": "BONN"}  # as arms name them
 _SGD = SGD_CYCLE.with_(learning_rate=0.01)

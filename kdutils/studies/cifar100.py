@@ -6,17 +6,8 @@ from kdutils.data.views import VIEWS
 from kdutils.distillation.methods import KD, Method
 from kdutils.networks.registry import IMAGENET_NETWORKS
 from kdutils.specs import Count, DataSpec, ModelSpec, OptimiserSpec, RunSpec
-from kdutils.studies.base import (
-    FROM_RANDOM,
-    ONE_CYCLE,
-    SGD_CYCLE,
-    Seeds,
-    Study,
-    Temperatures,
-    Training,
-    Weights,
-    taught,
-)
+from kdutils.studies.base import FROM_RANDOM, ONE_CYCLE, SGD_CYCLE, Seeds, Study, Training, Weights, taught
+from kdutils.values import Temperatures
 
 _SGD = OptimiserSpec(name="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="step", factor=0.2)
 _STEPS = SGD_CYCLE.with_(learning_rate=0.05, schedule="step", milestones=(150, 180, 210))
@@ -90,8 +81,8 @@ class Cifar100(Study):
             return self._run(ModelSpec(name="resnet32x4"), self.teacher_training, seed, **file)
         if self.has_frozen_teacher:
             return self._head(self.network, seed, self.frozen_size)
-        spec = self._run(ModelSpec(name=self.network), self.teacher_training, seed, init=self.init)
-        return spec.with_(data=self.data.with_(views=VIEWS, test_size=self.resnet_tests or self.data.test_size))
+        spec = self._resnet(self.network, self.teacher_training, seed)
+        return spec.with_(data=spec.data.with_(views=VIEWS))
 
     def taught(self, method: Method, seed: int = 0) -> RunSpec:
         """The four-layer CNN with the teacher."""

@@ -4,7 +4,8 @@ from typing import ClassVar, Literal
 
 from kdutils.data.views import VIEWS
 from kdutils.specs import Count, DataSpec, ModelSpec, RunSpec
-from kdutils.studies.base import FROM_RANDOM, ONE_CYCLE, SGD_CYCLE, Study, Temperatures, Training, Weights, taught
+from kdutils.studies.base import FROM_RANDOM, ONE_CYCLE, SGD_CYCLE, Study, Training, Weights, taught
+from kdutils.values import Temperatures
 
 _STUDENT = Training(optimiser=ONE_CYCLE.with_(learning_rate=4e-3), epochs=10, batch_size=64)
 _TEACHER = Training(optimiser=SGD_CYCLE.with_(learning_rate=0.02), epochs=10, batch_size=64)

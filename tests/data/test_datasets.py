@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kdutils.data import datasets
-from kdutils.data.datasets import available, canonical_order, load_dataset
+from kdutils.data.datasets import available, in_canonical_order, load_dataset
 from kdutils.errors import InputError
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -24,14 +24,14 @@ def test_canonical_order_equals_brute_force_with_ties_by_label():
     images = images_like_photographs(40)
     images[[7, 19, 33]] = images[3]
     labels = np.random.RandomState(1).randint(0, 10, 40).astype(np.uint8)
-    order = canonical_order(images, labels)
-    keys = [hashlib.sha256(images[i].tobytes()).hexdigest() + f"{labels[i]:03d}" for i in order]
-    assert sorted(order) == list(range(40)) and keys == sorted(keys)
-    shuffle = np.random.RandomState(2).permutation(40)
-    again = canonical_order(images[shuffle], labels[shuffle])
-    assert np.array_equal(images[order], images[shuffle][again]) and np.array_equal(
-        labels[order], labels[shuffle][again]
+    ordered = in_canonical_order(images, labels)
+    before, after = (
+        [hashlib.sha256(image.tobytes()).hexdigest() + f"{label:03d}" for image, label in zip(*both)]
+        for both in ((images, labels), ordered)
     )
+    assert after == sorted(before)
+    shuffle = np.random.RandomState(2).permutation(40)
+    assert all(map(np.array_equal, ordered, in_canonical_order(images[shuffle], labels[shuffle])))
 
 
 def test_a_cached_set_is_read_as_it_lies(cifar):
