@@ -15,8 +15,13 @@ from kdutils.networks.residual import resnet8x4, resnet18, resnet32x4, resnet50,
 from kdutils.networks.wide import wrn_10_1, wrn_16_1, wrn_16_7, wrn_22
 from kdutils.values import explain
 
-IMAGENET_NETWORKS = ("resnet18", "resnet50", "resnet101")
-"""Those that ImageNet weights exist for, and whose parts can be frozen."""
+IMAGENET_NETWORKS = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "resnet101": "resnet101-63fe2227.pth",
+}
+"""Those that ImageNet weights exist for, and whose parts can be frozen; with the files of torchvision's IMAGENET1K_V1,
+written out: to look for a file takes a moment, to import torchvision seconds."""
 
 _PLAIN, _WIDE = (small_cnn, reduced_cnn, sparse_cnn, cnn4), (wrn_16_7, wrn_16_1, wrn_10_1, wrn_22)
 _RESIDUAL = (resnet18, resnet50, resnet101, resnet32x4, resnet8x4)

@@ -25,13 +25,6 @@ KNOWN_WEIGHTS = {  # SHA-256 of files whose origin is known; any other file is n
 }
 """Decoded from "Permute, Quantize, and Fine-tune" (Martinez et al., CVPR 2021); the accuracies are that paper's."""
 
-_PUBLISHED = {
-    "resnet18": "resnet18-f37072fd.pth",
-    "resnet50": "resnet50-0676ba61.pth",
-    "resnet101": "resnet101-63fe2227.pth",
-}
-"""torchvision's `IMAGENET1K_V1`, written out: to look for a file takes a moment, to import torchvision seconds."""
-
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "weights")
 _PREFIXES = re.compile(r"^((module|_orig_mod|model|net|network|backbone)\.)+")
 _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # of batch norms, averaging, profilers
@@ -63,7 +56,7 @@ def _imagenet_file(name: str, fetch: bool) -> Path:
     own = settings().data_dir / "imagenet" / f"{name}.safetensors"
     if own.is_file():
         return own
-    published = _PUBLISHED[name]
+    published = IMAGENET_NETWORKS[name]
     path = Path(torch.hub.get_dir(), "checkpoints", published)
     if fetch and not path.is_file():
         with fetching(f"the ImageNet weights of {name} are not at {own}"):

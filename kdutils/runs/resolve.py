@@ -39,13 +39,13 @@ def resolve(spec: RunSpec, needed: dict[str, Record], store: Store) -> tuple[nn.
         raise InputError(f"{dataset.title} has been replaced since this was planned: open its chapter again")
     check_teachers(spec, dataset)
     model, weights = start(spec, store)
-    begun_from = needed[spec.init.key] if isinstance(spec.init, RunSpec) else None
     facts = {
         "data": {"title": dataset.title, "digest": dataset.digest},
         "weights": weights,
         "teachers": {teacher.key: needed[teacher.key].digest for teacher in spec.teachers},
-        **({"start": {begun_from.spec.key: begun_from.digest}} if begun_from else {}),
     }
+    if isinstance(spec.init, RunSpec):
+        facts["start"] = {spec.init.key: needed[spec.init.key].digest}
     train, val = split_indices(dataset.train_labels, *spec.data.split)
     codes = looked_up(spec, train, val) if spec.teachers or spec.has_frozen_backbone else NONE
     answers = []

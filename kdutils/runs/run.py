@@ -106,8 +106,7 @@ def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Stor
         absent, cost = NONE, image_work(spec)
         rests_on = [spec.init] if spec.has_frozen_backbone else [spec]
         if not any(found[run.key].diverged for run in rests_on if isinstance(run, RunSpec)):  # else others say so
-            filled = open_table(spec, store)[0].filled
-            absent = np.flatnonzero(np.unpackbits(bits, count=filled.size) & ~filled.reshape(-1))
+            absent = open_table(spec, store)[0].missing(np.flatnonzero(np.unpackbits(bits)))
         progress.correct(len(absent) * cost - work[node])
         shards = [absent[first : first + SHARD] for first in range(0, len(absent), SHARD)]
         title = f"{'features' if spec.has_frozen_backbone else 'table'} of {spec.model.name}"
