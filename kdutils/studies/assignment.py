@@ -1,6 +1,6 @@
 """Study A: four classifiers on CIFAR-10."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from kdutils.distillation.methods import KD, Method, build_method
 from kdutils.specs import Count, DataSpec, ModelSpec, RunSpec
@@ -41,7 +41,6 @@ class Assignment(Study):
     temperatures: Temperatures = (2.0, 4.0, 8.0)
     kd_weights: Weights = (0.3, 0.5, 0.7, 0.9)
     weighing: tuple[str, ...] = tuple(WEIGHING)  # methods that weigh two teachers
-    init: Literal["imagenet", "random"] = "imagenet"
 
     @property
     def imagenet_networks(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What all studies share: sizes by profile, runs on one data set, and the grid of methods that is chosen from."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -50,7 +50,7 @@ class Study(Value):
     teacher_seeds: Seeds = (0, 1, 2, 3, 4)
     temperatures: Temperatures
     kd_weights: Weights
-    init: str
+    init: Literal["imagenet", "random"] = "imagenet"
     head: Training = Training(optimiser=ONE_CYCLE, epochs=30, batch_size=64)  # of a linear layer on a frozen ResNet
     frozen: bool = False  # teachers: a linear layer on a frozen ResNet, or more of the network trained
     resnet_tests: Count | None = None  # test images of the ResNets, where they are fewer than the students'
@@ -63,7 +63,7 @@ class Study(Value):
     @property
     def has_frozen_teacher(self) -> bool:
         """Whether teachers are linear layers on frozen ResNets; never on random weights."""
-        return self.frozen and self.init == "imagenet"
+        return bool(self.frozen and self.imagenet_networks and self.init == "imagenet")
 
     @property
     def imagenet_networks(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Study B: a binarised WideResNet and distillation, CIFAR-10."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from kdutils.specs import Bayesian, Count, DataSpec, ModelSpec, RunSpec
 from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Study, Training, Weights, taught
@@ -53,7 +53,6 @@ class Binary(Study):
     wrn_22: Training = Training(optimiser=_SGD, epochs=200, batch_size=64)
     temperatures: Temperatures = (2.0,)
     kd_weights: Weights = (0.5,)
-    init: Literal["imagenet", "random"] = "imagenet"
 
     @property
     def imagenet_networks(self) -> tuple[str, ...]:

@@ -25,13 +25,13 @@ class Cifar100(Study):
 
     PROFILES: ClassVar = {
         "smoke": dict(data=dict(train_size=64, val_size=32, test_size=60, views=2), seeds=(0, 1))
-        | dict(cnn=CYCLE.with_(epochs=2), head=Training(optimiser=ONE_CYCLE, epochs=2), frozen_size=64)
+        | dict(cnn=CYCLE.with_(epochs=2), head=Training(optimiser=ONE_CYCLE, epochs=2), frozen=True, frozen_size=64)
         | dict(teacher_training=CYCLE.with_(epochs=1), temperatures=(1.0, 4.0), kd_weights=(0.5,))
         | _SHORT,
         "quick": dict(
             data=dict(train_size=3000, val_size=1000, test_size=5000, views=3), seeds=(0, 1, 2), resnet_tests=1000
         )
-        | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=15, batch_size=64), frozen_size=96)
+        | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=15, batch_size=64), frozen=True)
         | dict(temperatures=(1.0, 4.0), kd_weights=(0.25, 0.75))
         | dict(teacher_training=FROM_RANDOM, retrain=False)
         | _SHORT,
@@ -45,7 +45,7 @@ class Cifar100(Study):
     teacher_seeds: Seeds = (0,)
     network: str = "resnet32x4"  # of the teacher
     teacher_training: Training = STEPS
-    frozen_size: Count | None = None  # pixels, of what a frozen ResNet18 sees; None: all layers of the teacher train
+    frozen_size: Count = 96  # pixels, of what a frozen ResNet18 sees
     teacher_file: str | None = None  # the state dict of a public ResNet32x4, which then teaches as it is
     cnn: Training = Training(optimiser=_SGD.with_(milestones=(30, 60, 90)), epochs=100, batch_size=128)
     temperatures: Temperatures = (1.0, 2.0, 4.0, 8.0)
@@ -57,11 +57,6 @@ class Cifar100(Study):
     @property
     def imagenet_networks(self) -> tuple[str, ...]:
         return (self.network,) if self.network in IMAGENET_NETWORKS and not self.teacher_file else ()
-
-    @property
-    def has_frozen_teacher(self) -> bool:
-        """Whether the teacher is a linear layer on a frozen ResNet18; never on random weights."""
-        return bool(self.frozen_size and self.imagenet_networks and self.init == "imagenet")
 
     @property
     def trainings(self) -> dict[str, Training]:
