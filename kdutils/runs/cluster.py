@@ -94,8 +94,8 @@ class Cluster(Pool):
 
     def _hear(self, event: tuple) -> None:
         worker, fraction = event[1]
-        if self._progress and worker in self.running:
-            self._progress.fractions[self.running[worker][0]] = fraction
+        if self.progress and worker in self.running:
+            self.progress.fractions[self.running[worker][0]] = fraction
 
     def _look(self) -> None:
         """See which workers there are, and ask new ones what they have."""

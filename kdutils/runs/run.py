@@ -16,7 +16,7 @@ from kdutils.networks.counting import forward_macs
 from kdutils.runs.cluster import connect
 from kdutils.runs.records import Record, Store
 from kdutils.runs.resolve import fill, open_table, resolve, table_name
-from kdutils.runs.schedule import Job, Progress, chains, execute
+from kdutils.runs.schedule import Job, Progress, execute
 from kdutils.settings import settings
 from kdutils.specs import RunSpec
 from kdutils.training.checkpoints import Checkpoint
@@ -96,12 +96,11 @@ def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Stor
     graph, tables = plan(todo, datasets)
     work = {key: run_work(spec, datasets[spec.data.name]) for key, spec in todo.items()}
     work |= {node: int(np.bitwise_count(bits).sum()) * image_work(spec) for node, (spec, bits) in tables.items()}
-    chain = chains(graph, work)
 
     def jobs_of(node: str) -> list[Job]:
         if node in todo:
             title = f"{todo[node].model.name}, seed {todo[node].seed}"
-            return [Job(node, _run_job, (todo[node], store), work[node], title, is_run=True, chain=chain[node])]
+            return [Job(node, _run_job, (todo[node], store), work[node], title, is_run=True)]
         spec, bits = tables[node]
         absent, cost = NONE, image_work(spec)
         rests_on = [spec.init] if spec.has_frozen_backbone else [spec]
@@ -110,9 +109,7 @@ def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Stor
         progress.correct(len(absent) * cost - work[node])
         shards = [absent[first : first + SHARD] for first in range(0, len(absent), SHARD)]
         title = f"{'features' if spec.has_frozen_backbone else 'table'} of {spec.model.name}"
-        return [
-            Job(node, _fill_job, (spec, shard, store), len(shard) * cost, title, chain=chain[node]) for shard in shards
-        ]
+        return [Job(node, _fill_job, (spec, shard, store), len(shard) * cost, title) for shard in shards]
 
     def finish(job: Job, summary: dict | None) -> None:
         if job.is_run:
@@ -124,7 +121,7 @@ def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Stor
         closing(Progress(float(sum(work.values())), len(todo))) as progress,
         connect(store, datasets, networks, files, progress) as pool,
     ):
-        execute(graph, jobs_of, finish, pool, progress)
+        execute(graph, work, jobs_of, finish, pool)
 
 
 def plan(todo: dict[str, RunSpec], datasets: dict[str, Dataset]) -> tuple[dict[str, set[str]], dict[str, tuple]]:

@@ -27,8 +27,7 @@ _LINE_SECONDS = 60  # between two lines in a log
 class Job:
     """`function(*arguments, report)`, where it calls report(fraction) as it advances, for `node` of a graph.
 
-    `work` is its expected cost; `chain` that of the longest chain of nodes that begins with its own, each needed by the
-    next. It begins again where its worker died, so it must cost nothing once it is done.
+    `work` is its expected cost. It begins again where its worker died, so it must cost nothing once it is done.
     """
 
     node: str
@@ -37,23 +36,25 @@ class Job:
     work: float
     title: str
     is_run: bool = False
-    chain: float = 0.0
 
 
 class Death(Exception):
     """What a job raised whose worker died."""
 
 
-def execute(graph: dict[str, set[str]], jobs_of: Callable, finish: Callable, pool: Pool, progress: Progress) -> None:
-    """Do the jobs of every node after those of the nodes it needs.
+def execute(
+    graph: dict[str, set[str]], work: dict[str, float], jobs_of: Callable, finish: Callable, pool: Pool
+) -> None:
+    """Do the jobs of every node after those of the nodes it needs; `work` is what each node is expected to cost.
 
-    Of those that can begin the ones with the longest chain come first, so that what others wait for is not left to the
-    end; then the costliest.
+    Of those that can begin the ones with the costliest chain (`chains`) come first, so that what others wait for is not
+    left to the end; then the costliest.
 
     `jobs_of(node)` is asked when the node can begin; `finish(job, result)` takes what a job returned. Raises at the end
     what the first failing job raised; what needs it is left out, all else is done.
     """
     order, waiting, number, left, deaths, failures = TopologicalSorter(graph), [], count(), {}, Counter(), []
+    chain, progress = chains(graph, work), pool.progress
     order.prepare()
     while True:
         while nodes := order.get_ready():
@@ -61,7 +62,7 @@ def execute(graph: dict[str, set[str]], jobs_of: Callable, finish: Callable, poo
                 jobs = jobs_of(node)
                 left[node] = len(jobs)
                 for job in jobs:
-                    heappush(waiting, (-job.chain, -job.work, next(number), job))
+                    heappush(waiting, (-chain[node], -job.work, next(number), job))
                 if not jobs:
                     order.done(node)
         if not waiting and not pool.running:
@@ -156,7 +157,7 @@ class Pool:
     """Where jobs are done. This one has one slot, this process: `begin` returns when the job has ended."""
 
     def __init__(self, progress: Progress | None):
-        self._progress = progress
+        self.progress = progress
         self.running: dict[Any, tuple[Job, Any]] = {}
 
     def free(self) -> list:
@@ -167,8 +168,8 @@ class Pool:
         """Have `job` done in a free slot."""
 
         def report(fraction: float) -> None:
-            self._progress.fractions[job] = fraction
-            self._progress.show()
+            self.progress.fractions[job] = fraction
+            self.progress.show()
 
         try:
             self.running[slot] = job, job.function(*job.arguments, report)

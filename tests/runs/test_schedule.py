@@ -100,8 +100,8 @@ def do(jobs: list[Job], graph: dict[str, set[str]] | None = None) -> list:
         results.append(result)
 
     with connect(Store.default(), ["synthetic"], progress=progress) as pool:
-        nodes = {job.node: [job] for job in jobs}
-        execute(graph or {node: set() for node in nodes}, nodes.get, finish, pool, progress)
+        nodes, work = {job.node: [job] for job in jobs}, {job.node: job.work for job in jobs}
+        execute(graph or {node: set() for node in nodes}, work, nodes.get, finish, pool)
     progress.close()
     return results
 
@@ -194,12 +194,12 @@ def run_and_die_once(spec: RunSpec, store: Store, report) -> dict:
 def test_the_costliest_jobs_begin_first_and_none_before_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setenv("KD_WORKERS", "1")
     path = tmp_path / "notes"
-    work = {"a": 1.0, "b": 3.0, "c": 2.0, "d": 9.0}
+    work = {"a": 3.0, "b": 5.0, "c": 4.0, "d": 0.5, "e": 9.0}
     jobs = [job(note, name, path, work=work[name], node=name) for name in work]
-    assert do(jobs, {"a": set(), "b": set(), "c": set(), "d": {"a"}}) == ["b", "c", "a", "d"]
-    progress = Progress(1.0, 0)
-    execute({"empty": set(), "a": {"empty"}}, {"empty": [], "a": jobs[:1]}.get, print, Pool(progress), progress)
-    assert [line[0] for line in lines(path)] == ["b", "c", "a", "d", "a"]
+    assert do(jobs, {"a": set(), "b": set(), "c": set(), "d": {"a"}, "e": {"c"}}) == ["c", "e", "b", "a", "d"]
+    nodes = {"empty": [], "a": jobs[:1]}
+    execute({"empty": set(), "a": {"empty"}}, {"empty": 0.0, "a": 1.0}, nodes.get, print, Pool(Progress(1.0, 0)))
+    assert [line[0] for line in lines(path)] == ["c", "e", "b", "a", "d", "a"]
 
 
 SAID = {fail: "^this job cannot be done$", exhaust: r"the job failing \(failing\) has run out of memory .*KD_WORKERS"}
@@ -340,7 +340,7 @@ def test_a_job_whose_worker_died_is_not_shown_as_running_until_it_begins_again()
             self.running[slot] = job, schedule.Death() if len(shown) == 1 else None
 
     with pytest.warns(UserWarning, match="a worker process died"):
-        execute({"a": set()}, {"a": [job(note, node="a")]}.get, lambda *_: None, Deadly(progress), progress)
+        execute({"a": set()}, {"a": 1.0}, {"a": [job(note, node="a")]}.get, lambda *_: None, Deadly(progress))
     assert shown == [{}, {}]
 
 
@@ -401,7 +401,7 @@ def test_workers_with_other_code_data_weights_or_store_are_refused_and_the_other
             progress = Progress(1.0, 0)
             with connect(Store.default(), ["synthetic"], files=[weights], progress=progress) as pool:
                 wait_for(lambda: pool.free() and len(told()) == len(given))
-                execute({"a": set()}, {"a": [job(note, "a", path, node="a")]}.get, print, pool, progress)
+                execute({"a": set()}, {"a": 1.0}, {"a": [job(note, "a", path, node="a")]}.get, print, pool)
         assert len(lines(path)) == 1 and all("\n" not in sentence for sentence in told())
         for part in given:
             [sentence] = [sentence for sentence in told() if re.search(part, sentence)]
@@ -630,8 +630,8 @@ def test_chains_are_the_longest_of_all(seed):
 def test_what_others_wait_for_begins_before_what_costs_more(tmp_path, monkeypatch):
     monkeypatch.setenv("KD_WORKERS", "1")
     table, student, alone = (
-        Job(name, note, (name, tmp_path / "notes"), work, name, chain=chain)
-        for name, work, chain in (("table", 1.0, 6.0), ("student", 5.0, 5.0), ("alone", 5.5, 5.5))
+        Job(name, note, (name, tmp_path / "notes"), work, name)
+        for name, work in (("table", 1.0), ("student", 5.0), ("alone", 5.5))
     )
     graph = {"table": set(), "student": {"table"}, "alone": set()}
     assert do([alone, student, table], graph) == ["table", "alone", "student"]
