@@ -197,7 +197,7 @@ def _pack(run: str, out: str) -> int:
     from kdutils.networks import counting, packed
     from kdutils.runs.records import Store
 
-    record, path = Store.default().read(run), absolute(out)
+    record, path = Store().read(run), absolute(out)
     data, model = record.spec.data, record.load_model()
     images = first_test_images(load_dataset(data.name), 8, data.normalisation)  # first: without data, no file
     packed.pack(model, record.network, path)

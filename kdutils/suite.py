@@ -129,7 +129,7 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
     profile, *others = dict.fromkeys(values["profile"] for values in chapters.values())
     if others:
         raise InputError(f"a report has one profile, got {profile!r} and {others[0]!r}: give it by --profile")
-    store = Store.default()  # it complains where it cannot be written
+    store = Store()  # it complains where it cannot be written
     with redirect_stdout(StringIO()) as said:  # what stands in for what, which chapters of one study all say
         plan = Plan(profile, {path: _resolve(path, offered[path], chapters[path]) for path in notebooks})
     print(*dict.fromkeys(said.getvalue().splitlines(keepends=True)), sep="", end="", flush=True)

@@ -316,7 +316,7 @@ def recorded(world, synthetic, monkeypatch):
     def record(name, **options):
         spec = RunSpec(data=DataSpec(name="synthetic"), model=ModelSpec(name=name, options=options), epochs=1)
         facts = {"data": {"title": "", "digest": load_dataset("synthetic").digest}, "weights": None, "teachers": {}}
-        return Store.default().save(spec, build_model(name, 10, **options), outcome, detect_runtime(), facts).spec.key
+        return Store().save(spec, build_model(name, 10, **options), outcome, detect_runtime(), facts).spec.key
 
     return record
 

@@ -37,7 +37,7 @@ from kdutils.training.loop import train
 
 def counted(model, spec, *rest):
     with open({path!r}, "a") as file:
-        file.write(f"{{spec.key}} {{(runs.Store.default().folder / spec.key).exists()}}\\n")
+        file.write(f"{{spec.key}} {{(runs.Store().folder / spec.key).exists()}}\\n")
     return train(model, spec, *rest)
 
 runs.train = counted

@@ -33,7 +33,7 @@ class Estimate:
 
 def estimate(specs: Iterable[RunSpec]) -> Estimate:
     """Of the specs that are not recorded, and of what they need. Table entries that are filled already count, too."""
-    _, todo = missing(specs, Store.default())
+    _, todo = missing(specs, Store())
     datasets = {name: load_dataset(name) for name in {spec.data.name for spec in todo.values()}}
     _, tables = plan(todo, datasets)
     seconds = size = 0

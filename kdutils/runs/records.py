@@ -14,7 +14,7 @@ import subprocess
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -127,9 +127,9 @@ def _read_summary(path: Path) -> dict:
 
 @dataclass(frozen=True)
 class Store:
-    """The folder of records, checkpoints and teacher tables; made where it is not there."""
+    """The folder of records, checkpoints and teacher tables, by default that of `KD_RUNS_DIR`; made where it is not."""
 
-    folder: Path
+    folder: Path = field(default_factory=lambda: settings().runs_dir)
 
     def __post_init__(self) -> None:
         try:
@@ -137,11 +137,6 @@ class Store:
         except OSError as error:
             reason = f"the run store {self.folder} cannot be written ({error.strerror})"
             raise InputError(f"{reason}: set KD_RUNS_DIR to a folder that can") from None
-
-    @classmethod
-    def default(cls) -> Store:
-        """The store that `KD_RUNS_DIR` names, by default runs/ of the project."""
-        return cls(settings().runs_dir)
 
     def read(self, name: str) -> Record:
         """The record whose key or folder is `name`; raises `InputError` where there is none, or it is not whole."""

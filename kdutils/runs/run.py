@@ -34,7 +34,7 @@ def run(spec: RunSpec, store: Store | None = None, report: Report = lambda fract
     `report(fraction)` is called while this run itself (not its teachers) advances from 0 to 1. An interrupted run
     goes on from its last checkpoint, at most a minute (or one epoch) old.
     """
-    store = store or Store.default()
+    store = store or Store()
     _note_use(spec.key)
     if found := store.find(spec):
         return found
@@ -63,7 +63,7 @@ def run_all(specs: Iterable[RunSpec], store: Store | None = None) -> list[Record
     run after those that it needs, and after the tables of its teachers, which are filled in shards. Raises `InputError`
     for what is no list of specs.
     """
-    store, wanted = store or Store.default(), list(specs)
+    store, wanted = store or Store(), list(specs)
     if strange := [type(given).__name__ for given in wanted if not isinstance(given, RunSpec)]:
         raise InputError(f"a list of RunSpecs is needed, got a {type(specs).__name__} with a {strange[0]} in it")
     keys = [spec.key for spec in wanted]
@@ -165,7 +165,7 @@ def run_arms(arms: dict[str, list[RunSpec]]) -> dict[str, list[Record]]:
 
 def recorded_arms(arms: dict[str, list[RunSpec]]) -> dict[str, list[Record]]:
     """As `run_arms`, but nothing is run: an arm of which a record is missing is left out."""
-    store = Store.default()
+    store = Store()
     _note_use(*(spec.key for specs in arms.values() for spec in specs))
     found = {name: [store.find(spec) for spec in specs] for name, specs in arms.items()}
     return {name: records for name, records in found.items() if all(records)}

@@ -64,7 +64,7 @@ def record_all(study, leave_out=()):
     random = np.random.RandomState(0)
 
     def keep(spec, val=50.0):
-        found = Store.default().find(spec)
+        found = Store().find(spec)
         return found or store_run(spec, random.normal(size=(100, 10)).astype(np.float32), val)
 
     for who, networks in (("one", ("resnet50",)), ("both", study.TEACHERS)):
@@ -181,7 +181,7 @@ def test_a_cell_that_diverged_says_so(study, shown):
 def test_what_is_not_recorded_as_a_whole_is_left_out(study, shown, root):
     arms = record_all(study, leave_out=("ResNet18",))
     shutil.rmtree(arms["small CNN"][1].path)
-    shutil.rmtree(Store.default().find(study.grid(study.TEACHERS)[0]).path)
+    shutil.rmtree(Store().find(study.grid(study.TEACHERS)[0]).path)
     found = kd.explore(study, Page(SETTING))
     assert not {"ResNet18", "small CNN"} & set(found.classifiers) and "ResNet50" in found.classifiers
     assert list(found.grid["teachers"].unique()) == ["ResNet50"]
@@ -254,9 +254,9 @@ def test_what_is_missing_is_noted_for_the_suite(study, shown, root, tmp_path, mo
 
 def test_nothing_is_run_and_nothing_is_left_in_the_store(study, shown, root):
     record_all(study, leave_out=("ResNet50",))
-    before = sorted(path.name for path in Store.default().folder.iterdir())
+    before = sorted(path.name for path in Store().folder.iterdir())
     kd.explore(study, Page(SETTING))
-    assert sorted(path.name for path in Store.default().folder.iterdir()) == before
+    assert sorted(path.name for path in Store().folder.iterdir()) == before
 
 
 # The chapter

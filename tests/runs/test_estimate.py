@@ -42,9 +42,9 @@ def test_what_a_run_needs_counts_and_so_does_its_table(rate):
 
 
 def test_what_is_recorded_costs_nothing(rate):
-    run(TEACHER, Store.default())
+    run(TEACHER, Store())
     assert estimate([TAUGHT]).runs == 1
-    run(TAUGHT, Store.default())
+    run(TAUGHT, Store())
     assert estimate([TAUGHT, TEACHER]) == estimates.Estimate(0, 0, 0) and len(rate) == 2  # by the first estimate
 
 

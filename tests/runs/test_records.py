@@ -55,15 +55,15 @@ FACTS = {"data": {"title": "a part of CIFAR-10", "digest": "abc"}, "weights": No
 
 
 def saved(spec: RunSpec = SPEC, facts: dict = FACTS):
-    return Store.default().save(spec, network(), outcome(), RUNTIME, facts)
+    return Store().save(spec, network(), outcome(), RUNTIME, facts)
 
 
 def find(spec: RunSpec):
-    return Store.default().find(spec)
+    return Store().find(spec)
 
 
 def runs_dir():
-    return Store.default().folder
+    return Store().folder
 
 
 def test_what_is_saved_reads_back():
@@ -177,7 +177,7 @@ def test_a_record_under_another_runs_name_is_damaged():
 
 def test_the_first_of_two_equal_runs_stays():
     first = saved()
-    second = Store.default().save(SPEC, build_model("small_cnn", 10), outcome(), RUNTIME, {})
+    second = Store().save(SPEC, build_model("small_cnn", 10), outcome(), RUNTIME, {})
     assert second.digest == first.digest and [folder.name for folder in runs_dir().iterdir()] == [SPEC.key]
 
 
@@ -241,7 +241,7 @@ def test_a_run_that_diverged_is_recorded_as_such():
     none = {"loss": None, "accuracy": None}
     rows = [{"epoch": 1, "train_loss": 2.0, "val_accuracy": 30.0}, {"epoch": 2, "train_loss": float("nan")}]
     lost = dataclasses.replace(outcome(), history=rows, metrics={"val": none, "test": none}, diverged=2)
-    record = Store.default().save(SPEC, network(), lost, RUNTIME, FACTS)
+    record = Store().save(SPEC, network(), lost, RUNTIME, FACTS)
     assert record.diverged and np.isnan(record.metric("test")) and np.isnan(record.metric("val", "loss"))
     assert record.summary["diverged"] == 2 and "best_val" not in record.summary and len(record.history) == 2
     assert not saved(SPEC.with_(seed=5)).diverged and find(SPEC).diverged

@@ -41,7 +41,7 @@ def _data(cifar, monkeypatch):
 
 
 def find(spec: RunSpec) -> Record | None:
-    return Store.default().find(spec)
+    return Store().find(spec)
 
 
 def cnn(**changes) -> RunSpec:
@@ -158,7 +158,7 @@ def test_a_head_on_imagenet_weights_trains_on_cached_features_and_names_the_weig
 
 def test_a_table_of_features_is_known_by_the_weights_as_they_are_now(imagenet):
     def opened() -> tuple[Path, float]:
-        table, network = resolving.open_table(head(), Store.default())
+        table, network = resolving.open_table(head(), Store())
         return table.folder, network().bn1.bias[0].item()
 
     file, found = Path(os.environ["KD_DATA_DIR"]) / "imagenet" / "resnet18.safetensors", [opened(), opened()]
@@ -188,7 +188,7 @@ def test_a_student_of_a_head_learns_what_the_whole_network_would_say(imagenet):
     record = run(student(teacher.spec, data=teacher.spec.data, epochs=1))
     data = load_dataset("cifar10")
     (indices, _) = split_indices(data.train_labels, *teacher.spec.data.split)
-    (inputs,) = resolve(record.spec, {teacher.spec.key: teacher}, Store.default())[1].tables
+    (inputs,) = resolve(record.spec, {teacher.spec.key: teacher}, Store())[1].tables
     views = torch.full((len(indices),), IDENTITY_VIEW)
     with torch.no_grad():
         pixels = render(data.train_images, torch.from_numpy(indices), views, teacher.spec.data.normalisation)
@@ -372,7 +372,7 @@ def test_networks_that_are_only_evaluated_and_differ_in_an_option_alone_share_no
         specs.append(cnn(model=model, init=f"file:{file}", epochs=0))
     first, second = run_all(specs)
     assert first.digest == second.digest
-    assert len({resolving.open_table(spec, Store.default())[0].folder for spec in specs}) == 2
+    assert len({resolving.open_table(spec, Store())[0].folder for spec in specs}) == 2
 
 
 def test_a_checkpoint_of_another_arithmetic_is_not_gone_on_from(monkeypatch):
@@ -389,7 +389,7 @@ def test_a_checkpoint_of_another_arithmetic_is_not_gone_on_from(monkeypatch):
     monkeypatch.setattr(resolving, "detect_runtime", lambda: half)
     with pytest.raises(Stopped):
         run(spec, report=stop)
-    assert (Store.default().folder / f"{spec.key}.partial" / "checkpoint.safetensors").is_file()
+    assert (Store().folder / f"{spec.key}.partial" / "checkpoint.safetensors").is_file()
     monkeypatch.setattr(resolving, "detect_runtime", lambda: full)
     mixed = run(spec)
     shutil.rmtree(mixed.path)

@@ -99,7 +99,7 @@ def do(jobs: list[Job], graph: dict[str, set[str]] | None = None) -> list:
     def finish(_, result) -> None:
         results.append(result)
 
-    with connect(Store.default(), ["synthetic"], progress=progress) as pool:
+    with connect(Store(), ["synthetic"], progress=progress) as pool:
         nodes, work = {job.node: [job] for job in jobs}, {job.node: job.work for job in jobs}
         execute(graph or {node: set() for node in nodes}, work, nodes.get, finish, pool)
     progress.close()
@@ -243,7 +243,7 @@ def test_no_worker_idles_while_a_job_waits(tmp_path, address):
 
 def test_a_job_that_nobody_waits_for_ends_and_told_how_far_it_was(tmp_path, address):
     path, progress = tmp_path / "notes", Progress(1.0, 0)
-    with connect(Store.default(), ["synthetic"], progress=progress) as pool:
+    with connect(Store(), ["synthetic"], progress=progress) as pool:
         [slot] = pool.free()[:1]
         pool.begin(slot, going := job(go_on, path))
         wait_for(lambda: progress.fractions.get(going) == 0.25)
@@ -276,7 +276,7 @@ def test_a_grid_has_the_same_numbers_although_a_worker_was_killed(tmp_path, addr
         found = [numbers(record) for record in run_all(GRID)]
     begun = [line.split()[0] for line in lines(tmp_path / "begun")]
     assert sorted(begun) == sorted([*(spec.key for spec in GRID), cnn(seed=1).key, (tmp_path / "died").read_text()])
-    left = [path.name for path in Store.default().folder.iterdir()]
+    left = [path.name for path in Store().folder.iterdir()]
     assert sorted(left) == sorted([*(spec.key for spec in GRID), cnn(seed=1).key, "tables"])
     monkeypatch.setenv("KD_SCHEDULER", "")
     monkeypatch.setenv("KD_WORKERS", "1")
@@ -348,9 +348,9 @@ def test_a_job_whose_worker_died_is_not_shown_as_running_until_it_begins_again()
 
 
 def refused(*data: str, **more) -> str:
-    with pytest.raises(InputError) as error, connect(Store.default(), data, **more):
+    with pytest.raises(InputError) as error, connect(Store(), data, **more):
         pass
-    assert not list(Store.default().folder.glob(".*")) and "\n" not in str(error.value)
+    assert not list(Store().folder.glob(".*")) and "\n" not in str(error.value)
     return str(error.value)
 
 
@@ -399,7 +399,7 @@ def test_workers_with_other_code_data_weights_or_store_are_refused_and_the_other
                 return [str(each.message) for each in warned if "the worker tcp://" in str(each.message)]
 
             progress = Progress(1.0, 0)
-            with connect(Store.default(), ["synthetic"], files=[weights], progress=progress) as pool:
+            with connect(Store(), ["synthetic"], files=[weights], progress=progress) as pool:
                 wait_for(lambda: pool.free() and len(told()) == len(given))
                 execute({"a": set()}, {"a": 1.0}, {"a": [job(note, "a", path, node="a")]}.get, print, pool)
         assert len(lines(path)) == 1 and all("\n" not in sentence for sentence in told())
@@ -450,7 +450,7 @@ def test_workers_that_leave_are_missed_by_nobody_and_a_newcomer_is_used(tmp_path
         LocalCluster(n_workers=1, threads_per_worker=1, **HERE) as machines,
     ):
         monkeypatch.setenv("KD_SCHEDULER", machines.scheduler_address)
-        with connect(Store.default(), [], progress=Progress(1.0, 0)) as pool:
+        with connect(Store(), [], progress=Progress(1.0, 0)) as pool:
             [first] = pool.free()
             machines.scale(0)
             with pytest.warns(UserWarning, match="has no workers: start some"):
