@@ -15,6 +15,7 @@ from contextlib import suppress
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _OPTIONS = {
+    "distributed.nanny.pre-spawn-environ": {},  # workers have the environment of this process
     "distributed.scheduler.worker-ttl": None,  # a machine that slept would find all workers dead
     "distributed.worker.profile.enabled": False,  # else Dask observes itself a hundred times a second,
     "distributed.admin.tick.interval": "1s",  # and a run waits for the interpreter's lock
@@ -40,7 +41,6 @@ def serve(workers: int, threads: int, dashboard: bool) -> None:
     from distributed import LocalCluster
 
     dask.config.set(_OPTIONS | {"distributed.worker.multiprocessing-method": method})
-    dask.config.set({"distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, threads)})
     folder = tempfile.mkdtemp(prefix="kdutils-")
     cluster = LocalCluster(
         n_workers=workers,
