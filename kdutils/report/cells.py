@@ -145,7 +145,7 @@ class Chapter:
             link_rel=None,
         )
         html = re.sub(r"<img\b([^>]*)>", lambda found: self._embedded(found[1], attachments), html)
-        html = re.sub(r"(\d) ± (?=\d)", "\\1\u00a0±\u00a0", html)
+        html = re.sub(r"(?<=\d) (?=± \d|%)|(?<=\d ±) (?=\d)", "\u00a0", html)  # a number stays with its spread and unit
         if self.prints:  # only what has a caption is numbered
             opening = r"(?s)<table[^>]*>(?:\s*<caption[^>]*>(.*?)</caption>)?"
             return re.sub(opening, r'<p>\1</p><table class="typst:no-figure">', html)

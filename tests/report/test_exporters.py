@@ -304,6 +304,13 @@ def test_pictures_of_a_paragraph_stand_side_by_side():
     assert text(f"One: {image}\n\n{image}").printed["typst"].count("beside: false") == 2
 
 
+def test_a_number_stays_with_its_spread_and_its_unit():
+    assert (
+        "reaches 81.2\u00a0±\u00a00.4\u00a0% of 5 and 60\u00a0% ± x"
+        in text("It reaches 81.2 ± 0.4 % of 5 and 60 % ± x.").html
+    )
+
+
 def test_dollars_in_code_are_dollars():
     made = text("Use `$HOME` or `$PATH`.\n\n```\n$a$ and $b$\n```\n\n~~~\n$$c$$\n~~~\n\n    $d$ $e$")
     assert "<math" not in made.html
