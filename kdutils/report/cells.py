@@ -248,6 +248,8 @@ class Chapter:
 def _filled(parse: Callable, block: BlockParser, head: re.Match, state: BlockState) -> int | None:
     """Read a table of which rows have fewer cells than its head, or more, which are left out: as JupyterLab does."""
     marks, *rows = state.src[head.end() :].split("\n")
+    if not re.fullmatch(r"[\s|:-]*-[\s|:-]*", marks):
+        return None
     columns, edge = len(CELLS.split(marks.strip().strip("|"))), "|" * head[0].lstrip().startswith("|")
     for number, row in enumerate(rows):
         if "|" not in row:

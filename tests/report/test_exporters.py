@@ -298,6 +298,10 @@ def test_rows_of_a_table_are_filled_up_and_cut_to_its_head(before):
     assert made.html.count("<math") == 1 and made.text.count("|") == 3, "of the formula and of the last line"
 
 
+def test_bars_in_a_text_make_no_table():
+    assert "a | b c | d e | f | g ||h| i" in text("a | b\nc | d\ne | f | g\n||h| i").text
+
+
 def test_pictures_of_a_paragraph_stand_side_by_side():
     image = f"![p](data:image/png;base64,{picture(size=(400, 300))})"
     assert text(f"{image} {image}").printed["typst"].count("beside: true") == 2
