@@ -39,6 +39,7 @@ local GAP = "\\qquad &"
 local BETWEEN = { align = GAP, aligned = GAP, flalign = GAP, split = GAP, eqnarray = "" }  -- two columns and the next
 local BARS = { vmatrix = { "|", "|" }, Vmatrix = { "\\lVert", "\\rVert" } }
 
+local FACES = { upright = true, bold = true, italic = true, mono = true, sans = true, serif = true }
 local RELATIONS = {}  -- which Typst sets their indices below, as it does for \underset and its like
 local NAMES = "tilde.op tilde.eq approx equiv prop in perp arrow.r arrow.l arrow.r.double divides parallel lt.eq gt.eq"
 for name in NAMES:gmatch("%S+") do RELATIONS[name] = true end
@@ -95,9 +96,10 @@ end
 
 local function for_typst(macros, tex, kind)
   local mine = macros:sub(#MACROS + 1) .. tex
-  local limits
-  for _, name in ipairs { "operatorname%*", "MathOperator%*", "\\underset", "\\mathop" } do
-    limits = limits or mine:match(name)
+  local operators, limits
+  for _, name in ipairs { "operatorname", "MathOperator", "\\underset", "\\mathop" } do
+    operators = operators or mine:match(name)
+    limits = limits or mine:match(name:match("^\\") and name or name .. "%*")
   end
   tex = laid_out(tex):gsub("\\underset%s*(%b{})%s*{\\%a+%s*(%b{})}", "\\mathop{\\mathrm%2}\\limits_%1")
   tex = (macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert " })  -- \| is no relation, with exponents above it
@@ -108,9 +110,9 @@ local function for_typst(macros, tex, kind)
   local made = written(unsized(sized), kind):match("^%$.*%$") or written(unsized(tex), kind):match("^%$.*%$")
   if not made then return nil end
   made = made:gsub('mat%(delim: "||", upright%("(%l+)"%), ', "%1("):gsub('delim: "||"', 'delim: "‖"')
-  if not made:find('\\"', 1, true) then
+  if operators and not made:find('\\"', 1, true) then
     made = made:gsub('(.-)("[^"]*")', function(before, name)
-      if before:match("upright%($") or before:match("delim: $") then return end
+      if FACES[before:match("(%a+)%($")] or before:match("delim: $") then return end
       return ("%sop(%s%s)"):format(before, name, limits and ", limits: #true" or "")
     end)
   end
