@@ -77,9 +77,10 @@ def test_a_reader_predicts_and_is_led_on(notebook):
     assert "**Predict first.**" in text and "## What to try next" in text
 
 
-def test_code_that_is_printed_fits_its_page(notebook):
+def test_code_of_formulas_and_solutions_fits_a_page(notebook):
     room = (210 - 2 * 24) / 25.4 * 72 - 2 * 7  # points: a page of A4 within its margins, a block within its inset
-    longest = max(len(line) for cell in tagged(notebook, "show-input") for line in cell.source.splitlines())
+    shown = tagged(notebook, "show-input", "solution")
+    longest = max(len(line) for cell in shown for line in cell.source.splitlines())
     assert longest * 8 * 0.602 <= room  # DejaVu Sans Mono of 8 points
 
 
