@@ -59,7 +59,7 @@ def plot_curves(arms: Arms) -> Figure:
                     _band(axis, histories.groupby("epoch")[f"{split}_{metric}"], title, index)
         column[0].set_title(textwrap.fill(_named(name, records), 34 if len(arms) < 4 else 20))
         column[1].set_xlabel("epoch")
-        column[1].xaxis.get_major_locator().set_params(integer=True)
+        column[1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes[0, 0].set_ylabel("accuracy (%)")
     axes[1, 0].set_ylabel("cross-entropy (nats)")
     lines = {line.get_label(): line for axis in axes[0] for line in axis.lines}
@@ -76,7 +76,7 @@ def plot_overlay(arms: Arms, column: str = "val_accuracy", label: str = "validat
     for index, (name, records) in enumerate(arms.items()):
         _band(axis, _histories(records).groupby("epoch")[column], _named(name, records), index)
     axis.set(xlabel="epoch", ylabel=label)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 

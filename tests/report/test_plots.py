@@ -121,6 +121,16 @@ def test_curves_of_a_run_without_validation_show_training_alone(tmp_path):
     assert [[line.get_label() for line in lines_of(axis)] for axis in figure.axes] == [["training"], ["training"]]
 
 
+def test_one_epoch_is_one_mark_of_the_axis(tmp_path):
+    record = record_of(tmp_path)
+    table = record.path / "history.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:2]))
+    for draw in (plots.plot_curves, plots.plot_overlay):
+        figure = draw({"a": [record]})
+        left, right = figure.axes[-1].get_xlim()
+        assert [mark for mark in figure.axes[-1].get_xticks() if left <= mark <= right] == [1]
+
+
 def test_curves_show_the_test_images_of_a_run_that_watched_them(tmp_path):
     record = record_of(tmp_path, spec_of(val_size=0))
     record.history.assign(test_loss=[2.1, 1.8, 1.6], test_accuracy=[21.0, 33.0, 41.0]).to_csv(
