@@ -252,7 +252,7 @@ def _filled(parse: Callable, block: BlockParser, head: re.Match, state: BlockSta
         return None
     columns, edge = len(CELLS.split(marks.strip().strip("|"))), "|" * head[0].lstrip().startswith("|")
     for number, row in enumerate(rows):
-        if "|" not in row:
+        if "|" not in row or not row.lstrip().startswith(edge):
             break
         cells = CELLS.split(row.strip().removeprefix("|").removesuffix("|"))
         rows[number] = edge + "|".join((cells + [" "] * columns)[:columns]) + edge

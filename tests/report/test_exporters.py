@@ -298,6 +298,11 @@ def test_rows_of_a_table_are_filled_up_and_cut_to_its_head(before):
     assert made.html.count("<math") == 1 and made.text.count("|") == 3, "of the formula and of the last line"
 
 
+def test_what_follows_a_table_is_no_row_of_it():
+    made = text("| a | b |\n|---|---|\n| 1 |\n- item | x | y\n\n| c |\n|---|\n| 2 |\n# Next | z")
+    assert len(made.page.all("tr")) == 4 and len(made.page.all("li")) == 1 and len(made.page.all("h1")) == 1
+
+
 def test_bars_in_a_text_make_no_table():
     assert "a | b c | d e | f | g ||h| i" in text("a | b\nc | d\ne | f | g\n||h| i").text
 
