@@ -37,7 +37,6 @@ local SET_BY = { cases = "cases", system = "system", array = "cells", matrix = "
   smallmatrix = "cells", aligned = "lines", alignedat = "lines", split = "lines", gathered = "lines" }
 local GAP = "\\qquad &"
 local BETWEEN = { align = GAP, aligned = GAP, flalign = GAP, split = GAP, eqnarray = "" }  -- two columns and the next
-local BARS = { vmatrix = { "|", "|" }, Vmatrix = { "\\lVert", "\\rVert" } }
 
 local FACES = { upright = true, bold = true, italic = true, mono = true, sans = true, serif = true }
 local RELATIONS = {}  -- which Typst sets their indices below, as it does for \underset and its like
@@ -72,8 +71,8 @@ local function laid_out(tex)
       end
       body = environments(body, true)
       if BETWEEN[name] then body = paired(body, BETWEEN[name]) end
-      if BARS[name] then
-        body = ("\\left%s\\begin{matrix}%s\\end{matrix}\\right%s"):format(BARS[name][1], body, BARS[name][2])
+      if name == "vmatrix" then  -- pandoc gives it the bars of a Vmatrix
+        body = "\\left|\\begin{matrix}" .. body .. "\\end{matrix}\\right|"
       elseif by and not (is_whole and by == "lines") then
         body = ("\\begin{Vmatrix}\\text{%s}&%s\\end{Vmatrix}"):format(by, body:gsub("\\hline", ""):gsub("\\\\%s*$", ""))
       else
