@@ -237,15 +237,36 @@ def test_an_index_of_a_relation_stands_beside_it_unless_one_sets_it_above():
 
 def test_brackets_are_as_high_as_what_they_bound_where_one_says_so():
     made = text(r"$$\Big(\frac{a}{b}\Big) + \bigl\{\frac{c}{d}\bigr\}$$", r"$$\Big( x \\ y \Big)$$ $$\big|u\big|$$")
-    assert "(a / b) + {c / d}" in made.printed["typst"]
+    assert "(frac(a, b)) + {frac(c, d)}" in made.printed["typst"]
     assert all(words in made.paper.replace(" ", "") for words in ("(𝑥𝑦)", "|𝑢|"))
 
 
 def test_bars_are_as_high_as_what_they_bound():
     made = text(r"$$\left|\frac{a}{b}\right| + \left\|\frac{c}{d}\right\|$$")
     assert all(
-        f"lr({bar}{what}{bar})" in made.printed["typst"].replace(" ", "") for bar, what in (("|", "a/b"), ("‖", "c/d"))
+        f"lr({bar}frac({what}){bar})" in made.printed["typst"].replace(" ", "")
+        for bar, what in (("|", "a,b"), ("‖", "c,d"))
     )
+
+
+@pytest.mark.parametrize(
+    ("formula", "above"),
+    [
+        (r"\frac{a}{\frac{b}{c}}", "𝑎"),
+        (r"\dfrac{\tfrac{a}{b}}{c}", "𝑎𝑏"),
+        (r"\frac{\frac{a}{b}}{\frac{c}{d}}", "𝑎𝑏"),
+        (r"\frac ab^c", "𝑎𝑐"),
+        (r"{a \over {b \over c}}", "𝑎"),
+        (r"{{a \over b} \over c + d}", "𝑎𝑏"),
+        (r"{\frac{a}{b} \choose c}", "𝑎𝑏"),
+        (r"\left( \sqrt{{a \atop b}} \right)", "𝑎"),
+    ],
+)
+def test_what_is_above_the_bar_of_a_fraction_stays_there(formula, above):
+    made = text(f"$$x = {formula}$$")
+    places, letters = made.places(), set("𝑎𝑏𝑐𝑑") & set(made.paper)
+    assert {letter for letter in letters if places[letter][1] > places["𝑥"][1] + 1} == set(above) < letters
+    assert made.html.count("<math") == 1 and "<code>" not in made.html
 
 
 def test_a_macro_holds_in_the_formulas_after_it():

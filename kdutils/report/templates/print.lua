@@ -13,8 +13,17 @@ local MACROS = [[\newcommand{\tag}[1]{\qquad (#1)}\newcommand{\notag}{}\newcomma
 \newcommand{\gvertneqq}{\gneqq}\newcommand{\nsubseteqq}{\not\subseteqq}\newcommand{\nsupseteqq}{\not\supseteqq}
 \newcommand{\varsupsetneq}{\supsetneq}\newcommand{\diagup}{/}\newcommand{\diagdown}{\backslash}
 \newcommand{\surd}{\sqrt{\,}}\newcommand{\require}[1]{}\newcommand{\vphantom}[1]{}\newcommand{\hbox}[1]{\text{#1}}
-\newcommand{\small}{}\newcommand{\large}{}\newcommand{\Large}{}\newcommand{\LARGE}{}\newcommand{\huge}{}]]
+\newcommand{\hphantom}[1]{\phantom{#1}}\newcommand{\small}{}\newcommand{\large}{}\newcommand{\Large}{}\newcommand{\LARGE}{}\newcommand{\huge}{}]]
 local FONTS = { bf = true, cal = true, it = true, rm = true, sf = true, tt = true }  -- {\rm x} of old is \mathrm{x}
+local function fractions(tex)  -- {a \over b} of old is \frac{a}{b}
+  tex = tex:gsub("%b{}", function(group) return "{" .. fractions(group:sub(2, -2)) .. "}" end)
+  for name, form in pairs { over = "\\frac{%s}{%s}", choose = "\\binom{%s}{%s}", atop = "\\substack{%s\\\\%s}" } do
+    local above, below = tex:match("^(.*)\\" .. name .. "%f[%A](.*)$")
+    if above then return form:format(above, below) end
+  end
+  return tex
+end
+
 local function parts_of(el)  -- the TeX without dollars and definitions, and the definitions
   local tex = el.text:gsub("^%$+", ""):gsub("%$+$", ""):gsub("^\\\\[%[%(](.*)\\\\[%]%)]$", "%1")
   local defined = ""
@@ -27,7 +36,7 @@ local function parts_of(el)  -- the TeX without dollars and definitions, and the
     defined = defined .. command .. name .. arguments .. body
     return ""
   end)
-  return tex, defined
+  return fractions(tex), defined
 end
 
 -- In its text for Typst, pandoc runs the columns of all but matrices with delimiters together, and the lines of what
@@ -88,6 +97,10 @@ local function laid_out(tex)
   return tex
 end
 
+-- For a fraction of single letters pandoc writes a / b, whichever is within the other or has an exponent.
+local FRACTIONS = [[\newcommand{\frac}[2]{\binom{\text{frac}#1}{#2}}
+\newcommand{\dfrac}[2]{\frac{#1}{#2}}\newcommand{\tfrac}[2]{\frac{#1}{#2}}]]
+
 local function written(tex, kind)
   local doc = pandoc.Pandoc { pandoc.Plain { pandoc.Math(kind, tex) } }
   return pandoc.write(doc, FORMAT, { html_math_method = "mathml", wrap_text = "none" })
@@ -101,13 +114,14 @@ local function for_typst(macros, tex, kind)
     limits = limits or mine:match(name:match("^\\") and name or name .. "%*")
   end
   tex = laid_out(tex):gsub("\\underset%s*(%b{})%s*{\\%a+%s*(%b{})}", "\\mathop{\\mathrm%2}\\limits_%1")
-  tex = (macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert " })  -- \| is no relation, with exponents above it
+  tex = (FRACTIONS .. macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert " })  -- \| is no relation, with exponents above it
   tex = tex:gsub("\\!", "")  -- pandoc makes it six times too wide
   local function unsized(text) return (text:gsub("\\[bB]igg?[lrm]?%s*([%(%)%[%]|\\%./])", "%1")) end
   -- pandoc loses the size of \Big( and \Big\|; Typst sizes what stands as a pair
   local sized = tex:gsub("\\[bB]igg?l?%s*(\\?[%(%[{])", "\\left%1"):gsub("\\[bB]igg?r?%s*(\\?[%)%]}])", "\\right%1")
   local made = written(unsized(sized), kind):match("^%$.*%$") or written(unsized(tex), kind):match("^%$.*%$")
   if not made then return nil end
+  made = made:gsub('binom%(upright%("frac"%) ?', "frac(")
   made = made:gsub('mat%(delim: "||", upright%("(%l+)"%), ', "%1("):gsub('delim: "||"', 'delim: "‖"')
   if operators and not made:find('\\"', 1, true) then
     made = made:gsub('(.-)("[^"]*")', function(before, name)
