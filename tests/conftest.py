@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 from hypothesis import settings
 
+from kdutils import __main__  # noqa: F401  before anything imports nbformat, for which it saves seconds
 from kdutils.data.datasets import load_dataset
 
 gc.set_threshold(20_000, 20, 20)  # seldom: what is imported is no garbage, and much to look through

@@ -85,7 +85,8 @@ def test_the_hardware_is_named_where_linux_does_not_tell_it(monkeypatch):
 
 
 WITHOUT_POSIX = """
-import builtins, importlib, os, pkgutil, signal
+import builtins, importlib, os, pkgutil, signal, sys
+sys.modules["rfc3987_syntax"] = None  # as in kdutils.__main__
 import torch, distributed, jupyterlab.labapp, papermill, seaborn  # these have their own ways on Windows
 POSIX = {"resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "syslog"}
 imported = builtins.__import__

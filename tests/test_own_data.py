@@ -119,7 +119,7 @@ def test_the_command_tells_study_a_of_ones_own_images(tmp_path, data):
     added = copy.run("data", "add", "colours", str(write(tmp_path / "files", 3, 25)))
     assert added.returncode == 0 and "the data set colours: 3 classes" in added.stdout
     command = ["report", "--only", "00,01,03", "--profile", "smoke", "--dataset", "colours", "-p", "init=random"]
-    done = copy.run(*command)
+    done = copy.run(*command, KD_WORKERS="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("The data set colours has 60 training images: 48 train and 12 validate.") == 1
     folder = copy.reports.with_name("smoke-colours")
