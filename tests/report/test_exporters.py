@@ -247,6 +247,10 @@ def test_bars_are_as_high_as_what_they_bound():
         f"lr({bar}frac({what}){bar})" in made.printed["typst"].replace(" ", "")
         for bar, what in (("|", "a,b"), ("‖", "c,d"))
     )
+    made = text(r"$$\left. F(x) \right|_a^b = \left.\frac{df}{dx}\right\rvert_{x=0} + \left.\left(u\right)\right|_0$$")
+    typst = made.printed["typst"].replace(" ", "")
+    assert r"lr(F\(x\)|)_a^b=lr(frac(df,dx)|)_(x=0)+(u)" in typst and "binom" not in typst
+    assert made.html.count("<math") == 1 and "𝐹(𝑥)|" in made.paper.replace(" ", "")
 
 
 @pytest.mark.parametrize(

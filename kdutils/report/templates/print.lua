@@ -114,6 +114,11 @@ local function for_typst(macros, tex, kind)
     limits = limits or mine:match(name:match("^\\") and name or name .. "%*")
   end
   tex = laid_out(tex):gsub("\\underset%s*(%b{})%s*{\\%a+%s*(%b{})}", "\\mathop{\\mathrm%2}\\limits_%1")
+  tex = tex:gsub("\\right%s*\\r?vert%f[%A]", "\\right|"):gsub("\\left%s*%.(.-)\\right%s*|", function(body)
+    if not (body:find("\\left", 1, true) or body:find("\\right", 1, true)) then
+      return "\\binom{\\text{lr}}{" .. body .. "\\text{bar}}"  -- a bar as high as what is before it
+    end
+  end)
   tex = (FRACTIONS .. macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert " })  -- \| is no relation, with exponents above it
   tex = tex:gsub("\\!", "")  -- pandoc makes it six times too wide
   local function unsized(text) return (text:gsub("\\[bB]igg?[lrm]?%s*([%(%)%[%]|\\%./])", "%1")) end
@@ -121,7 +126,8 @@ local function for_typst(macros, tex, kind)
   local sized = tex:gsub("\\[bB]igg?l?%s*(\\?[%(%[{])", "\\left%1"):gsub("\\[bB]igg?r?%s*(\\?[%)%]}])", "\\right%1")
   local made = written(unsized(sized), kind):match("^%$.*%$") or written(unsized(tex), kind):match("^%$.*%$")
   if not made then return nil end
-  made = made:gsub('binom%(upright%("frac"%) ?', "frac(")
+  made = made:gsub('binom%(upright%("frac"%) ?', "frac("):gsub('binom%(upright%("lr"%), ', "lr(")
+  made = made:gsub('upright%("bar"%)%)', "|)")
   made = made:gsub('mat%(delim: "||", upright%("(%l+)"%), ', "%1("):gsub('delim: "||"', 'delim: "‖"')
   if operators and not made:find('\\"', 1, true) then
     made = made:gsub('(.-)("[^"]*")', function(before, name)
