@@ -145,7 +145,7 @@ def _images(record: Record) -> list[int]:
     logits, labels = record.predictions
     sure = softmax(logits, axis=1).max(1) * (logits.argmax(1) != labels)
     surest = np.argsort(-sure, kind="stable")[: np.count_nonzero(sure)]
-    return list(dict.fromkeys([*telling_images(record, _IMAGES), *surest]))[:_IMAGES]
+    return list(dict.fromkeys([*telling_images(record, _IMAGES - 2), *surest]))[:_IMAGES]
 
 
 def _png(pixels: torch.Tensor) -> str:

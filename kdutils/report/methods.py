@@ -169,7 +169,7 @@ def tuning_sentence(arms: Arms) -> str:
     said = f"Tuned, KD changes by {untuned['KD'].interval}"
     said += "." if untuned["KD"].told else ", which cannot be told from zero."
     if chosen["KD"] == chosen["KD, untuned"]:
-        said = "The validation images chose the authors' cell for KD: untuned and tuned, it is the same."
+        said = "The validation images chose the usual cell for KD: untuned and tuned, it is the same."
     if not others:
         return said
     for control, gains in {"untuned KD": untuned, "KD with as many trials as they had": tuned}.items():

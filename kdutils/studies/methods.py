@@ -77,7 +77,7 @@ class Methods(Cifar100):
         }
 
     def students(self, chosen: dict[str, Method]) -> dict[str, list[RunSpec]]:
-        """All seeds: of the student alone, of KD in its authors' cell, and of what was chosen, by `tried`'s names."""
+        """All seeds: of the student alone, of KD in its usual cell, and of what was chosen, by `tried`'s names."""
         taught = {"KD, untuned": self.cells_of("kd")[0]} | chosen
         alone = {"student alone": [self.student(seed) for seed in self.seeds]}
         return alone | {name: [self.taught(cell, seed) for seed in self.seeds] for name, cell in taught.items()}
@@ -87,7 +87,7 @@ class Methods(Cifar100):
         return [teachers, self.tried(), self.students({title(name): self.cells_of(name)[0] for name in self.methods})]
 
     def cells_of(self, name: str) -> list[Method]:
-        """The cells that the method `name` is tried in, its authors' first."""
+        """The cells that the method `name` is tried in, its authors' (KD's usual one) first."""
         warmup = {"warmup": max(1, round(self.cnn.epochs / 12))} if build_method(name).warmup > 1 else {}
         return [build_method(name, **cell | warmup) for cell in TRIALS[name][: self.trials]]
 
