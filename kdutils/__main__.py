@@ -138,6 +138,8 @@ def _data(names: list[str], rebuild: bool) -> int:
 
     if names[:1] == ["add"]:
         return _add(names[1:], rebuild)
+    if rebuild and not names:
+        raise InputError("--rebuild needs the names of the data sets: `data cifar10 --rebuild`")
     for name in names:
         if rebuild and name in datasets.own_datasets():
             raise InputError(f"{name} is made of your own files: give them, `data add {name} FOLDER --rebuild`")
@@ -204,7 +206,7 @@ def _pack(run: str, out: str) -> int:
     exact = packed.check_exactness(model, packed.load_packed(path), images)
     print(counting.accounting_totals(counting.accounting(model)).to_string(index=False, float_format="{:,.0f}".format))
     compared = f"{exact['differ'].sum()} of {exact['outputs compared'].sum():,} outputs differ from the float network's"
-    print(f"{compared}, over {len(exact) - 1} binary layers and the logits of 8 test images")
+    print(f"{compared}, over {len(exact) - 1} binary layers and the logits of {len(images)} test images")
     print(f"{path}: {path.stat().st_size:,} bytes")
     return 0
 

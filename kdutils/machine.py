@@ -45,7 +45,8 @@ def detect_runtime() -> Runtime:
     """CUDA, else Apple's GPU, else the CPU; bfloat16 where the hardware computes in it, else float32."""
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed one
-        return Runtime(torch.device("cuda"), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32)
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Runtime(torch.device("cuda"), torch.bfloat16 if has_bf16 else torch.float32)
     if torch.backends.mps.is_available():
         return Runtime(torch.device("mps"), torch.float32)
     has_bf16 = any(flag in _cpuinfo() for flag in ("avx512_bf16", "amx_bf16"))

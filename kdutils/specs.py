@@ -16,6 +16,7 @@ from kdutils.data.views import VIEWS
 from kdutils.distillation.methods import AnyMethod
 from kdutils.networks.registry import IMAGENET_NETWORKS, default_options, normal_options
 from kdutils.networks.residual import FROZEN_STEMS
+from kdutils.settings import absolute
 from kdutils.values import Seed, Value
 
 Count = Annotated[int, Field(gt=0)]
@@ -51,6 +52,15 @@ class DataSpec(Value):
         """Number of classes of the data set."""
         return self.classes or DATASETS[self.name]
 
+    @property
+    def version(self) -> str:
+        """Of one's own data set, for messages, its digest."""
+        return f", digest {self.digest}" if self.digest else ""
+
+    def has_images_of(self, other: DataSpec) -> bool:
+        """Whether both draw from the same data set: one's own may have been replaced under its name."""
+        return (self.name, self.digest) == (other.name, other.digest)
+
 
 class ModelSpec(Value):
     """A network of `kdutils.networks.registry`, with that factory's own options; defaults among them are left out."""
@@ -81,6 +91,12 @@ class OptimiserSpec(Value):
     schedule: Literal["constant", "step", "one_cycle"] = "constant"
     milestones: tuple[int, ...] = ()
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _used(self) -> OptimiserSpec:
+        if self.name == "adam" and self.momentum:
+            raise ValueError(f"Adam takes no momentum (got {self.momentum:g}): leave it out, or give name 'sgd', too")
+        return self
 
 
 class Distillation(Value):
@@ -122,11 +138,11 @@ class RunSpec(Value):
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
         for teacher in self.teachers:
-            if teacher.data.name != self.data.name:
+            if not self.data.has_images_of(teacher.data):
                 raise ValueError(
-                    f"the teacher {teacher.model.name} knows {teacher.data.name} ({teacher.data.num_classes} classes), "
-                    f"its student {self.model.name} learns {self.data.name} ({self.data.num_classes} classes): "
-                    "train both on one data set"
+                    f"the teacher {teacher.model.name} knows {teacher.data.name} ({teacher.data.num_classes} classes"
+                    f"{teacher.data.version}), its student {self.model.name} learns {self.data.name} "
+                    f"({self.data.num_classes} classes{self.data.version}): train both on one data set"
                 )
         if self.distillation:
             images = min(self.batch_size, self.data.train_size or self.batch_size)
@@ -137,9 +153,12 @@ class RunSpec(Value):
                 "init 'random', a file or a run, trainable 'all'"
             )
         if isinstance(self.init, RunSpec):
-            same_data = self.init.data.name == self.data.name or self.model.name.startswith("resnet")
+            same_data = self.data.has_images_of(self.init.data) or self.model.name.startswith("resnet")
             if self.init.model != self.model or not same_data:
-                ours, other = (f"{run.model.name} {run.model.options} on {run.data.name}" for run in (self, self.init))
+                ours, other = (
+                    f"{run.model.name} {run.model.options} on {run.data.name}{run.data.version}"
+                    for run in (self, self.init)
+                )
                 raise ValueError(
                     f"a run of {ours} goes on from a run of the same network (and, but for a ResNet, on the same "
                     f"data set), not of {other}"
@@ -164,7 +183,7 @@ class RunSpec(Value):
     def weights_file(self) -> Path | None:
         """The file that the weights start from, if `init` names one."""
         is_file = isinstance(self.init, str) and self.init.startswith("file:")
-        return Path(self.init.removeprefix("file:")).expanduser() if is_file else None
+        return absolute(self.init.removeprefix("file:")) if is_file else None
 
     @property
     def has_frozen_backbone(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 
 from kdutils import suite
 from kdutils.__main__ import main
+from kdutils.data import datasets
 from kdutils.data.datasets import load_dataset
 from kdutils.machine import detect_runtime
 from kdutils.networks.registry import build_model
@@ -109,6 +111,7 @@ def complaint(arguments, world, capsys) -> str:
         "run 01 --scheduler tcp://host:99999": ["'tcp://host:99999'", "tcp://host:8786"],
         "report --scheduler=": ["''", "tcp://host:8786"],
         "data mnist": ["'mnist'", "cifar10", "cifar100", "synthetic"],
+        "data --rebuild": ["--rebuild", "names of the data sets"],
         "export missing.ipynb": ["missing.ipynb"],
         "compare missing": ["missing/results.json", "reports/quick"],
         "pack wrn_22-0 bonn.safetensors": ["'wrn_22-0'", "recorded are none yet", "records/"],
@@ -328,6 +331,14 @@ def test_pack_writes_the_network_and_says_how_exact_and_how_large_it_is(recorded
         said = capsys.readouterr().out
         assert re.search(r"^0 of [\d,]+ outputs differ .* 12 binary layers", said, re.MULTILINE)
         assert f"{(world / 'bonn.safetensors').stat().st_size:,} bytes" in said and "1 bit" in said
+
+
+def test_pack_takes_fewer_test_images_where_there_are_no_more(recorded, world, capsys, monkeypatch):
+    key, known = recorded("wrn_16_1", precision="bonn"), datasets.load_dataset("synthetic")
+    few = dataclasses.replace(known, test_images=known.test_images[:6], test_labels=known.test_labels[:6])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: few)
+    assert main(["pack", key, str(world / "bonn.safetensors")]) == 0
+    assert "the logits of 6 test images" in capsys.readouterr().out
 
 
 def test_pack_refuses_a_network_of_floats(recorded, world, capsys):

@@ -74,6 +74,15 @@ def test_a_peak_can_be_forgotten_and_what_is_freed_is_given_back():
     assert 300 < forgotten < 500 and 80 < held < 120
 
 
+@pytest.mark.parametrize(("emulates", "dtype"), [(True, torch.float32), (False, torch.bfloat16)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(emulates, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or not emulates
+    )
+    assert machine.detect_runtime() == machine.Runtime(torch.device("cuda"), dtype)
+
+
 def test_the_hardware_is_named_where_linux_does_not_tell_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(machine, "_cpuinfo", lambda: "processor: 0\nmodel name\t: Fast CPU: 3 GHz\n")

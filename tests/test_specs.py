@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from kdutils.distillation.methods import KD
+from kdutils.errors import InputError
 from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
 from kdutils.values import explain
 
@@ -55,7 +57,8 @@ def wrn(precision: str = "bonn", **changes) -> RunSpec:
         lambda: OptimiserSpec(learning_rate=float("inf")),
         lambda: OptimiserSpec(learning_rate=0.0),
         lambda: OptimiserSpec(learning_rate=True),
-        lambda: OptimiserSpec(momentum=1.0),
+        lambda: OptimiserSpec(name="sgd", momentum=1.0),
+        lambda: OptimiserSpec(momentum=0.9),
         lambda: OptimiserSpec(weight_decay=-1e-4),
         lambda: OptimiserSpec(name="lbfgs"),
         lambda: OptimiserSpec(schedule="cosine"),
@@ -125,7 +128,7 @@ def test_only_a_residual_network_may_go_on_from_another_data_set():
 def test_weights_from_a_file_are_part_of_the_key_and_need_no_training():
     files = [resnet(init=f"file:{name}", epochs=epochs) for name in ("a.pth", "b.pth") for epochs in (0, 2)]
     assert len({spec.key for spec in [*files, resnet()]}) == 5 and all(spec.needs == () for spec in files)
-    assert [str(spec.weights_file) for spec in (files[0], files[3])] == ["a.pth", "b.pth"]
+    assert [spec.weights_file for spec in (files[0], files[3])] == [Path.cwd() / "a.pth", Path.cwd() / "b.pth"]
     assert resnet().weights_file is resnet(init="imagenet").weights_file is resnet(init=resnet()).weights_file is None
     assert RunSpec.model_validate_json(files[0].model_dump_json()) == files[0]
 
@@ -186,10 +189,26 @@ DATA_CHANGES = {
     "views": 161,
 }
 OWN = DataSpec(name="flowers", classes=3, digest="f1")
-OPTIMISER_CHANGES = {"name": "sgd", "learning_rate": 2e-3, "momentum": 0.9, "weight_decay": 1e-4}
+OPTIMISER_CHANGES = {"name": "sgd", "learning_rate": 2e-3, "weight_decay": 1e-4}
 OPTIMISER_CHANGES |= {"schedule": "step", "milestones": (3,), "factor": 0.2}
 BAYESIAN_CHANGES = {"kernel_weight": 0.0, "nu": 1e-3, "feature_weight": 1e-2}
 KD_CHANGES = {"temperature": 3.0, "kd_weight": 0.4, "ce_weight": 0.6, "average": "probabilities", "warmup": 5}
+
+
+def test_ones_own_data_that_were_replaced_are_another_data_set():
+    old, new = (cnn(data=OWN.with_(digest=digest)) for digest in ("f1", "f2"))
+    with pytest.raises(
+        ValidationError, match="knows flowers .3 classes, digest f1.*learns flowers .3 classes, digest f2"
+    ):
+        new.with_(distillation=Distillation(teachers=(old,), method=KD()))
+    with pytest.raises(ValidationError, match="on the same data set.*digest f1"):
+        new.with_(init=old)
+    assert old.with_(init=old, seed=1) and old.with_(distillation=Distillation(teachers=(old,), method=KD()))
+
+
+def test_a_home_that_is_nobodys_is_one_sentence():
+    with pytest.raises(InputError, match="no such home folder"):
+        cnn(init="file:~nobody-here/x.pt").weights_file  # noqa: B018
 
 
 def test_every_field_changes_the_key():
@@ -197,6 +216,7 @@ def test_every_field_changes_the_key():
     changed += [resnet(data=DataSpec(**{"name": "synthetic"} | {name: value})) for name, value in DATA_CHANGES.items()]
     changed += [resnet(data=OWN.with_(**change)) for change in ({}, {"classes": 4}, {"digest": "f2"}, {"name": "pets"})]
     changed += [resnet(optimiser=OptimiserSpec(**{name: value})) for name, value in OPTIMISER_CHANGES.items()]
+    changed += [resnet(optimiser=OptimiserSpec(name="sgd", momentum=0.9))]
     changed += [resnet(model=ModelSpec(name="resnet18", options={"stem": stem})) for stem in ("cifar", "imagenet")]
     changed += [taught(resnet(), **{name: value}) for name, value in KD_CHANGES.items()]
     changed += [
@@ -219,7 +239,7 @@ def test_the_list_of_changes_is_complete():
     assert set(CHANGES) | {"bayesian"} == set(RunSpec.model_fields)
     assert set(BAYESIAN_CHANGES) == set(Bayesian.model_fields)
     assert set(DATA_CHANGES) | {"classes", "digest"} == set(DataSpec.model_fields)  # the two of `OWN`
-    assert set(OPTIMISER_CHANGES) == set(OptimiserSpec.model_fields)
+    assert set(OPTIMISER_CHANGES) | {"momentum"} == set(OptimiserSpec.model_fields)  # which is SGD's
     assert set(KD_CHANGES) | {"name"} == set(KD.model_fields)
 
 

@@ -240,5 +240,6 @@ def in_canonical_order(images: np.ndarray, labels: np.ndarray) -> list[np.ndarra
 
 
 def first_test_images(dataset: Dataset, count: int, normalisation: str = "imagenet") -> torch.Tensor:
-    """The first `count` test images as they are, normalised: float32 [count, 3, 32, 32]."""
+    """The first `count` test images, or all, as they are, normalised: float32 [at most count, 3, 32, 32]."""
+    count = min(count, len(dataset.test_images))
     return render(dataset.test_images, torch.arange(count), torch.full((count,), IDENTITY_VIEW), normalisation)

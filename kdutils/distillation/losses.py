@@ -238,12 +238,12 @@ def agreement_weights(gradients: torch.Tensor, C: float) -> torch.Tensor:
 
     if not gradients.isfinite().all():  # of a run that has diverged: its loss says so
         return torch.full_like(gradients[:, 0], 1 / len(gradients))
-    many, firm, g = len(gradients), 1e4, gradients.double().cpu().numpy()
+    many, firm, g = len(gradients), 1e4, gradients.cpu().double().numpy()
     toward = np.linalg.qr(g.T / max(abs(g).max(), 1e-30), mode="r")  # [teachers, teachers]: as long as the gradients
     sums, each = np.full((1, many), firm), firm * np.eye(many)
     equations = np.block([[toward, 0 * toward], [sums, 0 * sums], [each, each]])
     weights = nnls(equations, np.concatenate([np.zeros(len(toward)), [firm], np.full(many, firm * C)]))[0][:many]
-    return torch.from_numpy(weights / weights.sum()).to(gradients)
+    return torch.from_numpy(weights / weights.sum()).to(gradients.dtype).to(gradients.device)
 
 
 def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -132,7 +131,19 @@ def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     if not path.exists():
         draft = path.with_name(f".{path.name}-{uuid4().hex}")  # machines that share the store may share process ids
         np.lib.format.open_memmap(draft, mode="w+", dtype=dtype, shape=shape)
-        with suppress(FileExistsError):
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())  # on the disk before its name is
+        try:
             os.link(draft, path)  # unlike a rename, never replaces a table that another process has begun to fill
-        draft.unlink()
-    return np.lib.format.open_memmap(path, mode="r+")
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise InputError(
+                f"{path.parent} can hold no hard links ({error.strerror}): set KD_RUNS_DIR elsewhere"
+            ) from None
+        finally:
+            draft.unlink()
+    try:
+        return np.lib.format.open_memmap(path, mode="r+")
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): remove its folder, and it is filled again") from None

@@ -158,6 +158,7 @@ class Store:
         path = self.folder / spec.key
         if not path.is_dir():
             return None
+        record = None
         try:
             record = read_record(path)
             self._check_sources(spec, record.summary)
@@ -165,6 +166,8 @@ class Store:
         except OSError as error:
             raise InputError(f"the record {path} cannot be read ({error}): mend that and try again") from None
         except (ValueError, KeyError, TypeError) as error:
+            if record and isinstance(error, InputError):  # data or weights, which say nothing of it, cannot be read
+                raise
             aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
             with suppress(FileNotFoundError):  # another process was quicker
                 os.replace(path, aside)

@@ -37,6 +37,10 @@ def resolve(spec: RunSpec, needed: dict[str, Record], store: Store) -> tuple[nn.
     dataset = load_dataset(spec.data.name)
     if spec.data.digest not in (None, dataset.digest):
         raise InputError(f"{dataset.title} has been replaced since this was planned: open its chapter again")
+    if spec.data.num_classes != len(dataset.classes):
+        raise InputError(
+            f"{dataset.title} has {len(dataset.classes)} classes, not {spec.data.num_classes}: mend the spec"
+        )
     check_teachers(spec, dataset)
     model, weights = start(spec, store)
     facts = {
@@ -69,7 +73,7 @@ def start(spec: RunSpec, store: Store) -> tuple[nn.Module, str | None]:
     if spec.init == "random":
         return model, None
     record = store.find(spec.init)
-    same = spec.init.data.name == spec.data.name  # another data set has other classes: their classifier stays behind
+    same = spec.data.has_images_of(spec.init.data)  # another data set has other classes: their classifier stays behind
     state = record.load_model().state_dict()
     kept = {name: value for name, value in state.items() if same or not name.startswith("fc.")}
     model.load_state_dict(kept, strict=same)

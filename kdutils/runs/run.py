@@ -40,7 +40,10 @@ def run(spec: RunSpec, store: Store | None = None, report: Report = lambda fract
         return found
     model, inputs = resolve(spec, {needed.key: run(needed, store) for needed in spec.needs}, store)
     partial = store.folder / f"{spec.key}.partial"
-    partial.mkdir(exist_ok=True)  # tells that the run has begun
+    try:
+        partial.mkdir(exist_ok=True)  # tells that the run has begun
+    except OSError as error:
+        raise InputError(f"{store.folder} cannot be written ({error.strerror}): set KD_RUNS_DIR elsewhere") from None
     rests_on = inputs.facts | {"arithmetic": inputs.runtime.name}
     checkpoint = Checkpoint(partial / "checkpoint.safetensors", rests_on, settings().checkpoint_seconds)
     outcome = train(model, spec, inputs, lambda epoch: report(epoch / spec.epochs), checkpoint)

@@ -56,7 +56,7 @@ def check_teachers(spec: RunSpec, dataset: Dataset) -> None:
         rests_on = [before] if isinstance(before, RunSpec) else []
         for seen in rests_on:
             rests_on += seen.needs
-            if seen.data.name != spec.data.name or not seen.epochs:
+            if not spec.data.has_images_of(seen.data) or not seen.epochs:
                 continue
             if known := len(np.intersect1d(val, split_indices(dataset.train_labels, *seen.data.split)[0])):
                 who, whom = f"the teacher {before.model.name}", f"its student {spec.model.name}"

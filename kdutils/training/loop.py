@@ -14,6 +14,7 @@ from torch import nn
 
 from kdutils.data.views import IDENTITY_VIEW, epoch_stream, render
 from kdutils.distillation.bayesian import FeaturePrior
+from kdutils.errors import InputError
 from kdutils.machine import Runtime, forget_peak_memory, keep_freed_memory, peak_memory_mb
 from kdutils.specs import RunSpec
 from kdutils.training.checkpoints import Checkpoint, Progress
@@ -95,6 +96,8 @@ def train(
     if hasattr(model, "feature_prior"):
         del model.feature_prior
     tested = test.predict(model) if tested is None else tested
+    if not spec.epochs and not torch.isfinite(tested).all():
+        raise InputError(f"{spec.weights_file}: its network's logits are not finite: give other weights")
     return _outcome(progress, tested, test, len(inputs.train) * progress.epoch, runtime)
 
 
@@ -114,7 +117,7 @@ def _outcome(progress: Progress, tested: torch.Tensor, test: _Feed, images: int,
         tested.numpy(),
         test.labels[test.predicted].cpu().numpy().astype(np.uint8 if tested.shape[1] <= 256 else np.int16),
         round(progress.seconds, 3),
-        round(images / progress.seconds, 1) if images else 0.0,
+        round(images / progress.seconds, 1) if progress.seconds else 0.0,
         round(peak_memory_mb(runtime), 1),
         diverged,
     )

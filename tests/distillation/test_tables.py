@@ -271,3 +271,17 @@ def test_no_entry_is_marked_whose_seconds_could_not_be_written(dataset, tmp_path
     with pytest.raises(OSError):
         table.fill(build_model("small_cnn", 10), dataset, some_codes(20), "half", FLOAT32)
     assert not table.filled.any() and table.seconds(20) == 0
+
+
+def test_a_folder_without_hard_links_and_a_damaged_file_are_one_sentence(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(95, "Operation not supported")
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="no hard links .Operation not supported"):
+        patch.setattr("kdutils.distillation.tables.os.link", refused)
+        ViewTable(tmp_path / "table", 3, 2)
+    assert not list((tmp_path / "table").iterdir())
+    ViewTable(tmp_path / "table", 3, 2)
+    (tmp_path / "table" / "values.npy").write_bytes(b"")
+    with pytest.raises(InputError, match="values.npy is damaged .*: remove its folder"):
+        ViewTable(tmp_path / "table", 3, 2)

@@ -222,6 +222,19 @@ def test_what_cannot_be_read_is_an_error_and_stays_where_it_is(monkeypatch):
     assert [folder.name for folder in runs_dir().iterdir()] == [SPEC.key] and find(SPEC).metric("test") == 50.0
 
 
+def test_data_that_cannot_be_read_say_nothing_of_a_record(monkeypatch):
+    saved()
+
+    def unreadable(name):
+        raise InputError(f"{name} cannot be read")
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="cifar10 cannot be read|synthetic cannot be"):
+        patch.setattr("kdutils.runs.records.is_cached", lambda name: True)
+        patch.setattr("kdutils.runs.records.load_dataset", unreadable)
+        find(SPEC)
+    assert [folder.name for folder in runs_dir().iterdir()] == [SPEC.key] and find(SPEC).metric("test") == 50.0
+
+
 def test_two_processes_that_finish_the_same_run_at_once_both_go_on(monkeypatch):
     """The quicker one's record comes into its place while the slower one is about to rename its own."""
     rename, first = records.os.replace, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -454,6 +455,31 @@ def test_a_file_gives_the_weights_and_is_named_and_followed_when_it_changes(tmp_
         assert run(spec).digest != record.digest
     file.unlink()
     assert find(spec) is not None  # a recorded run does not need its file any more
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    weights = build_model("small_cnn", 10).state_dict()
+    weights["fc2.bias"][0] = float("nan")
+    torch.save(weights, tmp_path / "nan.pth")
+    with pytest.raises(InputError, match="nan.pth: its network's logits are not finite"):
+        run(cnn(init=f"file:{tmp_path / 'nan.pth'}", epochs=0))
+
+
+def test_another_number_of_classes_than_the_data_have_is_refused(monkeypatch):
+    known = load_dataset("cifar10")
+    monkeypatch.setattr(resolving, "load_dataset", lambda name: dataclasses.replace(known, classes=known.classes[:3]))
+    with pytest.raises(InputError, match="has 3 classes, not 10"):
+        run(cnn())
+
+
+def test_a_store_that_cannot_be_written_is_one_sentence(monkeypatch):
+    def refused(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    store = Store()
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(InputError, match="cannot be written .Permission denied.: set KD_RUNS_DIR"):
+        run(cnn(), store)
 
 
 def test_a_run_whose_start_was_trained_anew_is_run_again():
