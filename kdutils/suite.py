@@ -198,7 +198,7 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
         executed = _read(draft if draft.is_file() else notebook)
         runs = sorted(set(used.read_text().split())) if used.exists() else []
         files = {path.relative_to(made): path.read_bytes() for path in made.rglob("*.*")}
-    noted = {"fingerprint": fingerprint, "runs": runs, "dataset": given.get("dataset")}
+    noted = {"fingerprint": fingerprint, "runs": runs, "dataset": given.get("dataset"), "init": given.get("init")}
     executed.metadata.setdefault("kdutils", {}).update(noted)
     content = nbformat.writes(executed).encode()
     if error:
@@ -304,17 +304,18 @@ def _cover(plan: Plan, chapters: list[Path]) -> dict:
     hardware = "; ".join(trained or [here])
     if hardware != here:
         hardware += f"; this report was set on {here}"
-    named = _datasets(plan.chapters)
-    starts = {given.get("init") for given in plan.chapters.values()}
+    told = {path: _noted(path) for path in chapters}
+    named, starts = _datasets(told), {given.get("init") for given in told.values()} - {None}
     facts = {
         "Data": "; ".join(f"{dataset.title} (digest {dataset.digest})" for dataset in map(load_dataset, named)),
         "Profile": f"{plan.profile}: {PROFILES[plan.profile]}",
-        "ResNets start from": "ImageNet weights" if "imagenet" in starts else "random weights",
+        "ResNets start from": starts and ("ImageNet weights" if "imagenet" in starts else "random weights"),
         "Hardware": hardware,
         "Versions": "Python {python}, torch {torch}, torchvision {torchvision}".format_map(environment),
         "Code": environment["code"],
         "Date": f"{datetime.now():%d %B %Y}".lstrip("0"),
     }
+    facts = {name: fact for name, fact in facts.items() if fact}  # without a ResNet, no start of one
     cover = {"title": "Knowledge distillation", "subtitle": "What small networks learn from large ones", "facts": facts}
     cover["subtitle"] += "".join(f", on the data set {name}" for name in named if name not in DATASETS)
     cover["subtitle"] += f"; profile {facts['Profile']}"  # beside published values, who reads on must know

@@ -28,13 +28,15 @@ HEAVY = 1_500_000  # characters; an SVG beyond this (a scatter of many points) i
 ESCAPES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*.")
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ue000\ue001]")
 FORMULA = re.compile(  # found before markdown is read, as in JupyterLab; code, which comes first, holds none
-    r"^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)|(?<!`)(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)"
+    r"^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)|(?<!`)(?P<ticks>`{3,})(?!`).+?(?<!`)(?P=ticks)(?!`)"
+    r"|(?<!`)(?P<few>``?)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=few)(?!`)"  # within a paragraph
     r"|(?P<tex>(?<!\\)\$\$.+?\$\$|(?<![\\$])\$(?!\$)(?:(?!\n\s*\n).)+?(?<![\\$])\$(?!\$)"
     r"|(?<!\\)\\\\(?:\[.+?\\\\\]|\(.+?\\\\\))|\\begin\{(?P<name>[A-Za-z]+\*?)\}.*?\\end\{(?P=name)\})",
     re.DOTALL | re.MULTILINE,
 )
 KEPT = re.compile("\ue000(\\d+)\ue001")  # stands for a formula while markdown is read
 CELLS = re.compile(r"(?<!\\)\|")  # between two of them, in a row of a table
+DRAWING = re.compile(r"<svg\b.*?</svg>", re.DOTALL | re.IGNORECASE)
 MARKUP = re.compile(r"(<pre\b.*?</pre>|<code\b.*?</code>|<[^>]*>)", re.DOTALL)
 ATTRIBUTES = {"*": {"id", "class", "title", "lang", "dir", "align", "style"}, "img": {"src", "alt", "width"}}
 ATTRIBUTES |= {"a": {"href", "name"}, "ol": {"start"}, "th": {"colspan", "rowspan"}, "td": {"colspan", "rowspan"}}
@@ -112,6 +114,8 @@ class Chapter:
         """A heading with the anchor that JupyterLab makes; another of the same name gets a number more."""
         level, attributes, text = found.groups()
         anchor = escape(self.prefix + unescape(KEPT.sub(kept, re.sub("<[^>]*>", "", text))).strip().replace(" ", "-"))
+        if own := re.search(r' id="([^"]*)"', attributes):  # which a link may name
+            anchor, attributes = own[1], attributes.replace(own[0], "")
         while any(anchor == other for _, other, _ in self.headings):
             anchor += "-1"
         return f'<h{level} id="{anchor}"{attributes}>{text}</h{level}>'
@@ -134,6 +138,7 @@ class Chapter:
 
         tags = nh3.ALLOWED_TAGS - {"col", "colgroup"} | {"section", "tfoot"}  # pandoc drops cells beyond the `col`s
         other = rf"</?(?!(?:{'|'.join(tags | DROPPED)})\b)[a-z][^<>]*>"  # nh3 drops what follows <path> or <int>
+        html = DRAWING.sub(_as_picture, html)
         html = nh3.clean(
             re.sub(other, "", html, flags=re.IGNORECASE),
             tags=tags,
@@ -145,7 +150,9 @@ class Chapter:
             link_rel=None,
         )
         html = re.sub(r"<img\b([^>]*)>", lambda found: self._embedded(found[1], attachments), html)
-        html = re.sub(r"(?<=\d) (?=± \d|%)|(?<=\d ±) (?=\d)", "\u00a0", html)  # a number stays with its spread and unit
+        parts = MARKUP.split(html)  # a number stays with its spread and unit, but in code
+        parts[::2] = [re.sub(r"(?<=\d) (?=± \d|%)|(?<=\d ±) (?=\d)", "\u00a0", part) for part in parts[::2]]
+        html = "".join(parts)
         if self.prints:  # only what has a caption is numbered
             opening = r"(?s)<table[^>]*>(?:\s*<caption[^>]*>(.*?)</caption>)?"
             return re.sub(opening, r'<p>\1</p><table class="typst:no-figure">', html)
@@ -193,7 +200,8 @@ class Chapter:
         if self.prints:
             source = hashlib.sha256(content).hexdigest()[:16]
             self.images[source] = content
-        size = f' width="{width}"' if re.fullmatch(r"\d+(\.\d+)?%?", str(width)) else ""
+        width = str(width).removesuffix("px")
+        size = f' width="{width}"' if re.fullmatch(r"\d+(\.\d+)?%?", width) else ""
         return f'<img alt="{escape(alt)}" src="{source}"{size}>'
 
     def output(self, output: dict, place: int) -> str:
@@ -240,6 +248,8 @@ class Chapter:
             cleaned = self.clean(html, {})
             if "<img" in cleaned or _plain(cleaned).strip():
                 return cleaned
+        if "application/json" in data:
+            return _printed(json.dumps(data["application/json"], indent=2, ensure_ascii=False))
         kinds = ", ".join(kind for kind in data if kind != "text/plain")
         missing = f'<p class="unprintable">An output of cell {place} ({escape(kinds)}) has no printable form.</p>'
         return "" if WIDGET in data else _printed(plain) or (missing if kinds and "text/plain" not in data else "")
@@ -275,10 +285,16 @@ def _curled(text: str, opens: bool) -> str:
     return re.sub(before + "'", "‘", re.sub(before + '"', "“", text).replace('"', "”")).replace("'", "’")
 
 
+def _as_picture(drawing: re.Match) -> str:
+    """An SVG within HTML as the image that it is, in which nothing runs."""
+    svg = drawing[0] if "xmlns=" in drawing[0] else f'<svg xmlns="http://www.w3.org/2000/svg"{drawing[0][4:]}'
+    return f'<img alt="a drawing" src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}">'
+
+
 def _printed(text: str, kind: str = "output") -> str:
     """Terminal text as a reader saw it in the end: without colours, and what was taken back is gone."""
     text = ESCAPES.sub("", text)
     while (shorter := re.sub("[^\n\b]\b", "", text)) != text:
         text = shorter
-    text = CONTROL.sub("", text).strip("\n")
+    text = CONTROL.sub("", text).strip("\n").expandtabs()
     return f'<pre class="{kind}"><code>{escape(text, quote=False)}</code></pre>' if text.strip() else ""

@@ -167,11 +167,13 @@ def grid_sentence(records: list[Record]) -> str:
     said = f"One validation accuracy of {images:,} images has a standard error of about {error:.1f} points"
     if len(cells) < 2:
         return f"{said}."
-    verb = "is" if near == 1 else "are"
-    said += f": {near} of the {len(cells) - 1} other cells with a teacher {verb} within it of the best."
+    verb, others = "is" if near == 1 else "are", len(cells) - 1
+    said += f": {near} of the {others} other cell{'s' * (others > 1)} with a teacher {verb} within it of the best."
     edges = []
     for name, value in (("temperature", best.temperature), ("kd_weight", best.kd_weight)):
-        tried = sorted({getattr(record.spec.distillation.method, name) for record in cells})
+        tried = sorted(
+            {getattr(record.spec.distillation.method, name) for record in records if record.spec.distillation}
+        )
         if len(tried) > 1 and value in (tried[0], tried[-1]):
             edges.append(f"the {'lowest' if value == tried[0] else 'highest'} {name} that was tried")
     return f"{said} The chosen one has {' and '.join(edges)}, so a better one may lie beyond." if edges else said
@@ -203,6 +205,8 @@ def confused_sentence(records: list[Record], classes: tuple[str, ...]) -> str:
     share = confusion(records)
     best = int(np.diag(share).argmax())
     errors = share - np.diag(np.diag(share))
+    if not errors.any():
+        return "Every test image is classified rightly: there is no error to name."
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)
     return (
         f"The most frequent error: {errors[true, predicted]:.1f} % of the images of {classes[true]} are taken for "
@@ -231,9 +235,10 @@ def lambda_sentences(arms: Arms, chosen: float) -> str:
         best, largest = max(found, key=found.get, default=chosen), max(found, default=chosen)
         if chosen in found:
             sentences.append(
-                f"- {optimiser}: of the {len(found)} values of lambda that were tried, {best:g} does best "
-                f"({found[best]:.1f} %). Used below is {chosen:g}: {found[chosen]:.1f} %, {found[chosen] - xnor:+.1f} "
-                f"points beside XNOR; {largest:g} has {found[largest]:.1f} %."
+                f"- {optimiser}: of the {len(arms[name])} values of lambda that were tried, {best:g} does best "
+                f"({found[best]:.1f} %). Used below is {chosen:g}: {found[chosen]:.1f} %"
+                + (f", {found[chosen] - xnor:+.1f} points beside XNOR" if np.isfinite(xnor) else "; XNOR diverged")
+                + (f"; {largest:g} has {found[largest]:.1f} %." if largest != chosen else ".")
             )
     if not sentences:
         return "Every run at the chosen lambda diverged."

@@ -15,16 +15,20 @@ from scipy.special import softmax
 
 from kdutils.distillation.losses import teacher_log_probabilities
 from kdutils.report.plots import COLOURS, WIDEST, _named, _style, plot_bars
-from kdutils.report.statistics import Arms, finished, reliability
+from kdutils.report.statistics import FEW, Arms, finished, reliability
 
 
 def plot_temperatures(logits: np.ndarray, classes: Sequence[str], temperatures=(0.5, 1, 2, 4, 8, np.inf)) -> Figure:
-    """softmax(z / T) of one image's logits [classes], a panel for each temperature; at infinity all are equal."""
-    size = (1.2 * len(temperatures) + 1, 0.2 * len(classes) + 1.2)
+    """softmax(z / T) of one image's logits [classes], a panel for each temperature; at infinity all are equal.
+
+    Of many classes the likeliest are shown.
+    """
+    logits = np.asarray(logits, dtype=float)
+    shown = np.sort(np.argsort(-logits, kind="stable")[:FEW])
+    size, classes = (1.2 * len(temperatures) + 1, 0.2 * len(shown) + 1.2), [classes[index] for index in shown]
     figure, axes = plt.subplots(1, len(temperatures), figsize=size, sharey=True)
     for axis, temperature in zip(axes, temperatures, strict=True):
-        soft = softmax(np.asarray(logits, dtype=float) / temperature)
-        axis.barh(range(len(classes)), soft, color=COLOURS[0])
+        axis.barh(range(len(shown)), softmax(logits / temperature)[shown], color=COLOURS[0])
         axis.set(title=f"T = {temperature:g}".replace("inf", "∞"), xlim=(0, 1), xticks=(0, 0.5, 1))
         axis.set_xticklabels(("0", "½", "1"))
     axes[0].set(yticks=range(len(classes)), yticklabels=classes)

@@ -833,3 +833,43 @@ def test_solutions_are_folded_on_a_page_and_left_out_of_a_paper():
     assert fold["class"] == "solution" and "open" not in fold
     assert "Solution answer () forty-two" in made.text.replace("answer()", "answer ()")
     assert made.paper == "The question. 1 / 1"
+
+
+# What must arrive as it was
+
+
+def test_code_keeps_its_spaces_and_prose_its_units():
+    made = text("`x = 10 % 3` of 10 %\n\n```\ny = 10 % 3\n```")
+    assert "x = 10 % 3" in made.text and "y = 10 % 3" in made.text and "10\u00a0%" in made.html
+
+
+def test_quotes_of_latex_hide_no_formula():
+    made = text("He says ``hello'' to all.\n\nThe loss $L_{a}*b_{c}*$ is.\n\nAnd ``bye'' too.")
+    assert made.html.count("<math") == 1 and "<em>" not in made.html
+
+
+def test_json_is_printed_and_a_drawing_in_html_is_a_picture():
+    svg = '<svg width="40" height="20"><rect width="40" height="20" onclick="x()"/></svg>'
+    made = shown(display({"application/json": {"a": [1, 2]}, "text/plain": "<IPython JSON object>"}))
+    assert '"a": [' in made.text and "IPython" not in made.text + made.paper
+    made = shown(display({"text/html": f"<p>Fig</p>{svg}", "text/plain": "<IPython HTML object>"}))
+    (image,) = made.page.all("img")
+    assert image["src"].startswith("data:image/svg+xml") and "Fig" in made.paper and "IPython" not in made.paper
+    assert made.printed["typst"].count("#picture") == 1
+
+
+def test_columns_of_tabs_stay_columns():
+    made = shown(printed("epoch\tloss\n1\t0.5\n12345\t0.1\n"))
+    assert "epoch   loss\n1       0.5\n12345   0.1" in made.html
+
+
+def test_spaces_and_ampersands_of_formulas_are_set():
+    made = text(r"$5\;\mathrm{km}$ and $a \& b$, $\text{R\&D}$")
+    assert "thick" in made.printed["typst"] and "𝑎&𝑏" in re.sub(r"\s", "", made.paper) and "R&D" in made.paper
+
+
+def test_a_heading_and_a_picture_keep_what_they_say_of_themselves():
+    made = text(
+        f"<h2 id='intro'>Introduction</h2>\n\n[go](#intro)\n\n<img width='30px' src='data:;base64,{picture()}'>"
+    )
+    assert [heading["id"] for heading in made.page.all("h2")] == ["intro"] and made.page.all("img")[0]["width"] == "30"

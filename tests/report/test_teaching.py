@@ -26,6 +26,17 @@ def test_targets_go_from_the_label_to_no_statement():
         assert shown == pytest.approx((z / temperature).softmax(0).tolist(), abs=1e-6)
 
 
+def test_of_many_classes_the_likeliest_are_shown():
+    z = np.linspace(0, 5, 1000)
+    figure = teaching.plot_temperatures(z, [f"class {number}" for number in range(1000)], (1, 2))
+    assert (
+        figure.get_figheight() < 6
+        and [label.get_text() for label in figure.axes[0].get_yticklabels()][-1] == "class 999"
+    )
+    shown = [bar.get_width() for bar in figure.axes[0].patches]
+    assert shown == pytest.approx((np.exp(z) / np.exp(z).sum())[-20:].tolist())
+
+
 def test_gradients_are_those_of_the_divergence():
     teacher, student = torch.tensor([3.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.0], requires_grad=True)
     alone, factored, _ = teaching.plot_gradients(teacher.numpy(), student.detach().numpy(), 0).axes[0].lines

@@ -119,7 +119,7 @@ local function for_typst(macros, tex, kind)
       return "\\binom{\\text{lr}}{" .. body .. "\\text{bar}}"  -- a bar as high as what is before it
     end
   end)
-  tex = (FRACTIONS .. macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert " })  -- \| is no relation, with exponents above it
+  tex = (FRACTIONS .. macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert ", ["&"] = "＆" })  -- \| is no relation, with exponents above it
   tex = tex:gsub("\\!", "")  -- pandoc makes it six times too wide
   local function unsized(text) return (text:gsub("\\[bB]igg?[lrm]?%s*([%(%)%[%]|\\%./])", "%1")) end
   -- pandoc loses the size of \Big( and \Big\|; Typst sizes what stands as a pair
@@ -127,7 +127,8 @@ local function for_typst(macros, tex, kind)
   local made = written(unsized(sized), kind):match("^%$.*%$") or written(unsized(tex), kind):match("^%$.*%$")
   if not made then return nil end
   made = made:gsub('binom%(upright%("frac"%) ?', "frac("):gsub('binom%(upright%("lr"%), ', "lr(")
-  made = made:gsub('upright%("bar"%)%)', "|)")
+  made = made:gsub('upright%("bar"%)%)', "|)"):gsub("#h%(0em%)", "thick")  -- pandoc makes nothing of \;
+  made = made:gsub('"[^"]*"', function(text) return (text:gsub("＆", "&")) end):gsub("＆", "\\&")
   made = made:gsub('mat%(delim: "||", upright%("(%l+)"%), ', "%1("):gsub('delim: "||"', 'delim: "‖"')
   if operators and not made:find('\\"', 1, true) then
     made = made:gsub('(.-)("[^"]*")', function(before, name)
