@@ -23,7 +23,7 @@ from .networks.packed import (
     packed_speed as packed_speed,
 )
 from .networks.registry import build_model as build_model
-from .report.chapter import open_chapter as open_chapter, open_study as open_study
+from .report.chapter import open_chapter as open_chapter, open_study as open_study, setting_of as setting_of
 from .report.costs import (
     cost_table as cost_table,
     inference_table as inference_table,

@@ -10,8 +10,10 @@ from kdutils.errors import InputError, Unavailable
 from kdutils.networks import weights
 from kdutils.networks.registry import build_model
 from kdutils.report.page import Page
+from kdutils.report.statistics import Arms
 from kdutils.settings import settings
 from kdutils.studies import STUDIES, Assignment, Binary, Cifar100, Study, TeacherInit, study
+from kdutils.studies.base import Training
 
 _TITLES = {"wrn_10_1": "WRN-10-1", "wrn_16_1": "WRN-16-1", "wrn_16_7": "WRN-16-7", "wrn_22": "WRN-22 (16-16-32-64)"}
 
@@ -89,9 +91,20 @@ def _start(plan: Study, init: str) -> dict[str, str]:
     return other
 
 
-def _short(plan: Study) -> str:
-    """For captions: what a study's numbers hold for, in short."""
-    sizes, (who, training) = _sizes(plan), next(iter(plan.trainings.items()))
+def setting_of(plan: Study, arms: Arms) -> str:
+    """For captions of runs that are trained otherwise than the study's first ones: what these hold for, in short."""
+    if not (specs := [record.spec for records in arms.values() for record in records]):
+        return _short(plan)
+    trained = [Training(optimiser=each.optimiser, epochs=each.epochs, batch_size=each.batch_size) for each in specs]
+    seeds = tuple(sorted({spec.seed for spec in specs}))
+    return _short(
+        plan.with_(data=specs[0].data, seeds=seeds), ("these runs", " or ".join(dict.fromkeys(map(str, trained))))
+    )
+
+
+def _short(plan: Study, trained: tuple[str, str] | None = None) -> str:
+    """For captions: what a study's numbers hold for, in short; `trained`: who was, and how."""
+    sizes, (who, training) = _sizes(plan), trained or next(iter(plan.trainings.items()))
     later = {"validation": " (later trained on)"} if isinstance(plan, Cifar100) and plan.retrain else {}
     images = [f"{size} {kind}{later.get(kind, '')}" for kind, size in sizes.items()]
     seeds = f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"

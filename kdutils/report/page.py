@@ -31,10 +31,13 @@ class Page:
         self._said = {""}  # in the place of tables
         self._folder, self._chapter = settings().report_dir, settings().chapter.partition("_")[0]
 
-    def figure(self, figure: "Figure", name: str, caption: str, is_illustration: bool = False) -> None:
+    def figure(
+        self, figure: "Figure", name: str, caption: str, is_illustration: bool = False, setting: str = ""
+    ) -> None:
         """Show a figure under its caption, and close it; what it carries for `results.json`, as a table does.
 
-        An illustration shows no image and no run, and its caption says this in the place of the setting.
+        An illustration shows no image and no run, and its caption says this in the place of the setting. `setting` is
+        that of runs which another one holds for (`setting_of`).
         """
         import matplotlib.pyplot as plt  # the suite, which opens studies and draws nothing, need not wait for it
 
@@ -43,10 +46,10 @@ class Page:
         for kind, content in files.items():
             self._keep("figures", f"{name}.{kind}", content)
         data = {"image/svg+xml": files["svg"].decode(), "image/png": files["png"]}
-        holds_for = _ILLUSTRATION if is_illustration else self.setting
+        holds_for = _ILLUSTRATION if is_illustration else setting or self.setting
         self._show("figure", name, f"{caption} {holds_for}", data, getattr(figure, "results", None))
 
-    def table(self, frame: pd.DataFrame, name: str, caption: str) -> None:
+    def table(self, frame: pd.DataFrame, name: str, caption: str, setting: str = "") -> None:
         """Show a table over its caption; what it carries for `results.json` goes into the output's metadata.
 
         One without rows is not shown; what it has in `attrs["instead"]` is said once.
@@ -63,7 +66,7 @@ class Page:
         literal = frame.map(_literal).rename(columns=_literal)
         markdown = literal.to_markdown(index=False, colalign=alignment, disable_numparse=True)
         data = {"text/html": frame.to_html(index=False, border=0, justify="left"), "text/markdown": markdown}
-        self._show("table", name, f"{caption} {self.setting}", data, carried)
+        self._show("table", name, f"{caption} {setting or self.setting}", data, carried)
 
     def open_top(self) -> None:
         """Keep the places, here, that `answer` and `time` will fill."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -196,3 +199,21 @@ def test_the_setting_says_by_what_runs_lambda_is_looked_at(profile, looked):
 def test_the_setting_names_the_teachers_file(tmp_path):
     plan = study("cifar100", "quick", dataset="synthetic", teacher_file=str(tmp_path / "public.pth"))
     assert "public.pth; nothing is known here" in " ".join(chapter.setting_table(plan).iloc[:, 1])
+
+
+def test_runs_that_are_trained_otherwise_have_a_setting_of_their_own(monkeypatch):
+    plan, captions = study("binary", "overnight", dataset="synthetic"), []
+
+    def told(arms):
+        runs = {name: [SimpleNamespace(spec=spec) for spec in specs] for name, specs in arms.items()}
+        return chapter.setting_of(plan, runs)
+
+    lambdas, beyond, none = map(told, (plan.lambdas(), plan.beyond(), {}))
+    assert "5,000 training, 5,000 validation and 2,000 test images, 1 seed;" in lambdas
+    assert "these runs: Adam, one cycle to 0.01, 8 epochs, batch 128 or SGD, one cycle to 0.1, 8 epochs" in lambdas
+    assert "10,000 training and 2,000 test images, 2 seeds;" in beyond and "these runs: Adam" in beyond
+    assert none == chapter._short(plan) and "(WideResNets: Adam" in none
+    monkeypatch.setattr(Page, "_show", lambda self, kind, name, caption, *_: captions.append(caption))
+    for setting in ("", lambdas):
+        Page(none).table(pd.DataFrame({"a": [1]}), "t", "Runs.", setting=setting)
+    assert captions == [f"Runs. {none}", f"Runs. {lambdas}"]
