@@ -192,9 +192,10 @@ def progress_sentence(name: str, records: list[Record]) -> str:
     early = max(1, round(0.75 * epochs))
     rise = np.mean([record.history["test_accuracy"].iloc[[early - 1, -1]].diff().iloc[-1] for record in runs])
     said = (
-        f"After {epochs} epochs the {name} alone is right on {train:.1f} % of the training images, as it met them, and "
-        f"on {test:.1f} % of the test images, {rise:+.1f} points since epoch {early}."
+        f"After {epochs} epoch{'s' * (epochs > 1)} the {name} alone is right on {train:.1f} % of the training images, "
+        f"as it met them, and on {test:.1f} % of the test images"
     )
+    said += f", {rise:+.1f} points since epoch {early}." if early < epochs else "."
     return f"{said} So far it lacks training or capacity more than images." if train < test + 2 else said
 
 
