@@ -20,7 +20,7 @@ from typing import Literal
 
 import nbformat
 
-from kdutils.data.datasets import DATASETS, load_dataset, own_datasets
+from kdutils.data.datasets import DATASETS, TITLES, is_cached, load_dataset, own_datasets
 from kdutils.errors import InputError
 from kdutils.kernel import Kernel
 from kdutils.machine import detect_runtime
@@ -307,7 +307,7 @@ def _cover(plan: Plan, chapters: list[Path]) -> dict:
     told = {path: _noted(path) for path in chapters}
     named, starts = _datasets(told), {given.get("init") for given in told.values()} - {None}
     facts = {
-        "Data": "; ".join(f"{dataset.title} (digest {dataset.digest})" for dataset in map(load_dataset, named)),
+        "Data": "; ".join(map(_data, named)),
         "Profile": f"{plan.profile}: {PROFILES[plan.profile]}",
         "ResNets start from": starts and ("ImageNet weights" if "imagenet" in starts else "random weights"),
         "Hardware": hardware,
@@ -320,6 +320,12 @@ def _cover(plan: Plan, chapters: list[Path]) -> dict:
     cover["subtitle"] += "".join(f", on the data set {name}" for name in named if name not in DATASETS)
     cover["subtitle"] += f"; profile {facts['Profile']}"  # beside published values, who reads on must know
     return cover | _notice(chapters)
+
+
+def _data(name: str) -> str:
+    """A data set's title, and its digest if it is still here: an earlier command may have told a chapter on it."""
+    here = load_dataset(name) if is_cached(name) else None
+    return f"{here.title} (digest {here.digest})" if here else TITLES.get(name, name)
 
 
 def _notice(chapters: list[Path]) -> dict:

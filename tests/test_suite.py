@@ -679,3 +679,5 @@ def test_a_report_warns_of_every_chapter_on_synthetic_data(project, executed, pu
     assert covers[0]["notice"].startswith("Synthetic data: ") and covers[1]["notice"].startswith(
         "Synthetic data in 02_b: "
     )
+    assert covers[1]["facts"]["Data"].startswith("CIFAR-10; synthetic data (digest "), "of both, whichever is here"
+    assert not any("ResNets start from" in cover["facts"] for cover in covers), "there are none"
