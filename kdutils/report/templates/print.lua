@@ -13,7 +13,8 @@ local MACROS = [[\newcommand{\tag}[1]{\qquad (#1)}\newcommand{\notag}{}\newcomma
 \newcommand{\gvertneqq}{\gneqq}\newcommand{\nsubseteqq}{\not\subseteqq}\newcommand{\nsupseteqq}{\not\supseteqq}
 \newcommand{\varsupsetneq}{\supsetneq}\newcommand{\diagup}{/}\newcommand{\diagdown}{\backslash}
 \newcommand{\surd}{\sqrt{\,}}\newcommand{\require}[1]{}\newcommand{\vphantom}[1]{}\newcommand{\hbox}[1]{\text{#1}}
-\newcommand{\hphantom}[1]{\phantom{#1}}\newcommand{\small}{}\newcommand{\large}{}\newcommand{\Large}{}\newcommand{\LARGE}{}\newcommand{\huge}{}]]
+\newcommand{\hphantom}[1]{\phantom{#1}}
+\newcommand{\small}{}\newcommand{\large}{}\newcommand{\Large}{}\newcommand{\LARGE}{}\newcommand{\huge}{}]]
 local FONTS = { bf = true, cal = true, it = true, rm = true, sf = true, tt = true }  -- {\rm x} of old is \mathrm{x}
 local function fractions(tex)  -- {a \over b} of old is \frac{a}{b}
   tex = tex:gsub("%b{}", function(group) return "{" .. fractions(group:sub(2, -2)) .. "}" end)
@@ -119,7 +120,8 @@ local function for_typst(macros, tex, kind)
       return "\\binom{\\text{lr}}{" .. body .. "\\text{bar}}"  -- a bar as high as what is before it
     end
   end)
-  tex = (FRACTIONS .. macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert ", ["&"] = "＆" })  -- \| is no relation, with exponents above it
+  -- \| is no relation, with exponents above it, and \& is no mark of a column
+  tex = (FRACTIONS .. macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert ", ["&"] = "＆" })
   tex = tex:gsub("\\!", "")  -- pandoc makes it six times too wide
   local function unsized(text) return (text:gsub("\\[bB]igg?[lrm]?%s*([%(%)%[%]|\\%./])", "%1")) end
   -- pandoc loses the size of \Big( and \Big\|; Typst sizes what stands as a pair
