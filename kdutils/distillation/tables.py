@@ -62,7 +62,8 @@ class ViewTable:
     ) -> int:
         """Compute the missing ones of `codes` with `model` in evaluation mode; how many there were.
 
-        `report(fraction)` is called after every batch while it advances from 0 to 1.
+        `report(fraction)` is called after every batch while it advances from 0 to 1. Raises `InputError` where the disk
+        is too full, or a value too large.
         """
         missing = self.missing(codes)
         if not len(missing):
@@ -78,7 +79,13 @@ class ViewTable:
                 padded = torch.from_numpy(np.resize(batch, FILL_BATCH)).to(runtime.device)
                 with runtime.autocast():
                     outputs = model(render(images, padded // VIEWS, padded % VIEWS, normalisation))
-                self.values[np.divmod(batch, VIEWS)] = outputs[: len(batch)].float().cpu().numpy()
+                entries = outputs[: len(batch)].float().cpu().numpy()
+                if (largest := np.abs(entries).max()) > np.finfo(np.float16).max:
+                    raise InputError(
+                        f"{self.folder} holds values up to 65,504, and the network says {largest:,.0f}: its logits or "
+                        "features are too large to teach with, train it anew"
+                    )
+                self.values[np.divmod(batch, VIEWS)] = entries
                 report(min(1.0, (first + start + FILL_BATCH) / len(missing)))
             self.values.flush()  # values are on the disk before their marks are made
             with (self.folder / "seconds.txt").open("a") as file:

@@ -245,7 +245,7 @@ def lambda_sentences(arms: Arms, chosen: float) -> str:
         return "Every run at the chosen lambda diverged."
     spec = runs[0].spec
     images = "all other images" if spec.data.train_size is None else f"{spec.data.train_size:,} images"
-    shown = f"Each is one run, of {spec.epochs} epochs on {images}"
+    shown = f"Each is one run, of {spec.epochs} epoch{'s' * (spec.epochs > 1)} on {images}"
     error = f"{shown}, whose accuracy has a standard error of {standard_error(runs):.1f} points."
     return "\n".join([*sentences, f"- {error}"])
 

@@ -45,7 +45,7 @@ class Methods(Cifar100):
     """
 
     PROFILES: ClassVar = {
-        "smoke": Cifar100.PROFILES["smoke"] | dict(methods=("kd", "lskd", "dist"), trials=2),
+        "smoke": Cifar100.PROFILES["smoke"] | dict(cnn=_CNN.with_(epochs=2), methods=("kd", "lskd", "dist"), trials=2),
         "quick": Cifar100.PROFILES["quick"]
         | dict(data=dict(train_size=3000, val_size=1000, test_size=1000, views=3))
         | dict(cnn=Training(optimiser=ONE_CYCLE, epochs=4), methods=("kd", "dkd", "dist", "ttm"), trials=2),

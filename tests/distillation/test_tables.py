@@ -265,6 +265,17 @@ def test_what_a_table_is_about_to_take_on_the_disk_must_be_free(dataset, tmp_pat
         ViewTable(tmp_path / "other", 60, columns).fill(network, dataset, codes, "half", FLOAT32)
 
 
+def test_a_value_too_large_for_a_table_is_refused_and_not_marked(dataset, tmp_path):
+    class Sure(torch.nn.Module):
+        def forward(self, images):
+            return torch.full((len(images), 10), 7e4)
+
+    table = ViewTable(tmp_path, 60, 10)
+    with pytest.raises(InputError, match="up to 65,504, and the network says 70,000"):
+        table.fill(Sure(), dataset, some_codes(20), "half", FLOAT32)
+    assert not table.filled.any()
+
+
 def test_no_entry_is_marked_whose_seconds_could_not_be_written(dataset, tmp_path):
     table = ViewTable(tmp_path, 60, 10)
     (tmp_path / "seconds.txt").mkdir()

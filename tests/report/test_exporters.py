@@ -273,6 +273,24 @@ def test_what_is_above_the_bar_of_a_fraction_stays_there(formula, above):
     assert made.html.count("<math") == 1 and "<code>" not in made.html
 
 
+@pytest.mark.parametrize(
+    "formula", ["{x^2}^3", "a + {x_2}^{3}", r"\frac{{x^2}^3}{y}", r"\left( {x^2} ^3 \right)", r"{{x^2}^3}"]
+)
+def test_an_exponent_of_what_has_one_is_no_exponent_of_that(formula):
+    made = text(f"$${formula}$$")
+    places = made.places()
+    assert places["3"][0] > places["2"][0] and "x^2^3" not in made.printed["typst"]
+    assert re.search(r"lr\(x[_^]2\)\^3", made.printed["typst"].replace(" ", ""))
+    assert made.html.count("<math") == 1 and "<code>" not in made.html
+
+
+@pytest.mark.parametrize(
+    "formula", ["x_{i^2}^3", r"\frac{a}{b^2}", r"\mathbf{x_i}^2", "x^{y^{z^2}}", r"\sqrt[3]{x^2}^4"]
+)
+def test_an_index_or_an_argument_stays_what_it_is(formula):
+    assert "lr" not in text(f"$${formula}$$").printed["typst"]
+
+
 def test_a_macro_holds_in_the_formulas_after_it():
     first = r"$\newcommand{\E}{\mathbb{E}}\newcommand{\KL}[2]{D(#1|#2)}\def\R{\mathbb{R}}$ "
     first += r"$\DeclareMathOperator*{\amin}{arg\,min}$"

@@ -120,6 +120,10 @@ local function for_typst(macros, tex, kind)
       return "\\binom{\\text{lr}}{" .. body .. "\\text{bar}}"  -- a bar as high as what is before it
     end
   end)
+  tex = tex:gsub("()(%b{})(%s*[%^_])", function(place, group, mark)  -- {x^2}^3 is not x^{2^3}
+    if not group:find("[%^_]") or tex:sub(1, place - 1):match("[%a%]}%^_]%s*$") then return end
+    return "\\binom{\\text{lr}}" .. group .. mark
+  end)
   -- \| is no relation, with exponents above it, and \& is no mark of a column
   tex = (FRACTIONS .. macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert ", ["&"] = "＆" })
   tex = tex:gsub("\\!", "")  -- pandoc makes it six times too wide
