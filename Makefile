@@ -6,7 +6,7 @@
 # make lab           set up, open the notebooks in JupyterLab
 # make benchmark     set up, measure training speed against the usual loop
 # make cluster-demo  set up, run the smoke report on a Dask scheduler and two workers of this machine
-# make clean         remove the environment and the made reports; recorded runs and data stay
+# make clean         remove the environment and the made reports; recorded runs, data and reports on one's own data stay
 
 PYTHON ?= python3
 BIN := .venv/bin

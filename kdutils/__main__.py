@@ -24,12 +24,12 @@ examples:
   python -m kdutils data add flowers photos/flowers     one's own images, photos/flowers/<class>/*
   python -m kdutils export my_executed_notebook.ipynb   HTML and PDF beside it
   python -m kdutils compare reports/quick reports/reference/quick
-  python -m kdutils pack wrn_22-d4884a27c5571bbd bonn.safetensors
+  python -m kdutils pack wrn_10_1-b3e1d31d3525aa11 bonn.safetensors
 
 environment (folders as seen from where the command is given; empty means not set):
   KD_DATA_DIR   data sets and pretrained weights (default: data/ of the project)
   KD_RUNS_DIR   finished runs and teacher tables (default: runs/ of the project)
-  KD_WORKERS    worker processes (default: one for each core)
+  KD_WORKERS    worker processes (default: one for each core; on a GPU one)
   KD_SCHEDULER  a Dask scheduler, as --scheduler (default: none, all runs on this machine)
 
 A run that is recorded is never run again; an interrupted suite goes on where it was when the command is repeated.

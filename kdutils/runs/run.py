@@ -32,7 +32,7 @@ def run(spec: RunSpec, store: Store | None = None, report: Report = lambda fract
     """The record of `spec`: from the store (by default that of `KD_RUNS_DIR`), else trained now, its teachers first.
 
     `report(fraction)` is called while this run itself (not its teachers) advances from 0 to 1. An interrupted run
-    goes on from its last checkpoint, at most a minute (or one epoch) old.
+    goes on from its last checkpoint: one is written after an epoch, at least `KD_CHECKPOINT_SECONDS` after the last.
     """
     store = store or Store()
     _note_use(spec.key)

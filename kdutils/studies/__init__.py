@@ -14,7 +14,7 @@ from kdutils.values import explain
 PROFILES = {
     "smoke": "a test that everything runs; its numbers mean nothing",
     "quick": "fewer images and epochs than the documents' protocols",
-    "overnight": "what two CPU cores do in a night, on all images the documents use",
+    "overnight": "all images that the documents use: a night of two CPU cores for study A, several for another",
     "paper": "the documents' full protocols",
 }
 STUDIES = {"assignment": Assignment, "binary": Binary, "teacher-init": TeacherInit, "cifar100": Cifar100}
