@@ -18,7 +18,7 @@ report: $(READY)
 	$(BIN)/python -m kdutils report $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest -o faulthandler_timeout=300 --numprocesses logical --dist loadfile --no-loadscope-reorder $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -o faulthandler_timeout=300 --numprocesses logical --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check

@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal may lack a sign of a path or of a progress bar
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["data"]:  # argparse would take no option between names
+        arguments = sorted(arguments, key="--rebuild".__eq__)
     options = vars(_parser().parse_args(arguments))
     try:
         scheduler = options.pop("scheduler", None)
@@ -200,6 +203,8 @@ def _pack(run: str, out: str) -> int:
     from kdutils.runs.records import Store
 
     record, path = Store().read(run), absolute(out)
+    if record.diverged:
+        raise InputError(f"{record.spec.key} diverged in epoch {record.summary['diverged']}: pack a run that did not")
     data, model = record.spec.data, record.load_model()
     images = first_test_images(load_dataset(data.name), 8, data.normalisation)  # first: without data, no file
     packed.pack(model, record.network, path)

@@ -20,7 +20,7 @@ class Parameters(Value):
     seeds: Seeds | None = None
     teacher_seeds: Seeds | None = None
     temperature: Temperature | None = None
-    kd_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    kd_weight: Annotated[float, Field(gt=0, le=1)] | None = None
     teacher_file: str | None = None
     methods: Annotated[list[str], Field(min_length=1)] | None = None
 

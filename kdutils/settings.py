@@ -78,8 +78,11 @@ def pin_settings(**given: Any) -> None:
 def write_atomic(path: Path, content: bytes) -> Path:
     """Write `content` to `path`, its folders made: a reader finds the old file or the new one, never half of one.
 
-    Raises `InputError` that names the folder where it cannot be written, a full disk included.
+    Raises `InputError` that names the folder where it cannot be written, a full disk included, or `path` where a folder
+    or a device lies there.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is there and is no file: give the name of a file")
     draft, failure = path.with_name(f".{path.name}.{uuid4().hex}.draft"), None
     for _ in range(3):  # who has finished the same run removes the folder of its checkpoint, perhaps right now
         try:

@@ -199,6 +199,7 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
         runs = sorted(set(used.read_text().split())) if used.exists() else []
         files = {path.relative_to(made): path.read_bytes() for path in made.rglob("*.*")}
     noted = {"fingerprint": fingerprint, "runs": runs, "dataset": given.get("dataset"), "init": given.get("init")}
+    noted["digest"] = _own_digest(noted["dataset"])
     executed.metadata.setdefault("kdutils", {}).update(noted)
     content = nbformat.writes(executed).encode()
     if error:
@@ -225,6 +226,11 @@ def _fingerprint(notebook: Path, given: dict) -> str:
     parts += [f"{found.digest} {found.classes}" for found in map(load_dataset, known)]
     parts += [f"{name} {imagenet_digest(name)}" for name in IMAGENET_NETWORKS if init == "imagenet"]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _own_digest(name: str | None) -> str | None:
+    """The digest of one's own data set `name` as it is now; None for another, and where it is not here."""
+    return load_dataset(name).digest if name in own_datasets() else None
 
 
 def _is_current(published: Path, fingerprint: str) -> bool:
@@ -276,7 +282,11 @@ def _is_published(folder: Path) -> bool:
 def publish(plan: Plan) -> None:
     """Export all of the profile's executed notebooks, and make the report of them (`kdutils.report.publish`)."""
     folder = plan.folder
-    whole = [folder / notebook.name for notebook in list_notebooks() if (folder / notebook.name).is_file()]
+    made = [folder / notebook.name for notebook in list_notebooks() if (folder / notebook.name).is_file()]
+    digests = {path: (_own_digest(_noted(path).get("dataset")), _noted(path).get("digest")) for path in made}
+    whole = [path for path, (now, then) in digests.items() if now in (None, then)]
+    if outdated := [path.stem for path in made if path not in whole]:
+        print(f"Left out, for their images have been replaced: {', '.join(outdated)}; run them again.", flush=True)
     failed = [path for path in ((folder / "failed" / notebook.name) for notebook in list_notebooks()) if path.is_file()]
     _keep_summaries(whole, folder / "records")
     exports.publish(whole, folder, _cover(plan, whole), failed)

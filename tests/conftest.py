@@ -1,4 +1,7 @@
-"""Every test runs offline, with a data folder of the session, a run store of its own and one thread."""
+"""Every test runs offline, with a data folder of the session, a run store of its own and one thread.
+
+PyTorch is imported where tests run: not by the process that only shares them out.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,12 @@ import os
 import socket
 from contextlib import suppress
 
-import numpy as np
 import psutil
 import pytest
-import torch
 from filelock import FileLock
 from hypothesis import settings
 
 from kdutils import __main__  # noqa: F401  before anything imports nbformat, for which it saves seconds
-from kdutils.data.datasets import load_dataset
 
 gc.set_threshold(20_000, 20, 20)  # seldom: what is imported is no garbage, and much to look through
 settings.register_profile("short", max_examples=15, derandomize=True, deadline=None)
@@ -35,6 +35,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
     """The session's `KD_DATA_DIR`, one for all processes that share the tests, with the synthetic data set in it."""
+    from kdutils.data.datasets import load_dataset
+
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "data"
     with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
@@ -46,6 +48,8 @@ def data_folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def isolated(data_folder, tmp_path, monkeypatch):
     """No test sees the user's data or runs, or another test's runs."""
+    import torch
+
     monkeypatch.setenv("KD_DATA_DIR", str(data_folder))
     monkeypatch.setenv("KD_RUNS_DIR", str(tmp_path / "runs"))
     for name in ("KD_CHECKPOINT_SECONDS", "KD_REPORT_DIR", "KD_CHAPTER", "KD_USED_RUNS"):
@@ -99,6 +103,8 @@ def processes_of():
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
     """A `KD_DATA_DIR` of this test alone with a small stand-in for CIFAR-10: 300 and 100 random images."""
+    import numpy as np
+
     monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "data"))
     folder = tmp_path / "data" / "cifar10"
     folder.mkdir(parents=True)

@@ -39,9 +39,7 @@ class Copy:
 
     def _fill(self) -> None:
         for folder in ("kdutils", "notebooks"):
-            shutil.copytree(
-                PROJECT / folder, self.root / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-            )
+            shutil.copytree(PROJECT / folder, self.root / folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
         (self.root / "reports").mkdir()
         for file in ("pyproject.toml", "reports/published.csv"):
             shutil.copy(PROJECT / file, self.root / file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
 import shutil
@@ -90,7 +91,8 @@ def complaint(arguments, world, capsys) -> str:
         "report -p 03.temperature=1e999": ["temperature", "finite"],
         "report -p 03.temperature=True": ["temperature", "number", "True"],
         "run 03 -p kd_weight=1.5": ["kd_weight", "less than or equal to 1", "1.5"],
-        "report -p kd_weight=-0.1": ["kd_weight", "greater than or equal to 0", "-0.1"],
+        "report -p kd_weight=-0.1": ["kd_weight", "greater than 0", "-0.1"],
+        "run 03 -p kd_weight=0": ["kd_weight: input", "greater than 0", "(got 0)"],
         "report --seeds 0,1,0": ["seeds", "differ", "[0, 1, 0]"],
         "report --seeds 0,one": ["--seeds", "whole numbers", "'0,one'"],
         "report --seeds 0.5": ["--seeds", "whole numbers", "'0.5'"],
@@ -214,7 +216,12 @@ def test_a_damaged_cache_is_refused_by_file(world, synthetic, part, damage, caps
         assert str(file) in said and "data synthetic --rebuild" in said
 
 
-def test_a_damaged_cache_is_rebuilt_on_demand(world, synthetic):
+def test_a_damaged_cache_is_rebuilt_on_demand(world, synthetic, monkeypatch):
+    arrays = [
+        np.load(synthetic / f"{split}_{part}.npy") for split in ("train", "test") for part in ("images", "labels")
+    ]
+    classes = tuple((synthetic / "classes.txt").read_text().splitlines())
+    monkeypatch.setattr("kdutils.data.synthetic.synthesise", lambda name: (arrays, classes))  # which takes seconds
     shutil.copytree(synthetic, world / "data" / "synthetic")
     file = world / "data" / "synthetic" / "test_labels.npy"
     file.write_bytes(b"a web page")
@@ -316,10 +323,20 @@ def recorded(world, synthetic, monkeypatch):
         1.0,
     )
 
-    def record(name, **options):
+    def record(name, diverged=None, **options):
         spec = RunSpec(data=DataSpec(name="synthetic"), model=ModelSpec(name=name, options=options), epochs=1)
         facts = {"data": {"title": "", "digest": load_dataset("synthetic").digest}, "weights": None, "teachers": {}}
-        return Store().save(spec, build_model(name, 10, **options), outcome, detect_runtime(), facts).spec.key
+        return (
+            Store()
+            .save(
+                spec,
+                build_model(name, 10, **options),
+                dataclasses.replace(outcome, diverged=diverged),
+                detect_runtime(),
+                facts,
+            )
+            .spec.key
+        )
 
     return record
 
@@ -339,6 +356,12 @@ def test_pack_takes_fewer_test_images_where_there_are_no_more(recorded, world, c
     monkeypatch.setattr(datasets, "load_dataset", lambda name: few)
     assert main(["pack", key, str(world / "bonn.safetensors")]) == 0
     assert "the logits of 6 test images" in capsys.readouterr().out
+
+
+def test_pack_refuses_a_run_that_diverged(recorded, world, capsys):
+    key = recorded("wrn_16_1", diverged=1, precision="bonn")
+    said = complaint(["pack", key, str(world / "out.safetensors")], world, capsys)
+    assert f"{key} diverged in epoch 1" in said and not (world / "out.safetensors").exists()
 
 
 def test_pack_refuses_a_network_of_floats(recorded, world, capsys):
@@ -417,15 +440,23 @@ def test_exports_are_found_from_where_the_command_is_given(monkeypatch, tmp_path
     assert main(["export", "~nobody-here/x.ipynb"]) == 2 and "no such home" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "encoding", [{"PYTHONIOENCODING": "ascii"}, {"LANG": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "cp1252"}]
-)
-def test_a_terminal_of_any_encoding_will_do(encoding, synthetic, tmp_path):
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_of_any_encoding_will_do(encoding, tmp_path, monkeypatch):
+    (tmp_path / "dâta ─ 数").mkdir()
+    monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "dâta ─ 数"))
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding))
+    assert main(["data"]) == 0
+    sys.stdout.flush()
+    assert f"{tmp_path}/d".encode() in sys.stdout.buffer.getvalue()
+
+
+def test_the_locale_of_c_will_do(tmp_path):
     (tmp_path / "dâta ─ 数").mkdir()
     places = {"KD_DATA_DIR": str(tmp_path / "dâta ─ 数"), "PYTHONPATH": str(ROOT), "PYTHONCOERCECLOCALE": "0"}
     environment = {name: value for name, value in os.environ.items() if name not in ("LANG", "LC_ALL", "PYTHONUTF8")}
-    command = [sys.executable, "-m", "kdutils", "data"]
-    done = subprocess.run(command, env=environment | places | encoding, capture_output=True, cwd=tmp_path)
+    command, locale = [sys.executable, "-m", "kdutils", "data"], {"LANG": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=environment | places | locale, capture_output=True, cwd=tmp_path)
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
 
 
@@ -450,9 +481,9 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
 
 
 TERMINATED = """
-import os, runpy, signal, sys
-from kdutils import suite
-suite.make_plan = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+import os, runpy, signal, sys, types
+make_plan = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+sys.modules["kdutils.suite"] = types.SimpleNamespace(make_plan=make_plan)  # the suite imports PyTorch, for seconds
 sys.argv = ["kdutils", "report"]
 runpy.run_module("kdutils", run_name="__main__")
 """

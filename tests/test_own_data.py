@@ -14,6 +14,7 @@ from smoke_report import Copy
 from kdutils import suite
 from kdutils.__main__ import main
 from kdutils.data import own
+from kdutils.data.datasets import load_dataset
 from kdutils.errors import InputError
 from kdutils.report.chapter import open_study, setting_table
 from kdutils.runs.records import Store
@@ -99,6 +100,25 @@ def test_sets_that_follow_each_other_under_one_name_share_no_run(tmp_path):
     assert store.find(first).spec == first and not list(store.folder.glob("*damaged*"))
 
 
+def test_chapters_on_images_that_were_replaced_are_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    told = []
+    monkeypatch.setattr(suite.exports, "publish", lambda notebooks, folder, cover, failed: told.extend(notebooks))
+    own.add("colours", write(tmp_path / "files", 2, 10))
+    plan = make_plan({"profile": "smoke", "dataset": "colours"}, given=["init=random"])
+    digest = load_dataset("colours").digest
+    for stem, of in (("00_data", digest), ("01_baseline_small_cnn", "f" * 16), ("03_one_teacher", None)):
+        noted = {"kdutils": {"study": "assignment", "dataset": "colours", "init": "random"}}
+        noted["kdutils"] |= {"digest": of} if of else {}  # as an earlier version left it
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(metadata=noted), plan.folder / f"{stem}.ipynb")
+    capsys.readouterr()
+    suite.publish(plan)
+    assert [path.stem for path in told] == ["00_data"]
+    said = "Left out, for their images have been replaced: 01_baseline_small_cnn, 03_one_teacher; run them again."
+    assert said in capsys.readouterr().out
+
+
 def test_ones_own_set_is_made_anew_from_its_files_alone(tmp_path, capsys):
     own.add("colours", write(tmp_path / "files", 2, 3))
     assert main(["data", "colours", "--rebuild"]) == 2
@@ -114,10 +134,10 @@ def test_of_three_hundred_classes_every_label_is_kept(tmp_path):
     assert record.load_model().fc2.out_features == 300
 
 
-def test_the_command_tells_study_a_of_ones_own_images(tmp_path, data):
+def test_the_command_tells_study_a_of_ones_own_images(tmp_path, data, capsys):
     copy = Copy(tmp_path / "copy", data)
-    added = copy.run("data", "add", "colours", str(write(tmp_path / "files", 3, 25)))
-    assert added.returncode == 0 and "the data set colours: 3 classes" in added.stdout
+    assert main(["data", "add", "colours", str(write(tmp_path / "files", 3, 25))]) == 0
+    assert "the data set colours: 3 classes" in capsys.readouterr().out
     command = ["report", "--only", "00,01,03", "--profile", "smoke", "--dataset", "colours", "-p", "init=random"]
     done = copy.run(*command, KD_WORKERS="1")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -53,7 +53,10 @@ def shown(records: list[Record], split: str) -> str:
 
 def table() -> list[str]:
     quick, full = answers("quick"), answers("overnight") | answers("overnight_bcd") | beyond()
-    rows = ["| study | network | images | published (%) | the protocol's images (%) | `quick` (%) |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| study | network | images | published (%) | the protocol's images (%) | `quick` (%) |",
+        "|---|---|---|---|---|---|",
+    ]
     for key in sorted({**quick, **full}, key=lambda key: key[0]):
         ours = full.get(key)
         published, shown = (ours or quick[key])[0], ours[1] if ours else "not yet run"

@@ -109,6 +109,15 @@ def test_a_folder_that_another_process_removes_meanwhile_is_made_again(tmp_path,
     assert write_atomic(path, b"one").read_bytes() == b"one" and list(path.parent.iterdir()) == [path]
 
 
+def test_what_is_no_file_is_left_where_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # as a device, such as /dev/null
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(InputError, match=f"{name} is there and is no file"):
+            write_atomic(tmp_path / name, b"one")
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "new" / "a {x} #.txt"
     assert write_atomic(path, b"one") == path and path.read_bytes() == b"one"

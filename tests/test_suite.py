@@ -259,11 +259,11 @@ def test_data_and_weights_are_resolved_for_every_notebook_before_anything_runs(m
     monkeypatch.setattr(suite, "open_study", open_study)
     first, second = write("00_a", study="binary", parameters=(STUDIED,)), write("01_b", study="cifar100")
     plain = write("02_c", parameters=("seeds = None",))
-    plan = make_plan({"profile": "smoke", "dataset": "auto"}, given=["00.dataset=auto", "init=auto", "kd_weight=0"])
+    plan = make_plan({"profile": "smoke", "dataset": "auto"}, given=["00.dataset=auto", "init=auto", "kd_weight=0.5"])
     asked = {"profile": "smoke", "dataset": "auto"}
-    assert opened == [("binary", asked | {"init": "auto", "seeds": None, "kd_weight": 0}), ("cifar100", asked)]
+    assert opened == [("binary", asked | {"init": "auto", "seeds": None, "kd_weight": 0.5}), ("cifar100", asked)]
     assert plan.chapters == {
-        first: {"profile": "smoke", "dataset": "synthetic", "init": "random", "kd_weight": 0},
+        first: {"profile": "smoke", "dataset": "synthetic", "init": "random", "kd_weight": 0.5},
         second: {"profile": "smoke", "dataset": "synthetic"},
         plain: {},
     }

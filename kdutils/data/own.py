@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from kdutils.settings import settings
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _LAYOUT = "images lie in FOLDER/<class>/, or all in FOLDER/train/<class>/ and FOLDER/test/<class>/"
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientations as Pillow's `Transpose`
 _MARKUP = re.compile(r"[\\$<>*`|\[\]{}]")  # formulas and tables take these as signs
 
 
@@ -102,7 +104,7 @@ def _checked(splits: dict[str, dict[str, list[Path]]]) -> list[str]:
         alike = Counter(unicodedata.normalize("NFKC", name).casefold() for name in named.values())
         twice = [name for name in named.values() if alike[unicodedata.normalize("NFKC", name).casefold()] > 1]
         _refuse("classes whose names differ in nothing but case, spaces or spelling of letters", twice, "rename them")
-        signs = [name for name in named.values() if _MARKUP.search(name) or not name.isprintable()]
+        signs = [name for name in named.values() if _MARKUP.search(name) or not (name and name.isprintable())]
         _refuse("classes named with one of \\ $ < > * ` | [ ] { } or no text", signs, "rename their folders")
         small = [f"{named[folder]} with {len(images)}" for folder, images in found.items() if len(images) < least]
         where, remedy = f" in {split}/" * bool(split), f"every class needs at least {least}{' in each' * (least == 1)}"
@@ -125,8 +127,10 @@ def _pixels(path: Path) -> np.ndarray:
     """An image file's central square, uint8 [32, 32, 3]."""
     from PIL import Image, ImageOps
 
-    with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as file:
-        image = ImageOps.exif_transpose(file)
+    with warnings.catch_warnings(action="ignore"):  # what is odd about EXIF says nothing of the pixels
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as file:
+            turn = file.getexif().get(0x0112)
+            image = file.transpose(_TURNS[turn]) if turn in _TURNS else file.copy()
     if image.mode.startswith("I"):  # 16-bit greys, which `convert` would clip
         image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
     if image.has_transparency_data:

@@ -151,6 +151,7 @@ def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
         finally:
             draft.unlink()
     try:
+        np.lib.format.open_memmap(path, mode="r")  # refuses a file cut short, which "r+" would fill up with zeros
         return np.lib.format.open_memmap(path, mode="r+")
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): remove its folder, and it is filled again") from None

@@ -162,4 +162,8 @@ def _put(model: nn.Module, expected: dict, tensors: dict[str, torch.Tensor], pro
     if different := [shape for shape in shapes if shape[1] != shape[2]]:
         shown = "; ".join(f"{name} (expected {ours}, the file has {theirs})" for name, ours, theirs in different[:3])
         raise InputError(f"{problem}: {len(different)} of its keys differ, {shown}")
+    for name, tensor in tensors.items():
+        is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not is_plain or (expected[name].is_floating_point() and not tensor.is_floating_point()):
+            raise InputError(f"{problem}: {name} is sparse, quantised or {tensor.dtype}, give plain weights")
     model.load_state_dict(tensors, strict=False)

@@ -16,7 +16,7 @@ Precision = Literal["full", "stem", "xnor", "bonn"]
 
 
 class _Block(nn.Module):
-    """A pre-activation block: two times BN -> ReLU -> conv3x3, dropout between, and a shortcut around both."""
+    """A pre-activation block: two times BN -> ReLU -> conv3x3, and a shortcut around both."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()

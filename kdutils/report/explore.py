@@ -34,7 +34,7 @@ class Explored:
     images: `image` (its place in the test set), `class`, `png` (base64). logits, of a classifier's first run: `image`,
     `classifier`, `class`, `logit`. confusion, of all runs together and without zeros: `classifier`, `class`, `taken
     for`, `images`. grid: `teachers`, `temperature`, `kd_weight`, `accuracy` (% of validation images; NaN: diverged),
-    `error` (standard error, points), `chosen`, and what all of this holds for: `setting`.
+    `error` (standard error, points), `chosen`, and what all of this holds for: `setting`, of one's own data `digest`.
     """
 
     images: pd.DataFrame
@@ -87,11 +87,16 @@ def explore(study: Assignment, page: Page) -> Explored | None:
     )
     if found:
         found["grid"]["setting"] = page.setting
+        if data.digest:  # one's own images may be replaced under their name
+            found["grid"]["digest"] = data.digest
         page.say("Shown are the recorded runs of the setting above.")
     for folder in (f"{study.profile}-{data.name}",) if data.digest else (study.profile, _REFERENCE):
         paths = {name: ROOT / "reports" / folder / "tables" / f"11_{name}.csv" for name in _TABLES}
         if not found and all(path.is_file() for path in paths.values()):
-            found, kept = {name: _read(path) for name, path in paths.items()}, folder != _REFERENCE
+            tables = {name: _read(path) for name, path in paths.items()}
+            if data.digest and data.digest not in set(tables["grid"].get("digest", ())):
+                continue
+            found, kept = tables, folder != _REFERENCE
             page.setting = found["grid"]["setting"][0]
             page.say(f"{missing} Shown is what lies in `reports/{folder}`: {page.setting}")
     if not found:
@@ -103,7 +108,7 @@ def explore(study: Assignment, page: Page) -> Explored | None:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    texts = dict.fromkeys(("class", "taken for", "classifier"), str)  # a class may be called 7, or None
+    texts = dict.fromkeys(("class", "taken for", "classifier", "digest"), str)  # a class may be called 7, or None
     return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={"accuracy": [""], "error": [""]})
 
 

@@ -130,12 +130,14 @@ def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Stor
 def plan(todo: dict[str, RunSpec], datasets: dict[str, Dataset]) -> tuple[dict[str, set[str]], dict[str, tuple]]:
     """What each run and table needs of the others; by table whose it is, and a bit for each entry that is looked up.
 
-    Raises `InputError` where a teacher was trained on images that validate its student.
+    Raises `InputError` where a run was trained on images that validate one that rests on it.
     """
     graph, tables, alike = {}, {}, {}
     for key, spec in todo.items():
         theirs = {table_name(each): each for each in (*spec.teachers, *([spec] if spec.has_frozen_backbone else []))}
         graph[key] = {needed.key for needed in spec.needs} & todo.keys() | theirs.keys()
+        if isinstance(spec.init, RunSpec):
+            check_teachers(spec, datasets[spec.data.name])
         for node, other in theirs.items():
             graph[node] = {run.key for run in (other.needs if other.has_frozen_backbone else (other,))} & todo.keys()
             same = spec.data.name, spec.data.split, spec.data.views, spec.epochs, spec.has_frozen_backbone

@@ -42,7 +42,7 @@ class Checkpoint:
         write_atomic(self.path, save(tensors, header))
 
     def resume(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
-        """Load what `save` wrote; where there is none, or it is damaged or rests on other inputs, the start."""
+        """Load what `save` wrote; the start where there is none, or it is damaged, or of another network or inputs."""
         try:
             with safe_open(self.path, "pt") as file:
                 header = file.metadata()
@@ -50,6 +50,9 @@ class Checkpoint:
                     return Progress()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
                 progress = Progress(**json.loads(header["progress"]))
+            shapes = {f"model.{name}": tensor.shape for name, tensor in model.state_dict().items()}
+            if shapes != {name: tensor.shape for name, tensor in tensors.items() if name.startswith("model.")}:
+                return Progress()
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
             return Progress()
         model.load_state_dict({name: tensors.pop(f"model.{name}") for name in model.state_dict()})

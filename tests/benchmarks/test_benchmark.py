@@ -94,7 +94,7 @@ def test_plain_loop_and_ours_have_the_same_loss_on_one_batch(tmp_path):
 
 
 def test_sgd_steps_are_the_same_in_both_arms(tmp_path):
-    spec = benchmark.cifar100_spec(images=64, epochs=1).with_(batch_size=16)  # three losses follow a step
+    spec = benchmark.cifar100_spec(images=16, epochs=1).with_(batch_size=4)  # three losses follow a step
     dataset = load_dataset(spec.data.name)
     _, plain_loss = baseline.teach(spec, baseline.resident_batches(spec, dataset, CPU), EXACT, torch.contiguous_format)
     table = benchmark._table(spec, dataset, tmp_path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from kdutils.__main__ import main
@@ -141,6 +142,24 @@ def test_an_image_stands_as_its_exif_says(tmp_path):
     assert np.array_equal(shown, np.rot90(np.asarray(painted(3)), -1))
 
 
+@pytest.mark.parametrize("turn", range(10))
+def test_every_turn_of_exif_is_that_of_pillow(turn, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    painted(3).save(tmp_path / "x.png", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "x.png"))
+    assert np.array_equal(own._pixels(tmp_path / "x.png"), np.asarray(expected))
+
+
+@pytest.mark.parametrize("tag", [0x011A, 0x0213, 0x0128])
+def test_other_facts_that_a_camera_wrote_wrongly_do_no_harm(tag, tmp_path, recwarn):
+    entries = sorted([(0x0112, 3, 1, struct.pack("<HH", 6, 0)), (tag, 2, 3, b"72\0\0")])  # a number as text
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + b"".join(struct.pack("<HHI4s", *each) for each in entries)
+    shown = pixels_of(painted(3), tmp_path / "x.jpg", exif=exif + bytes(4), quality=95)
+    plain = pixels_of(painted(3), tmp_path / "y.jpg", quality=95)
+    assert np.array_equal(shown, np.rot90(plain, -1)) and not recwarn.list
+
+
 # What is refused
 
 
@@ -233,7 +252,7 @@ def test_train_and_test_must_have_the_same_classes(tmp_path):
     assert "only one of train/ and test/: 3, such as B" in refusal(tmp_path / "files")
 
 
-@pytest.mark.parametrize("name", ["a$b$", "<b>", "*a*", "a|b", "[x]", "a\nb\tc\x7f"])
+@pytest.mark.parametrize("name", ["a$b$", "<b>", "*a*", "a|b", "[x]", "a\nb\tc\x7f", " ", "\u3000"])
 def test_names_of_classes_that_would_be_taken_for_signs(name, tmp_path):
     assert "classes named with one of" in refusal(write(tmp_path / "files", {name: 2, "b": 2}))
 
@@ -253,7 +272,15 @@ def test_the_command_shows_what_it_read_and_lists_it(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["add"], ["add", "pets"], ["add", "pets", "a", "b"], ["pets"], ["pets", "--rebuild"]]
+    "arguments",
+    [
+        ["add"],
+        ["add", "pets"],
+        ["add", "pets", "a", "b"],
+        ["pets"],
+        ["pets", "--rebuild"],
+        ["add", "--rebuild", "pets"],
+    ],
 )
 def test_a_command_that_says_too_little_or_too_much(arguments, capsys):
     assert main(["data", *arguments]) == 2

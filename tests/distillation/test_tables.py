@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 
 import numpy as np
@@ -274,6 +275,15 @@ def test_a_value_too_large_for_a_table_is_refused_and_not_marked(dataset, tmp_pa
     with pytest.raises(InputError, match="up to 65,504, and the network says 70,000"):
         table.fill(Sure(), dataset, some_codes(20), "half", FLOAT32)
     assert not table.filled.any()
+
+
+def test_a_table_that_was_cut_short_is_refused(dataset, tmp_path):
+    ViewTable(tmp_path, 60, 10).fill(build_model("small_cnn", 10), dataset, some_codes(20), "half", FLOAT32)
+    values = tmp_path / "values.npy"
+    os.truncate(values, values.stat().st_size // 2)
+    for _ in range(2):
+        with pytest.raises(InputError, match="values.npy is damaged"):
+            ViewTable(tmp_path, 60, 10)
 
 
 def test_no_entry_is_marked_whose_seconds_could_not_be_written(dataset, tmp_path):

@@ -6,6 +6,7 @@ import argparse
 import copy
 import hashlib
 import os
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -20,17 +21,21 @@ from kdutils.networks.registry import IMAGENET_NETWORKS, build_model
 from kdutils.networks.weights import available, file_digest, imagenet_digest, load_imagenet, load_weights_file
 
 
-def imagenet(folder, monkeypatch, change=lambda state: state) -> dict[str, torch.Tensor]:
-    """Random weights written as this machine's own `resnet18.safetensors`."""
-    monkeypatch.setenv("KD_DATA_DIR", str(folder))
-    (folder / "imagenet").mkdir()
+@cache
+def random_resnet18() -> dict[str, torch.Tensor]:
     torch.manual_seed(5)
     model = torchvision.models.resnet18(num_classes=1000)
     for buffer in model.buffers():
         buffer.copy_(torch.rand(buffer.shape) + 1 if buffer.is_floating_point() else torch.tensor(7))
-    state = model.state_dict()
-    save_file(change(dict(state)), folder / "imagenet" / "resnet18.safetensors")
-    return state
+    return model.state_dict()
+
+
+def imagenet(folder, monkeypatch, change=lambda state: state) -> dict[str, torch.Tensor]:
+    """Random weights written as this machine's own `resnet18.safetensors`."""
+    monkeypatch.setenv("KD_DATA_DIR", str(folder))
+    (folder / "imagenet").mkdir()
+    save_file(change(dict(random_resnet18())), folder / "imagenet" / "resnet18.safetensors")
+    return random_resnet18()
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar_pool"])
@@ -147,6 +152,7 @@ def test_without_file_and_network_the_place_for_the_file_is_named():
 # State dicts from files
 
 
+@cache
 def trained(name: str = "resnet8x4", classes: int = 100) -> dict[str, torch.Tensor]:
     """A state dict with statistics other than a new network's."""
     torch.manual_seed(11)
@@ -351,6 +357,12 @@ def test_a_dict_that_holds_itself_ends(tmp_path):
         (lambda state: trained("resnet32x4"), ["layer1.1.bn1.bias (expected nothing, the file has [64])"]),
         (lambda state: {"model": "resnet8x4"}, ["keys differ", "bn1.bias (expected [32], the file has nothing)"]),
         (lambda state: [1, 2], ["keys differ"]),
+        (lambda state: {**state, "fc.weight": state["fc.weight"].to_sparse()}, ["fc.weight is sparse, quantised or"]),
+        (
+            lambda state: {**state, "fc.weight": (100 * state["fc.weight"]).to(torch.int8)},
+            ["or torch.int8, give plain"],
+        ),
+        (lambda state: {**state, "fc.weight": state["fc.weight"].to("meta")}, ["give plain weights"]),
     ],
 )
 def test_a_state_dict_that_does_not_fit_names_the_keys_and_changes_nothing(tmp_path, change, words):

@@ -33,6 +33,7 @@ from kdutils.settings import settings
 from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
 
 DATA = DataSpec(name="cifar10", train_size=48, val_size=20, test_size=30, views=3)
+FEW = DATA.with_(train_size=16, val_size=4, test_size=4)
 
 
 @pytest.fixture(autouse=True)
@@ -370,7 +371,7 @@ def test_networks_that_are_only_evaluated_and_differ_in_an_option_alone_share_no
     torch.save(build_model("resnet18", 10, stem="cifar").state_dict(), file)
     for stem in ("cifar", "cifar_pool"):  # a pooling has no weights
         model = ModelSpec(name="resnet18", options={"stem": stem})
-        specs.append(cnn(model=model, init=f"file:{file}", epochs=0))
+        specs.append(cnn(data=FEW, model=model, init=f"file:{file}", epochs=0))
     first, second = run_all(specs)
     assert first.digest == second.digest
     assert len({resolving.open_table(spec, Store())[0].folder for spec in specs}) == 2
@@ -412,9 +413,7 @@ def test_a_run_goes_on_from_the_weights_of_another_and_names_it():
 
 
 def x4(name: str = "cifar10", **changes) -> RunSpec:
-    return cnn(
-        **{"data": DataSpec(**dict(DATA) | {"name": name}), "model": ModelSpec(name="resnet8x4"), "epochs": 1} | changes
-    )
+    return cnn(**{"data": FEW.with_(name=name), "model": ModelSpec(name="resnet8x4"), "epochs": 1} | changes)
 
 
 def test_from_another_data_set_a_run_takes_all_but_the_classifier(cifar):

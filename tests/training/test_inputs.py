@@ -8,6 +8,7 @@ from kdutils.data.datasets import load_dataset
 from kdutils.data.views import split_indices
 from kdutils.distillation.methods import KD
 from kdutils.errors import InputError
+from kdutils.runs.records import Store
 from kdutils.runs.run import run_all
 from kdutils.specs import DataSpec, Distillation, ModelSpec, RunSpec
 from kdutils.training.inputs import check_teachers
@@ -16,7 +17,7 @@ DATA = DataSpec(name="synthetic", train_size=200, val_size=100, test_size=50, vi
 
 
 def run_on(**data) -> RunSpec:
-    return RunSpec(data=DATA.with_(**data), model=ModelSpec(name="resnet8x4"), epochs=1)
+    return RunSpec(data=DATA.with_(**data), model=ModelSpec(name="sparse_cnn"), epochs=1)
 
 
 def student_of(teacher: RunSpec) -> RunSpec:
@@ -38,7 +39,7 @@ def test_a_teacher_of_the_same_split_is_fine(teacher):
     [
         run_on(train_size=300, val_size=0),
         run_on(split_seed=1, train_size=9000),
-        run_on().with_(init=run_on(train_size=None, val_size=0)),
+        run_on(val_size=0).with_(init=run_on(train_size=None, val_size=0)),
         student_of(run_on(train_size=300, val_size=0)).with_(data=DATA.with_(val_size=0)),
     ],
     ids=["larger", "another draw", "by the run that it goes on from", "by its own teacher"],
@@ -54,8 +55,9 @@ def test_a_teacher_that_was_trained_on_its_students_validation_images_is_refused
 
 def test_a_run_goes_on_from_none_that_was_trained_on_its_validation_images():
     spec = run_on().with_(init=run_on(train_size=300, val_size=0))
-    with pytest.raises(InputError, match="the run that resnet8x4 goes on from was trained on 100 of the 100 images"):
+    with pytest.raises(InputError, match="the run that sparse_cnn goes on from was trained on 100 of the 100 images"):
         run_all([spec])
+    assert not [path for path in Store().folder.iterdir() if path.name.startswith("sparse_cnn")]  # not even begun
     check_teachers(run_on().with_(init=run_on()), load_dataset("synthetic"))
 
 

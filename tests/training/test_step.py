@@ -14,7 +14,7 @@ from kdutils.studies.base import taught
 from kdutils.training.inputs import Inputs
 from kdutils.training.loop import train
 
-DATA = DataSpec(name="synthetic", train_size=90, val_size=10, test_size=20)  # the last batch is not whole
+DATA = DataSpec(name="synthetic", train_size=40, val_size=10, test_size=20)  # the last batch is not whole
 CNN = RunSpec(data=DATA, model=ModelSpec(name="reduced_cnn"), epochs=3, batch_size=16)  # with dropout and batch norm
 
 
