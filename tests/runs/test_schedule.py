@@ -509,20 +509,23 @@ def start(*command, store: Path, **more) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, text=True, stdin=-1, stdout=-1, stderr=-1)
 
 
-def test_a_script_without_a_guard_beside_another_process_on_one_store_and_under_a_long_temporary_folder(
-    tmp_path, address, processes_of
+def test_scripts_without_a_guard_side_by_side_on_one_store_and_under_a_long_temporary_folder(
+    tmp_path, data_folder, processes_of
 ):
+    load_dataset("synthetic")
     store, long = tmp_path / "shared", tmp_path / ("long" * 30)
     long.mkdir()
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    other = start(sys.executable, script, store=store, TMPDIR=str(long), KD_SCHEDULER="")
-    wait_for(lambda: list(store.glob("*.partial")))  # from now on, both
-    digests = [record.digest for record in run_all(GRID, Store(store))]
-    said, errors = other.communicate(timeout=300)
-    assert other.returncode == 0 and not errors, errors
-    first = said.split()[1:]
-    assert first == digests and said.count("begins") == 1
+    both = [
+        start(sys.executable, script, store=store, TMPDIR=str(long)),
+        start(sys.executable, "-c", SCRIPT, store=store),
+    ]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    first, second = (output.split()[1:] for output, _ in said)
+    assert first == second and len(first) == 5 and said[0][0].count("begins") == 1
+    assert not any(errors for _, errors in said)
     found = sorted(path.name for path in store.iterdir())
     assert found == sorted([*(spec.key for spec in GRID), cnn(seed=1).key, "tables"])
     wait_for(lambda: not processes_of(store))
