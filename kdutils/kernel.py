@@ -1,5 +1,6 @@
 """How a notebook is executed: by papermill, in a kernel of the running interpreter that chapters use in turn."""
 
+import asyncio
 import os
 import sys
 from contextlib import suppress
@@ -131,5 +132,13 @@ class Kernel:
         """End the process, whatever it does."""
         if self._manager is not None:
             self._manager.stop_client()
-            run_sync(self._manager.shutdown_kernel)(now=True)
+            run_sync(self._end)()
         self._manager = None
+
+    async def _end(self) -> None:
+        """End the process, and first what waits for it since an interrupt, which would complain of its end."""
+        waiting = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await self._manager.shutdown_kernel(now=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -371,6 +372,22 @@ def test_a_users_own_python3_kernel_does_not_win(project, monkeypatch):
     finally:
         kernel.close()
     assert printed(project / "reports" / "01_a.ipynb") == [f"{sys.executable} True"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows ends a process without telling it")
+def test_a_chapter_that_is_interrupted_ends_without_a_word(project, caplog):
+    """What still waits for the kernel would complain of its end, after the command has said how to go on."""
+    path, kernel = (
+        write("01_a", "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(600)"),
+        Kernel(),
+    )
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            suite.execute(path, VALUES, project / "reports", kernel)
+    finally:
+        kernel.close()
+    gc.collect()
+    assert not [record.getMessage() for record in caplog.records]
 
 
 def test_a_client_that_is_replaced_at_once_has_no_heartbeat():
