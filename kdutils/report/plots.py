@@ -13,6 +13,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from scipy.special import softmax
@@ -29,7 +30,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DASHES = ("solid", "dashed", "dotted", "dashdot", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 3)))
 MARKERS = "osD^vPX<>*"
 WIDEST = 8.3  # inches: what a page and an output in JupyterLab show without scaling or scrolling
+_CJK = "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Arial Unicode MS", "Microsoft YaHei", "Malgun Gothic"
+_FONTS = ["sans-serif", *(font for font in _CJK if font in get_font_names())]  # for what the first one lacks
 _LOOK = {"axes.grid": True, "grid.alpha": 0.3, "figure.constrained_layout.use": True, "svg.hashsalt": "kdutils"}
+_LOOK |= {"font.family": _FONTS}
 sns.set_theme(context="paper", style="ticks", palette=COLOURS, rc=_LOOK)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fake_records import CLASSES, lambda_arms, record_of, runs, spec_of
+from matplotlib import font_manager
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import stats
@@ -84,6 +85,15 @@ def drawn(figure):
     assert isinstance(figure, Figure)
     figure.canvas.draw()
     return figure
+
+
+def test_class_names_in_chinese_are_drawn_where_a_font_has_them(recwarn):
+    """A family that is not installed would be complained of in every figure."""
+    first, *others = plt.rcParams["font.family"]
+    assert first == "sans-serif" and set(others) <= set(font_manager.get_font_names())
+    plt.figure().suptitle("猫")
+    plt.gcf().canvas.draw()
+    assert bool(others) != any("missing from font" in str(warning.message) for warning in recwarn)
 
 
 # Curves
