@@ -68,7 +68,7 @@ def keep_freed_memory() -> None:
 
 
 def forget_peak_memory(runtime: Runtime) -> None:
-    """Let `peak_memory_mb` count from now on (on GPUs and Linux), not what earlier runs of this process have held."""
+    """Let `peak_memory_mb` count from now on (on GPUs and Linux); on CPUs, what is still resident counts, too."""
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another system: it keeps counting

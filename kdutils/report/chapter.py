@@ -183,7 +183,8 @@ def _networks(plan: Study) -> dict[str, str]:
             return {"teachers": f"ResNet18 and ResNet50 from {origin[plan.init]}: {form}"}
         case Binary():
             form = head(96) if plan.has_frozen_teacher else "all layers trained, 3x3 stem"
-            images = f"{plan.lambda_images:,}" if plan.lambda_images else "the training"
+            rest = "the training" if plan.data.val_size else "all but 5,000 training"
+            images = f"{plan.lambda_images:,}" if plan.lambda_images else rest
             return {
                 "WideResNet": name,
                 "lambda of BONN": f"{plan.kernel_weight:g}",

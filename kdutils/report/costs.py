@@ -69,8 +69,8 @@ def cost_table(arms: Arms) -> pd.DataFrame:
         memory = "–" if ran and not peaks else spread(peaks and [max(peaks)], 0)
         sizes = f"{records[0].summary['parameters']:,}", f"{macs:,}"
         rows.append((name, count(records), *sizes, *measured, memory))
-    titles = ["classifier", "n", "parameters", "MACs per image", "training time (s)", "images/s", "peak memory (MB)"]
-    return pd.DataFrame(rows, columns=titles)
+    titles = ["classifier", "n", "parameters", "MACs per image", "training time (s)", "images/s"]
+    return pd.DataFrame(rows, columns=[*titles, "peak memory of worker (MB)"])
 
 
 def policies_table(policies: dict[str, Record]) -> pd.DataFrame:

@@ -198,7 +198,7 @@ def claims_table(tried: Arms, arms: Arms) -> pd.DataFrame:
         by_test = max(values(runs, "test")), max(map(_best, runs))
         rows.append((name, np.mean(last), np.mean(best), np.mean(best) - np.mean(last), kept, *by_test))
     titles = ["method", "last epoch", "best test epoch", "difference", "first seed, cell by validation"]
-    return pd.DataFrame(rows, columns=[*titles, "cell by test", "cell and epoch by test"]).round(2)
+    return pd.DataFrame(rows, columns=[*titles, "cell by test", "cell and epoch by test"])
 
 
 def _best(record: Record) -> float:
@@ -215,7 +215,7 @@ def claims_sentence(claims: pd.DataFrame, gains: dict[str, Gain]) -> str:
         f"{epoch.max():.2f}); in {theirs.remark} it adds {theirs.value:g}. Choosing the cell by the test images adds "
         f"{cell.mean():.2f}, cell and epoch {both.mean():.2f} (up to {both.max():.2f})."
     )
-    if not epoch.any():
+    if np.allclose(epoch, 0):
         said += " Here the last epoch was the best one in every run: so short a schedule does not show what it adds."
     means = {name: each.mean for name, each in gains.items() if np.isfinite(each.mean) and name != "KD, untuned"}
     if not means:

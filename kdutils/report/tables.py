@@ -196,7 +196,7 @@ def progress_sentence(name: str, records: list[Record]) -> str:
         f"as it met them, and on {test:.1f} % of the test images"
     )
     said += f", {rise:+.1f} points since epoch {early}." if early < epochs else "."
-    return f"{said} So far it lacks training or capacity more than images." if train < test + 2 else said
+    return said
 
 
 def confused_sentence(records: list[Record], classes: tuple[str, ...]) -> str:

@@ -189,7 +189,10 @@ def test_where_the_resnets_are_tested_on_fewer_images_captions_say_so():
     assert "(ResNets: 500) test images" in chapter._short(plan)
 
 
-@pytest.mark.parametrize("profile, looked", [("overnight", "5,000 images"), ("quick", "the training images")])
+@pytest.mark.parametrize(
+    "profile, looked",
+    [("overnight", "5,000 images"), ("quick", "the training images"), ("paper", "all but 5,000 training images")],
+)
 def test_the_setting_says_by_what_runs_lambda_is_looked_at(profile, looked):
     plan = study("binary", profile, dataset="synthetic")
     shown = chapter.setting_table(plan).set_index("what").iloc[:, 0]

@@ -25,12 +25,18 @@ def test_the_cost_of_an_arm_is_counted_and_measured(tmp_path):
     row = costs.cost_table({"small CNN": records}).iloc[0]
     macs = 16 * 27 * 32**2 + 32 * 144 * 16**2 + 2048 * 128 + 128 * 10
     assert (row["n"], row["parameters"], row["MACs per image"]) == ("2, 1 diverged", "268,650", f"{macs:,}")
-    assert (row["training time (s)"], row["images/s"], row["peak memory (MB)"]) == ("15 ± 7", "2,000 ± 0", "401")
+    assert (row["training time (s)"], row["images/s"], row["peak memory of worker (MB)"]) == (
+        "15 ± 7",
+        "2,000 ± 0",
+        "401",
+    )
     unknown = record_of(tmp_path, spec_of(3), peak_memory_mb=None)
-    assert costs.cost_table({"small CNN": [unknown, *records]}).iloc[0]["peak memory (MB)"] == "401"
-    assert costs.cost_table({"small CNN": [unknown]}).iloc[0]["peak memory (MB)"] == "–"
+    assert costs.cost_table({"small CNN": [unknown, *records]}).iloc[0]["peak memory of worker (MB)"] == "401"
+    assert costs.cost_table({"small CNN": [unknown]}).iloc[0]["peak memory of worker (MB)"] == "–"
     lost = costs.cost_table({"small CNN": records[2:]}).iloc[0]
-    assert lost["n"] == "0, 1 diverged" and lost["training time (s)"] == lost["peak memory (MB)"] == "diverged"
+    assert (
+        lost["n"] == "0, 1 diverged" and lost["training time (s)"] == lost["peak memory of worker (MB)"] == "diverged"
+    )
 
 
 class Untrained(Record):
