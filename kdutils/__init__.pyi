@@ -63,6 +63,7 @@ from .report.plots import (
     plot_views as plot_views,
 )
 from .report.statistics import (
+    apart as apart,
     best_cell as best_cell,
     clipped_share as clipped_share,
     conditions as conditions,
@@ -76,6 +77,7 @@ from .report.statistics import (
 from .report.tables import (
     agreement_table as agreement_table,
     compare as compare,
+    confidence_sentence as confidence_sentence,
     confused_sentence as confused_sentence,
     dataset_table as dataset_table,
     gains_table as gains_table,

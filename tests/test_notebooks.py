@@ -69,6 +69,13 @@ def test_every_parameter_is_used(path, notebook):
     assert [name for name in notebook_parameters(path) if not re.search(rf"\b{name}\b", code)] == []
 
 
+def test_no_later_cell_gives_a_parameter_another_value(path, notebook):
+    """The cell that opens the study would open another one, run again."""
+    later = [cell for cell in cells(notebook, "code") if "parameters" not in cell.metadata.get("tags", [])]
+    nodes = [node for cell in later for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)]
+    assert not {node.id for node in nodes if isinstance(node.ctx, ast.Store)} & set(notebook_parameters(path))
+
+
 def test_it_begins_with_its_title_and_its_question(notebook):
     title, _, rest = notebook.cells[0].source.partition("\n")
     headings = [

@@ -76,6 +76,10 @@ def _start(plan: Study, init: str) -> dict[str, str]:
     """The fields of `plan` that say where its networks start."""
     other = {"init": "pretrain:cifar100" if isinstance(plan, TeacherInit) else "random"}
     if init not in ("auto", "imagenet") or not plan.imagenet_networks:
+        if init == "random" and isinstance(plan, TeacherInit):
+            print(
+                "Study C compares a pretrained teacher in any case: without ImageNet's weights, one from other images."
+            )
         return other if init in ("auto", "random") else {"init": init}
     if not (missing := [network for network in plan.imagenet_networks if not weights.available(network)]):
         return {"init": "imagenet"}

@@ -64,9 +64,11 @@ class Explored:
         return found | {"all others": int(counts.sum()) - sum(found.values())}
 
     def most_confused(self, classifier: str) -> tuple[str, str]:
-        """The class that is most often taken for another, and that other; the first two where there are no errors."""
-        wrong = self.confusion.query("classifier == @classifier and `class` != `taken for`")
-        return tuple(wrong.loc[wrong["images"].idxmax(), ["class", "taken for"]] if len(wrong) else self.classes[:2])
+        """The class of which the largest share is taken for one other, and that other; without errors the first two."""
+        rows = self.confusion.query("classifier == @classifier")
+        rows = rows.assign(share=rows["images"] / rows.groupby("class")["images"].transform("sum"))
+        wrong = rows.query("`class` != `taken for`")
+        return tuple(wrong.loc[wrong["share"].idxmax(), ["class", "taken for"]] if len(wrong) else self.classes[:2])
 
     def cells(self, teachers: str) -> pd.DataFrame:
         """The cells of a grid by kd_weight and temperature."""

@@ -153,6 +153,8 @@ def _points(gain: Gain) -> str:
 
 def verdict_sentence(gains: dict[str, Gain]) -> str:
     """Which methods are better than KD, which worse, and which cannot be told apart from it."""
+    if not gains:
+        return "Only KD was tried: there is no other method to compare it with."
     found = {"better than": [], "worse than": [], "that cannot be told apart from": []}
     for name, each in gains.items():
         verdict = ("that cannot be told apart from", "better than", "worse than")[each.told]

@@ -157,7 +157,7 @@ class Gain(Numbers):
     @property
     def sentence(self) -> str:
         """What the numbers allow to be said, "no gain" included."""
-        verdict = "That is no gain that these runs could tell from zero: the interval holds zero."
+        verdict = "That is no difference that these runs could tell from zero: the interval holds zero."
         if self.n < 2:
             verdict = "Nothing follows from fewer than two pairs."
         elif self.sd < FLAT < abs(self.mean):
@@ -167,6 +167,16 @@ class Gain(Numbers):
         elif self.told < 0:
             verdict = "That is a loss: the interval lies below zero."
         return f"Against {self.control}, {self.treated} changes test accuracy by {self.interval}. {verdict}"
+
+
+def apart(first: Gain, second: Gain) -> str:
+    """Whether two gains differ, in a sentence: their paired difference, seed by seed, with its interval."""
+    pairs = {int(seed): (value, second.values.get(seed)) for seed, value in first.values.items()}
+    by_seed = {seed: np.nan if None in pair else pair[0] - pair[1] for seed, pair in pairs.items()}
+    low, high = Numbers.of(by_seed).bounds
+    between = Gain.of(by_seed, treated=first.treated, control=second.treated, low=low, high=high, over=first.over)
+    verdict = "The two gains differ." if between.told else "These runs cannot tell the two gains apart."
+    return f"The gain of {first.treated} less that of {second.treated} is {between.interval}. {verdict}"
 
 
 def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -> Gain:
@@ -197,9 +207,13 @@ def best_cell(records: list[Record]) -> Method:
 
 
 def standard_error(records: list[Record]) -> float:
-    """Binomial standard error (percentage points) of one run's validation accuracy, at the mean of these runs."""
-    share = np.mean(values(records, "val")) / 100
-    return 100 * float(np.sqrt(share * (1 - share) / records[0].spec.data.val_size))
+    """Binomial standard error (percentage points) of one run's validation accuracy, at the mean of these runs.
+
+    Where all images or none are right, it is that of all but one, or one: it would be zero, as if more were known.
+    """
+    images = records[0].spec.data.val_size
+    share = np.clip(np.mean(values(records, "val")) / 100, 1 / images, 1 - 1 / images)
+    return 100 * float(np.sqrt(share * (1 - share) / images))
 
 
 def confusion_counts(records: list[Record]) -> np.ndarray:

@@ -29,6 +29,7 @@ from kdutils.report.statistics import (
     confusion,
     count,
     finished,
+    reliability,
     spread,
     standard_error,
     values,
@@ -213,6 +214,19 @@ def confused_sentence(records: list[Record], classes: tuple[str, ...]) -> str:
         f"The most frequent error: {errors[true, predicted]:.1f} % of the images of {classes[true]} are taken for "
         f"{classes[predicted]}. Recognised best is {classes[best]} ({share[best, best]:.1f} %)."
     )
+
+
+def confidence_sentence(arms: Arms) -> str:
+    """How much surer than right the arms are on the test images: mean confidence less accuracy, in points."""
+    found = []
+    for name, records in arms.items():
+        confidence, accuracy, share = reliability(finished(records))
+        surplus = f"{100 * (share * (confidence - accuracy)).sum():+.1f}" if len(share) else "diverged"
+        found.append(f"{name} {surplus}")
+    said = (
+        "Mean confidence less accuracy on the test images, in points (above zero, a network is surer than it is right)"
+    )
+    return f"{said}: {', '.join(found)}."
 
 
 def ranking_sentence(arms: Arms) -> str:

@@ -104,12 +104,12 @@ def test_a_gain_needs_the_same_seeds(tmp_path):
         ((57.0, 55.9, 57.1), "That is a loss: the interval lies below zero.", "No, a loss"),
         (
             (58.0, 63.5, 60.1),
-            "That is no gain that these runs could tell from zero: the interval holds zero.",
+            "That is no difference that these runs could tell from zero: the interval holds zero.",
             "It cannot be told",
         ),
         (
             (60.0, 60.0, 60.0),
-            "That is no gain that these runs could tell from zero: the interval holds zero.",
+            "That is no difference that these runs could tell from zero: the interval holds zero.",
             "It cannot be told",
         ),
     ],
@@ -192,10 +192,25 @@ def test_neither_a_student_alone_nor_a_diverged_run_is_chosen(tmp_path):
         statistics.best_cell([alone, diverged])
 
 
+@pytest.mark.parametrize(
+    "taught, verdict", [((61.0, 62.2, 61.6), "These runs cannot tell"), ((63.0, 64.2, 63.4), "differ")]
+)
+def test_two_gains_are_told_apart_by_their_difference_seed_by_seed(tmp_path, taught, verdict):
+    """Not by one interval that holds zero and one that does not."""
+    control, others = runs(tmp_path, (60.0, 60.0, 60.0)), runs(tmp_path, (60.5, 62.0, 60.5))
+    gains = [statistics.gain(records, control, ("x", "y")) for records in (runs(tmp_path, taught), others)]
+    direct = statistics.gain(runs(tmp_path, taught), others, NAMES)
+    said = statistics.apart(*gains)
+    assert f"is {direct.interval}." in said and verdict in said
+    diverged = statistics.gain(runs(tmp_path, taught, diverged=(1,)), control, NAMES)
+    assert "n=2, 1 diverged" in statistics.apart(diverged, gains[1])
+
+
 def test_a_binomial_standard_error(tmp_path):
     assert statistics.standard_error([record_of(tmp_path, val=50.0)]) == pytest.approx(5.0)
     several = [record_of(tmp_path, val=value) for value in (70.0, 90.0)] + [record_of(tmp_path, val=1.0, diverged=True)]
     assert statistics.standard_error(several) == pytest.approx(4.0)  # at 80 %
+    assert statistics.standard_error([record_of(tmp_path, val=100.0)]) == pytest.approx(100 * np.sqrt(0.0099 / 100))
 
 
 # What the predictions tell

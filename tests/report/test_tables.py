@@ -251,6 +251,17 @@ def test_nothing_is_published_beside_ones_own_data(tmp_path):
     assert tables.published_sentences(arms, "assignment") == ""
 
 
+def test_confidence_is_set_beside_accuracy(tmp_path):
+    labels = np.arange(10)
+    sure = record_of(
+        tmp_path, logits=50 * np.eye(10)[labels], labels=np.roll(labels, 5) * (labels < 5) + labels * (labels > 4)
+    )
+    unsure = record_of(tmp_path, spec_of(seed=1), logits=0.01 * np.eye(10)[labels], labels=labels)
+    lost = record_of(tmp_path, spec_of(seed=2), diverged=True)
+    said = tables.confidence_sentence({"sure": [sure], "unsure": [unsure], "lost": [lost]})
+    assert said.endswith(": sure +50.0, unsure -89.9, lost diverged.")
+
+
 def test_the_most_frequent_error_is_named(tmp_path):
     labels = np.repeat(np.arange(10), 10)
     predicted = labels.copy()
