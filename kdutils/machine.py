@@ -1,7 +1,5 @@
 """The machine a run meets: its device, number format, memory and name."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

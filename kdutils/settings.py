@@ -1,7 +1,5 @@
 """Where things lie and how work is spread: the only place that reads the environment, and whole files."""
 
-from __future__ import annotations
-
 import os
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """Frozen, strict values that compare and hash by content: what every specification is made of."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated, Any, Self
 

@@ -5,8 +5,6 @@ of the SHA-256 of an image's bytes, ties by label: whatever the source, a seed d
 and so are labels, int16 of more than 256 classes. One's own data sets (`kdutils.data.own`) have the same form.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -6,8 +6,6 @@ are numbered by name. Without train/ and test/, a fifth of every class tests, dr
 What is hidden (a dot begins its name) is passed over.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import unicodedata

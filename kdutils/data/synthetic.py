@@ -10,8 +10,6 @@ operation on them (+, -, *, /, sqrt, comparisons, rounding) is exactly specified
 axis, no matrix product. Measured once on "synthetic", 9,000 training images: the small CNN 68.9%, a ResNet18 91.1%.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Seeded splits, and augmentation as an integer: the 162 views of an image."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

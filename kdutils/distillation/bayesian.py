@@ -1,7 +1,5 @@
 """BONN's Bayesian losses of networks with 1-bit weights (Gu et al., ICCV 2019)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -7,8 +7,6 @@ Parameters that are not given are the authors'; where theirs differ by pair, tho
 `kdutils.distillation.methods` makes methods of the formulas, and adds the cross-entropy.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The methods of distillation by name: each a frozen value with its parameters, and the one function of their loss."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable

@@ -5,8 +5,6 @@ every student, temperature, weight and seed. The features of a frozen backbone a
 logits of every head that was trained on them.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import time

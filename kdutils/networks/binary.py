@@ -4,8 +4,6 @@ Sources: XNOR-Net (Rastegari et al., ECCV 2016), Bi-Real Net (Liu et al., ECCV 2
 CNNs" (Gu et al., ICCV 2019). sign(0) is +1 everywhere: a bit has two values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """What networks weigh: parameters, bytes, multiply-accumulates, layers."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io

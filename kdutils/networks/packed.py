@@ -4,8 +4,6 @@ The file holds two flat tensors and a header: `bits`, the signs of all binary la
 as float32. Where each belongs follows from building the network that the header names.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import statistics

@@ -3,8 +3,6 @@
 Pooling comes before ReLU, which commute: so ReLU has a quarter of the work.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Annotated
 

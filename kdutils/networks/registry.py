@@ -1,7 +1,5 @@
 """The networks by name."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any, get_type_hints

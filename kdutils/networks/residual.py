@@ -3,8 +3,6 @@
 torchvision takes as long to import as PyTorch does, so it is imported where a network is built.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import torch

@@ -1,7 +1,5 @@
 """Weights that a network starts from: ImageNet's, or a state dict as public codes save them."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """WideResNets in full precision and with 1-bit weights."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Literal
 

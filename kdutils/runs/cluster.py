@@ -4,8 +4,6 @@ Every fit worker has one job at a time, so one that dies costs and accuses its o
 store, which must lie on a file system that keeps mapped files coherent between them (Lustre, GPFS, CephFS).
 """
 
-from __future__ import annotations
-
 import atexit
 import logging
 import os

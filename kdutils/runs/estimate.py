@@ -1,7 +1,5 @@
 """What runs will take here that are not recorded yet: measured on a few batches of each network, before they begin."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ A record is the folder `<store>/<key>/` of spec.json, summary.json, history.csv,
 written beside its place and renamed into it: whole or absent. Nothing in it is pickled.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

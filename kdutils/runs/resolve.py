@@ -1,7 +1,5 @@
 """What a run rests on: its network as it starts, its data, its teachers' answers, all resolved once."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from functools import cache

@@ -1,7 +1,5 @@
 """The ways to a record: `run` one spec, `run_all` many."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import closing

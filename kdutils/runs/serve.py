@@ -3,8 +3,6 @@
 Light to import: what workers compute with is loaded once, where there are forks, by the server they are forked from.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Checkpoints: a killed run goes on where it was, from the same inputs alone."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

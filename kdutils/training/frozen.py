@@ -1,7 +1,5 @@
 """Which parts of a network train."""
 
-from __future__ import annotations
-
 from torch import nn
 
 TRAINABLE = {  # which parts of a ResNet a policy trains, beside an adapted stem

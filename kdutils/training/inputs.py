@@ -1,7 +1,5 @@
 """What a run rests on, looked up once and handed down."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a run minimises: the one loss that the loop, the chapters and the tests call."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

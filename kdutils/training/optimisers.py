@@ -1,7 +1,5 @@
 """Optimisers and learning-rate schedules."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import nn

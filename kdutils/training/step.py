@@ -1,7 +1,5 @@
 """One step of training; on a GPU captured and replayed, as launching kernels one by one costs small networks more."""
 
-from __future__ import annotations
-
 import warnings
 
 import torch
