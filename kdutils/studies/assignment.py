@@ -19,6 +19,7 @@ class Assignment(Study):
 
     TAKES_OWN_DATA: ClassVar = True
     TEACHERS: ClassVar = ("resnet18", "resnet50")
+    imagenet_networks: ClassVar = TEACHERS
     PROFILES: ClassVar = {
         "smoke": dict(data=dict(train_size=64, val_size=32, test_size=60, views=2), frozen=True)
         | dict(cnn=Training(optimiser=ADAM, epochs=2), fine_tuning=Training(optimiser=ADAM, epochs=1), policy_epochs=1)
@@ -41,10 +42,6 @@ class Assignment(Study):
     temperatures: Temperatures = (2.0, 4.0, 8.0)
     kd_weights: Weights = (0.3, 0.5, 0.7, 0.9)
     weighing: tuple[str, ...] = tuple(WEIGHING)  # methods that weigh two teachers
-
-    @property
-    def imagenet_networks(self) -> tuple[str, ...]:
-        return self.TEACHERS
 
     @property
     def trainings(self) -> dict[str, Training]:

@@ -43,6 +43,7 @@ class Study(Value):
 
     PROFILES: ClassVar[dict[str, dict]]
     TAKES_OWN_DATA: ClassVar[bool] = False
+    imagenet_networks: ClassVar[tuple[str, ...]]  # those that start from ImageNet's weights where `init` says so
 
     profile: str
     data: DataSpec
@@ -64,11 +65,6 @@ class Study(Value):
     def has_frozen_teacher(self) -> bool:
         """Whether teachers are linear layers on frozen ResNets; never on random weights."""
         return bool(self.frozen and self.imagenet_networks and self.init == "imagenet")
-
-    @property
-    def imagenet_networks(self) -> tuple[str, ...]:
-        """The networks that start from ImageNet's weights where `init` says so."""
-        return ()
 
     @property
     def trainings(self) -> dict[str, Training]:

@@ -19,6 +19,7 @@ class Binary(Study):
     classifier. BONN's lambda alone is looked at on validation images; test losses are shown, the last epoch counts.
     """
 
+    imagenet_networks: ClassVar = ("resnet18",)
     PROFILES: ClassVar = {
         "smoke": dict(data=dict(train_size=64, val_size=30, test_size=60, views=2), tuning_epochs=1)
         | dict(wide=Training(optimiser=_ADAM, epochs=1), cnn=Training(optimiser=ONE_CYCLE, epochs=1))
@@ -53,10 +54,6 @@ class Binary(Study):
     wrn_22: Training = Training(optimiser=_SGD, epochs=200, batch_size=64)
     temperatures: Temperatures = (2.0,)
     kd_weights: Weights = (0.5,)
-
-    @property
-    def imagenet_networks(self) -> tuple[str, ...]:
-        return ("resnet18",)
 
     @property
     def trainings(self) -> dict[str, Training]:
