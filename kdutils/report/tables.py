@@ -144,16 +144,15 @@ def grid_table(records: list[Record]) -> pd.DataFrame:
 
     A student alone is kd_weight 0, whatever the temperature.
     """
-    taught = {record.spec.distillation.method.temperature for record in records if record.spec.distillation}
-    cells = []
-    for record in records:
-        method = record.spec.distillation and record.spec.distillation.method
-        shown = "diverged" if record.diverged else record.metric("val")
-        where = [(method.kd_weight, method.temperature)] if method else [(0.0, each) for each in taught]
-        cells += [(*cell, shown) for cell in where]
-    table = pd.DataFrame(cells, columns=["kd_weight", "temperature", "accuracy"])
-    table = table.pivot(index="kd_weight", columns="temperature", values="accuracy")
-    return _carrying(table, grid=describe_grid(records))
+    grid = describe_grid(records)
+    taught = {cell["temperature"] for cell in grid["cells"]} - {None}
+    rows = []
+    for cell in grid["cells"]:
+        shown = "diverged" if cell["accuracy"] is None else cell["accuracy"]
+        for temperature in taught if cell["temperature"] is None else (cell["temperature"],):
+            rows.append((cell["kd_weight"], temperature, shown))
+    table = pd.DataFrame(rows, columns=["kd_weight", "temperature", "accuracy"])
+    return _carrying(table.pivot(index="kd_weight", columns="temperature", values="accuracy"), grid=grid)
 
 
 def grid_sentence(records: list[Record]) -> str:
