@@ -29,9 +29,7 @@ class Runtime:
 
     def autocast(self):
         """Context in which convolutions and matrix products run in `dtype`; parameters stay float32."""
-        if self.dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @property
     def name(self) -> str:
