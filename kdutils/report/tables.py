@@ -169,11 +169,9 @@ def grid_sentence(records: list[Record]) -> str:
         return f"{said}."
     verb, others = "is" if near == 1 else "are", len(cells) - 1
     said += f": {near} of the {others} other cell{'s' * (others > 1)} with a teacher {verb} within it of the best."
-    edges = []
+    methods, edges = [record.spec.distillation.method for record in records if record.spec.distillation], []
     for name, value in (("temperature", best.temperature), ("kd_weight", best.kd_weight)):
-        tried = sorted(
-            {getattr(record.spec.distillation.method, name) for record in records if record.spec.distillation}
-        )
+        tried = sorted({getattr(method, name) for method in methods})
         if len(tried) > 1 and value in (tried[0], tried[-1]):
             edges.append(f"the {'lowest' if value == tried[0] else 'highest'} {name} that was tried")
     return f"{said} The chosen one has {' and '.join(edges)}, so a better one may lie beyond." if edges else said
