@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import errno
 import gc
 import os
 import signal
@@ -35,6 +36,11 @@ environment (folders as seen from where the command is given; empty means not se
 A run that is recorded is never run again; an interrupted suite goes on where it was when the command is repeated.
 """
 
+_REMEDIES = {
+    errno.ENOSPC: "free space there (for drafts, TMPDIR names another folder)",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit code: 0, 1 if a notebook failed or reports differ, 2 if the input cannot be used."""
@@ -55,6 +61,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nkdutils: interrupted; finished runs are kept, the same command goes on from here", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # nobody reads on, as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        print(f"kdutils: {error}: {_REMEDIES[error.errno]}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -225,7 +239,18 @@ def _forgo_collections() -> None:
     atexit.register(lambda: "triton" in sys.modules or gc.freeze())
 
 
+_ENDS = signal.SIGINT, signal.SIGTERM  # what ends a job tidies up as a key does
+
+
+def _interrupt(*_) -> None:
+    """End what runs; what then tidies up takes a moment, in which another signal would tear it."""
+    for number in _ENDS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
     _forgo_collections()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends a job tidies up as a key does
+    for number in _ENDS:
+        signal.signal(number, _interrupt)
     sys.exit(main())

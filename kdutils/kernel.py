@@ -15,6 +15,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
+from kdutils.errors import InputError
 from kdutils.settings import ROOT
 
 _LIMITS = {"start_timeout": 120, "execution_timeout": 24 * 3600, "iopub_timeout": 120}
@@ -69,6 +70,8 @@ class Kernel:
     """
 
     def __init__(self) -> None:
+        if os.pathsep in str(ROOT):  # a kernel would import another kdutils, or none
+            raise InputError(f"{ROOT} has a {os.pathsep!r} in its name, behind which Python finds nothing: rename it")
         self._manager: _Manager | None = None
 
     def execute(self, notebook: Path, draft: Path, given: dict, environment: dict[str, str]) -> str | None:

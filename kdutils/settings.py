@@ -81,7 +81,7 @@ def write_atomic(path: Path, content: bytes) -> Path:
     """
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is there and is no file: give the name of a file")
-    draft, failure = path.with_name(f".{path.name}.{uuid4().hex}.draft"), None
+    draft, failure = path.with_name(f".{uuid4().hex}.draft"), None
     for _ in range(3):  # who has finished the same run removes the folder of its checkpoint, perhaps right now
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,9 @@ _NO_LITERAL = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) 
 def list_notebooks() -> list[Path]:
     """The chapters in their order; raises `InputError` where there are none, as beside an installed package."""
     if found := sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        numbers = [path.stem[:2] for path in found]
+        if copies := [path.name for path in found if numbers.count(path.stem[:2]) > 1]:
+            raise InputError(f"{' and '.join(copies)} have one number: give the copy another one, or move it elsewhere")
         return found
     raise InputError(f"there are no chapters in {NOTEBOOKS}: get the project's folder and `pip install -e .` in it")
 
@@ -188,6 +191,7 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
     if _is_current(folder / notebook.name, fingerprint):
         (folder / "failed" / notebook.name).unlink(missing_ok=True)
         return Result(notebook, 0.0, "unchanged")
+    write_atomic(folder / ".writable", b"").unlink()  # what cannot be kept is not computed
     with tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as scratch:
         draft, made, used = (Path(scratch).absolute() / name for name in (notebook.name, "report", "runs"))
         places = {"KD_REPORT_DIR": str(made), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)}
@@ -207,9 +211,10 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
         return Result(notebook, time.monotonic() - began, "failed", error)
     for path, shown in files.items():
         write_atomic(folder / path, shown)
-    for old in folder.glob(f"*/{notebook.stem[:2]}_*"):
+    for old in [path for place in ("figures", "tables") for path in (folder / place).glob(f"{notebook.stem[:2]}_*")]:
         if old.relative_to(folder) not in files:
             old.unlink()
+    (folder / "failed" / notebook.name).unlink(missing_ok=True)
     write_atomic(folder / notebook.name, content)
     return Result(notebook, time.monotonic() - began, "done")
 
@@ -252,10 +257,7 @@ def foretell(plan: Plan) -> Iterator[str]:
 
 
 def report(plan: Plan) -> list[Result]:
-    """Run the notebooks one after the other, export them, and lead through them with index.html and report.pdf.
-
-    A notebook that fails does not stop the others.
-    """
+    """Run the notebooks, even where one fails, export them, and lead through them with index.html and report.pdf."""
     results, kernel = [], Kernel()
     try:
         for number, (notebook, given) in enumerate(plan.chapters.items(), 1):

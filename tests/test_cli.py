@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import os
 import re
@@ -480,9 +481,36 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
     assert "the same command goes on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "free space there"), (errno.ENAMETOOLONG, "a shorter name")])
+def test_what_the_disk_refuses_is_one_sentence(monkeypatch, capsys, number, remedy):
+    def refused(*_):
+        raise OSError(number, os.strerror(number), "/there")
+
+    monkeypatch.setattr(suite, "make_plan", refused)
+    assert main(["report"]) == 2
+    assert re.fullmatch(rf"kdutils: .*'/there': .*{remedy}.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other pipes")
+def test_output_that_nobody_reads_is_no_traceback():
+    command = [sys.executable, "-m", "kdutils", "data"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 TERMINATED = """
 import os, runpy, signal, sys, types
-make_plan = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+
+def make_plan(*_):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:  # a second one while the first is tidied up after
+        os.kill(os.getpid(), signal.SIGINT)
+        print("tidied", flush=True)
+
 sys.modules["kdutils.suite"] = types.SimpleNamespace(make_plan=make_plan)  # the suite imports PyTorch, for seconds
 sys.argv = ["kdutils", "report"]
 runpy.run_module("kdutils", run_name="__main__")
@@ -493,3 +521,4 @@ runpy.run_module("kdutils", run_name="__main__")
 def test_what_ends_a_job_is_an_interrupt():
     done = subprocess.run([sys.executable, "-c", TERMINATED], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130 and "the same command goes on" in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == "tidied\n"

@@ -74,6 +74,21 @@ def printed(path: Path) -> list[str]:
     return "".join(output.get("text", "") for output in outputs).splitlines()
 
 
+def test_a_copy_of_a_chapter_never_stands_for_it():
+    """JupyterLab's Duplicate gives it the same number."""
+    path = write("01_a", "1")
+    shutil.copy(path, path.with_name("01_a-Copy1.ipynb"))
+    with pytest.raises(InputError, match="01_a-Copy1.ipynb and 01_a.ipynb have one number: give the copy another one"):
+        find_notebook("01")
+
+
+def test_a_report_that_cannot_be_written_is_not_computed(project, monkeypatch):
+    monkeypatch.setattr(Kernel, "execute", lambda *_: pytest.fail("it was computed"))
+    (project / "reports").touch()
+    with pytest.raises(InputError, match="reports.* cannot be written"):
+        suite.execute(write("01_a", "1"), VALUES, project / "reports" / "smoke", Kernel())
+
+
 # The cell of parameters
 
 
@@ -377,10 +392,8 @@ def test_a_users_own_python3_kernel_does_not_win(project, monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="Windows ends a process without telling it")
 def test_a_chapter_that_is_interrupted_ends_without_a_word(project, caplog):
     """What still waits for the kernel would complain of its end, after the command has said how to go on."""
-    path, kernel = (
-        write("01_a", "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(600)"),
-        Kernel(),
-    )
+    interrupt = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(600)"
+    path, kernel = write("01_a", interrupt), Kernel()
     try:
         with pytest.raises(KeyboardInterrupt):
             suite.execute(path, VALUES, project / "reports", kernel)
@@ -388,6 +401,12 @@ def test_a_chapter_that_is_interrupted_ends_without_a_word(project, caplog):
         kernel.close()
     gc.collect()
     assert not [record.getMessage() for record in caplog.records]
+
+
+def test_a_project_whose_folder_python_cannot_look_into_is_refused(project, monkeypatch):
+    monkeypatch.setattr(kernel_module, "ROOT", project / f"a{os.pathsep}b")
+    with pytest.raises(InputError, match="behind which Python finds nothing: rename it"):
+        Kernel()
 
 
 def test_a_client_that_is_replaced_at_once_has_no_heartbeat():
@@ -415,15 +434,18 @@ def test_a_chapter_replaces_its_last_version_only_when_the_new_one_is_done(proje
     given = {"name": "curves"}
     assert suite.execute(write("01_a", FIGURE, parameters=("name = 'x'",)), given, folder, kernel).error is None
     (folder / "figures" / "00_other.svg").write_text("another chapter's")
+    (folder / "handed in").mkdir()
+    (folder / "handed in" / "01_answers.md").write_text("a reader's own")
     before = {name: (folder / name).read_bytes() for name in files(folder)}
-    assert set(before) == {"01_a.ipynb", "figures/01_curves.svg", "figures/00_other.svg"}
+    others = {"figures/00_other.svg", "handed in/01_answers.md"}
+    assert set(before) == {"01_a.ipynb", "figures/01_curves.svg", *others}
     path = write("01_a", FIGURE, "raise ValueError('no')", parameters=("name = 'x'",))
     assert suite.execute(path, given, folder, kernel).error == "cell 4: ValueError: no"
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert files(folder) == {*before, "failed/01_a.ipynb"}
     path = write("01_a", FIGURE, "# mended", parameters=("name = 'x'",))
     assert suite.execute(path, {"name": "other"}, folder, kernel).error is None
-    assert files(folder) == {"01_a.ipynb", "figures/01_other.svg", "figures/00_other.svg"}
+    assert files(folder) == {"01_a.ipynb", "figures/01_other.svg", *others}
 
 
 def test_a_failing_notebook_is_told_and_kept_aside_and_the_others_are_published(project, capsys):

@@ -24,7 +24,7 @@ import torch
 from kdutils.data import synthetic
 from kdutils.data.views import IDENTITY_VIEW, render
 from kdutils.errors import InputError, Unavailable
-from kdutils.settings import settings
+from kdutils.settings import settings, write_atomic
 
 DATASETS = {"cifar10": 10, "cifar100": 100, "synthetic": 10, "synthetic-other": 10}
 """The names of the data sets that can be fetched or made, and their numbers of classes."""
@@ -209,13 +209,16 @@ def _load(name: str, folder: Path, written: tuple[int, ...]) -> Dataset:
     if digest != _OFFICIAL.get(name):  # what is no official set must come back as it was built or first read
         note = folder / "SHA256"
         noted = note.read_text(errors="replace").split() if note.is_file() else digests
-        for part, found, right in zip(_ARRAYS, digests, noted, strict=False):
+        if len(noted) != len(digests):
+            raise InputError(f"{note} is damaged: {remedy}")
+        for part, found, right in zip(_ARRAYS, digests, noted, strict=True):
             if found != right:
                 raise InputError(f"{folder / part}.npy is damaged: its SHA-256 is not {right[:12]}...; {remedy}")
         if name in _OFFICIAL and (len(arrays[0]), len(arrays[2])) == _WHOLE:
             raise InputError(f"{folder} is damaged: its images are not those of {TITLES[name]}; {remedy}")
-        with suppress(OSError):  # a folder that can only be read is good enough to read from
-            note.write_text("\n".join(digests))
+        if not note.is_file():
+            with suppress(InputError):  # a folder that can only be read is good enough to read from
+                write_atomic(note, "\n".join(digests).encode())
     count = DATASETS.get(name) or 1 + max(int(array.max()) for array in arrays[1::2])
     classes = (folder / "classes.txt").read_text(encoding="utf-8", errors="replace").split("\n")[:count]
     if len(classes) < count or not all(classes):

@@ -125,6 +125,8 @@ def _pixels(path: Path) -> np.ndarray:
     """An image file's central square, uint8 [32, 32, 3]."""
     from PIL import Image, ImageOps
 
+    if not path.is_file():  # reading a named pipe would wait for ever
+        raise OSError("no file")
     with warnings.catch_warnings(action="ignore"):  # what is odd about EXIF says nothing of the pixels
         with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as file:
             turn = file.getexif().get(0x0112)

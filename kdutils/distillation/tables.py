@@ -39,6 +39,8 @@ class ViewTable:
 
     def __init__(self, folder: Path, images: int, columns: int):
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "filled.npy").exists() and not (folder / "values.npy").exists():  # which would be made of zeros
+            raise InputError(f"{folder} has lost its values.npy: remove the folder, and it is filled again")
         self.folder = folder
         self.values = _open(folder / "values.npy", np.float16, (images, VIEWS, columns))
         self.filled = _open(folder / "filled.npy", np.bool_, (images, VIEWS))
@@ -93,9 +95,11 @@ class ViewTable:
         return len(missing)
 
     def seconds(self, entries: int) -> float:
-        """What so many of the entries took to compute, at the mean of all that were; 0 where none was."""
-        counts = np.loadtxt(self.folder / "seconds.txt", ndmin=2) if self.filled.any() else np.ones((1, 2)) * [1, 0]
-        return float(entries * counts[:, 1].sum() / counts[:, 0].sum())
+        """What so many of the entries took to compute, at the mean of all that were; 0 where none is known."""
+        file = self.folder / "seconds.txt"
+        lines = [line.split() for line in file.read_text().splitlines()] if file.is_file() else []
+        shards = [(int(line[0]), float(line[1])) for line in lines if len(line) == 2]  # a full disk cuts a line short
+        return entries * sum(took for _, took in shards) / max(1, sum(count for count, _ in shards))
 
     def _check_space(self, entries: int) -> None:
         """A full disk under a sparse mapped file kills the process; so ask before.

@@ -204,7 +204,7 @@ def connect(
         yield Pool(progress)
         return
     try:
-        with _client(address) as client, tempfile.NamedTemporaryFile(prefix=".cluster-", dir=store.folder) as token:
+        with _client(address) as client, _token(store) as token:
             question = sorted(data), sorted(networks), sorted(files), Path(token.name)
             cluster = Cluster(client, address, progress, question)
             while not cluster.free():
@@ -213,6 +213,16 @@ def connect(
     except BaseException:  # what runs in workers of this process would go on
         _own.close()
         raise
+
+
+def _token(store: Store) -> Any:
+    """A file in the store, by which workers know it; raises `InputError` where it cannot be written."""
+    try:
+        return tempfile.NamedTemporaryFile(prefix=".cluster-", dir=store.folder)
+    except OSError as error:
+        raise InputError(
+            f"the run store {store.folder} cannot be written ({error.strerror}): free space there or set KD_RUNS_DIR"
+        ) from None
 
 
 def _client(address: str) -> Any:

@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import nn
 
 from kdutils.data.datasets import is_cached, load_dataset
@@ -206,7 +206,7 @@ class Store:
                 pd.DataFrame(outcome.history).to_csv(draft / "history.csv", index=False)
                 np.savez_compressed(draft / "predictions.npz", logits=outcome.logits, labels=outcome.labels)
                 tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-                save_file(tensors, draft / "model.safetensors")
+                (draft / "model.safetensors").write_bytes(save(tensors))  # `save_file` would keep it from other users
                 files = {"files": {name: _sha256(draft / name) for name in _FILES}}
                 summary = _summary(spec, model, outcome, runtime) | facts | files
                 summary["digest"] = _digest(summary)
@@ -217,10 +217,9 @@ class Store:
                 except OSError:
                     if not path.is_dir():
                         raise  # else another process was quicker: its record is as good
-        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
             raise InputError(
-                f"the record {path} cannot be written ({reason}): free space there or set KD_RUNS_DIR"
+                f"the record {path} cannot be written ({error.strerror}): free space there or set KD_RUNS_DIR"
             ) from None
         return read_record(path)
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from contextlib import suppress
+from multiprocessing import util
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _OPTIONS = {
@@ -53,5 +54,6 @@ def serve(workers: int, threads: int, dashboard: bool) -> None:
     with suppress(BrokenPipeError), answer:  # whoever started this may have been killed meanwhile
         answer.write(f"{cluster.scheduler_address}\n")
     sys.stdin.read()
-    shutil.rmtree(folder, ignore_errors=True)
+    for made in (folder, util.get_temp_dir()):  # the second has the socket by which workers were forked
+        shutil.rmtree(made, ignore_errors=True)
     os._exit(0)  # at once, and the workers with it, whatever they do

@@ -1,5 +1,6 @@
 """Checkpoints: a killed run goes on where it was, from the same inputs alone."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ class Checkpoint:
             values = {name: value for name, value in state.items() if torch.is_tensor(value)}
             tensors |= {f"optimiser.{index}.{name}": value.contiguous() for name, value in values.items()}
         header = {"progress": json.dumps(asdict(progress)), "facts": json.dumps(self.facts, sort_keys=True)}
-        write_atomic(self.path, save(tensors, header))
+        write_atomic(self.path, save(tensors, header | {"digest": _digest(header["progress"], tensors)}))
 
     def resume(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
         """Load what `save` wrote; the start where there is none, or it is damaged, or of another network or inputs."""
@@ -47,6 +48,8 @@ class Checkpoint:
                 if header["facts"] != json.dumps(self.facts, sort_keys=True):
                     return Progress()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
+                if header["digest"] != _digest(header["progress"], tensors):
+                    return Progress()
                 progress = Progress(**json.loads(header["progress"]))
             shapes = {f"model.{name}": tensor.shape for name, tensor in model.state_dict().items()}
             if shapes != {name: tensor.shape for name, tensor in tensors.items() if name.startswith("model.")}:
@@ -63,3 +66,11 @@ class Checkpoint:
             state.setdefault(int(index), {})[entry] = tensor
         optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
         return progress
+
+
+def _digest(progress: str, tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of what a run would go on from."""
+    found = hashlib.sha256(progress.encode())
+    for name in sorted(tensors):
+        found.update(name.encode() + tensors[name].cpu().numpy().tobytes())
+    return found.hexdigest()

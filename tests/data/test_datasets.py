@@ -63,6 +63,18 @@ def test_the_digest_names_the_content(cifar):
     assert load_dataset("cifar10").digest != first
 
 
+def test_a_note_of_digests_that_was_cut_short_vouches_for_nothing(cifar):
+    load_dataset("cifar10")
+    labels = np.load(cifar / "test_labels.npy")
+    labels[0] = (labels[0] + 1) % 10
+    np.save(cifar / "test_labels.npy", labels)
+    for kept in ("", (cifar / "SHA256").read_text()[:70]):
+        (cifar / "SHA256").write_text(kept)
+        with pytest.raises(InputError, match="SHA256 is damaged: rebuild it"):
+            load_dataset("cifar10")
+        assert (cifar / "SHA256").read_text() == kept
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_one_changed_byte_is_found_and_the_remedy_named(cifar, part):
     load_dataset("cifar10")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from pathlib import Path
@@ -203,6 +204,13 @@ def test_images_that_cannot_be_read_are_counted(content, tmp_path):
     for name in ("a/1.png", "b/2.png"):
         (folder / name).write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     assert re.match(r"images that cannot be read: 2, such as \S+1\.png", refusal(folder))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_pipe_among_the_images_is_not_waited_for(tmp_path):
+    folder = write(tmp_path / "files", {"a": 3, "b": 3})
+    os.mkfifo(folder / "a" / "pipe.png")
+    assert re.match(r"images that cannot be read: 1, such as \S+pipe\.png \(no file\)", refusal(folder))
 
 
 def test_folders_of_another_layout(tmp_path):

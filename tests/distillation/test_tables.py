@@ -286,6 +286,20 @@ def test_a_table_that_was_cut_short_is_refused(dataset, tmp_path):
             ViewTable(tmp_path, 60, 10)
 
 
+def test_a_table_that_lost_its_values_is_refused(dataset, tmp_path):
+    ViewTable(tmp_path, 60, 10).fill(build_model("small_cnn", 10), dataset, some_codes(20), "half", FLOAT32)
+    (tmp_path / "values.npy").unlink()
+    for _ in range(2):
+        with pytest.raises(InputError, match="has lost its values.npy: remove the folder"):
+            ViewTable(tmp_path, 60, 10)
+
+
+def test_a_line_of_seconds_that_was_cut_short_is_left_out(tmp_path):
+    table = ViewTable(tmp_path, 60, 10)
+    (tmp_path / "seconds.txt").write_text("500 1.0\n300 3.0\n40")
+    assert table.seconds(80) == pytest.approx(80 * 4.0 / 800)
+
+
 def test_no_entry_is_marked_whose_seconds_could_not_be_written(dataset, tmp_path):
     table = ViewTable(tmp_path, 60, 10)
     (tmp_path / "seconds.txt").mkdir()

@@ -81,6 +81,7 @@ def test_what_is_saved_reads_back():
         "val", "loss"
     ) == 1.1
     assert record.digest == hashlib.sha256((record.path / "model.safetensors").read_bytes()).hexdigest()
+    assert len({path.stat().st_mode for path in record.path.iterdir()}) == 1, "who can read one can read all"
     model = record.load_model()
     assert not model.training and all(
         torch.equal(tensor, network().state_dict()[name]) for name, tensor in model.state_dict().items()
@@ -181,7 +182,7 @@ def test_the_first_of_two_equal_runs_stays():
     assert second.digest == first.digest and [folder.name for folder in runs_dir().iterdir()] == [SPEC.key]
 
 
-@pytest.mark.parametrize("function", ["np.savez_compressed", "save_file", "os.replace"])
+@pytest.mark.parametrize("function", ["np.savez_compressed", "Path.write_bytes", "os.replace"])
 def test_a_full_disk_names_the_folder_and_leaves_the_store_as_it_was(monkeypatch, function):
     other = SPEC.with_(seed=5)
     saved(other)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import os
@@ -600,7 +601,17 @@ def test_workers_whose_command_is_gone_before_they_answer_leave_nothing():
         done = subprocess.run(command, env=environment, text=True, timeout=300, **streams)
         os.close(writing)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-        assert not list(Path(folder).glob("kdutils-*"))
+        assert not [path for path in Path(folder).iterdir() if path.name.startswith(("kdutils-", "pymp-"))]
+
+
+def test_a_store_that_cannot_be_written_is_one_sentence(two_workers, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refused)
+    with pytest.raises(InputError, match="the run store .* cannot be written .Read-only file system.: free space"):
+        with connect(Store(), ["synthetic"]):
+            pass
 
 
 def test_nothing_of_dask_interrupts_a_run_more_than_twice_a_second(two_workers):

@@ -25,7 +25,7 @@ from kdutils.machine import Runtime, keep_freed_memory, peak_memory_mb
 from kdutils.networks.binary import SIGMA_FLOOR, UNDECAYED
 from kdutils.networks.registry import build_model
 from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
-from kdutils.training import loop
+from kdutils.training import checkpoints, loop
 from kdutils.training.checkpoints import Checkpoint
 from kdutils.training.inputs import Inputs, looked_up
 from kdutils.training.loop import train as train_on
@@ -238,7 +238,14 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, dataset, spec):
 def of_another_network(path):
     with safe_open(path, "pt") as file:
         tensors, header = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
-    save_file({name.replace("conv1", "stem"): tensor for name, tensor in tensors.items()}, path, header)
+    renamed = {name.replace("conv1", "stem"): tensor for name, tensor in tensors.items()}
+    save_file(renamed, path, header | {"digest": checkpoints._digest(header["progress"], renamed)})
+
+
+def with_a_changed_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
 
 
 def without_facts(path):
@@ -253,6 +260,7 @@ def without_facts(path):
         lambda path: path.write_bytes(path.read_bytes()[:-1000]),
         without_facts,
         of_another_network,
+        with_a_changed_bit,
     ],
 )
 def test_a_damaged_checkpoint_costs_its_epochs_and_nothing_else(tmp_path, dataset, damage):
