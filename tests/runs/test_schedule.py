@@ -608,6 +608,7 @@ def test_a_store_that_cannot_be_written_is_one_sentence(two_workers, monkeypatch
     def refused(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
+    monkeypatch.setenv("KD_SCHEDULER", two_workers)
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", refused)
     with pytest.raises(InputError, match="the run store .* cannot be written .Read-only file system.: free space"):
         with connect(Store(), ["synthetic"]):
