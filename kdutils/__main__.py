@@ -54,7 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         scheduler = options.pop("scheduler", None)
         pin_settings(**({} if scheduler is None else {"scheduler": scheduler}))
-        return options.pop("command")(**options)
+        code = options.pop("command")(**options)
+        sys.stdout.flush()  # while it can be said that this fails
+        return code
     except InputError as error:
         print(f"kdutils: {error}", file=sys.stderr)
         return 2

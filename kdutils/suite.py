@@ -191,7 +191,7 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
     if _is_current(folder / notebook.name, fingerprint):
         (folder / "failed" / notebook.name).unlink(missing_ok=True)
         return Result(notebook, 0.0, "unchanged")
-    write_atomic(folder / ".writable", b"").unlink()  # what cannot be kept is not computed
+    write_atomic(folder / ".writable", b"").unlink(missing_ok=True)  # what cannot be kept is not computed
     with tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as scratch:
         draft, made, used = (Path(scratch).absolute() / name for name in (notebook.name, "report", "runs"))
         places = {"KD_REPORT_DIR": str(made), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)}

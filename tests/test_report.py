@@ -411,8 +411,8 @@ def killed(tmp_path_factory, data_folder):
     copy.runs, copy.reports = copy.root / "my runs", copy.root / "reports" / "quick"
     tagged = new_code_cell('dataset = "auto"', metadata={"tags": ["parameters"]})
     chapter = new_notebook(cells=[new_markdown_cell("# A chapter"), tagged, new_code_cell(RUNS)])
-    nbformat.write(chapter, copy.root / "notebooks" / "10_runs.ipynb")
-    command = ("run", "./notebooks/10_runs.ipynb", "--dataset", "synthetic")
+    nbformat.write(chapter, copy.root / "notebooks" / "12_runs.ipynb")
+    command = ("run", "./notebooks/12_runs.ipynb", "--dataset", "synthetic")
     alone = {"KD_WORKERS": "1", "OMP_NUM_THREADS": "1"}  # workers compute as this, and take seconds to start
     copy.again = functools.partial(copy.run, *command, KD_RUNS_DIR="my runs", **alone)
     process = copy.start(*command, KD_RUNS_DIR="my runs", KD_CHECKPOINT_SECONDS="0")
@@ -449,5 +449,5 @@ def test_given_again_it_goes_on_to_the_same_numbers(killed):
 
 def test_relative_folders_hold_from_where_the_command_is_given(killed):
     assert list(killed.root.parent.rglob("my runs")) == [killed.runs]
-    assert (killed.reports / "10_runs.pdf").is_file()
+    assert (killed.reports / "12_runs.pdf").is_file()
     assert " done\n" in killed.outcome.stdout and " unchanged\n" in killed.again().stdout

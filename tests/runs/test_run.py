@@ -289,7 +289,7 @@ def killed_at(fraction_of_death: float, environment: dict[str, str]) -> None:
     if fraction_of_death > 1:
         from kdutils.runs import records
 
-        records.save_file = die
+        records.save = die
     run(cnn(epochs=4), report=lambda fraction: die() if fraction == fraction_of_death else None)
 
 
