@@ -139,9 +139,11 @@ class Kernel:
         self._manager = None
 
     async def _end(self) -> None:
-        """End the process, and first what waits for it since an interrupt, which would complain of its end."""
+        """End the process, and what waits for it since an interrupt, which would complain of its end."""
         waiting = asyncio.all_tasks() - {asyncio.current_task()}
         for task in waiting:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
         await self._manager.shutdown_kernel(now=True)
+        ended, _ = await asyncio.wait(waiting, timeout=10) if waiting else ((), ())
+        for task in ended:
+            _ = task.cancelled() or task.exception()  # asked for, it is not told
