@@ -496,7 +496,8 @@ def test_output_that_nobody_reads_is_no_traceback():
     command = [sys.executable, "-m", "kdutils", "data"]
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, cwd=ROOT, env=buffered, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
 
