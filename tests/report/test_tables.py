@@ -258,8 +258,10 @@ def test_confidence_is_set_beside_accuracy(tmp_path):
     )
     unsure = record_of(tmp_path, spec_of(seed=1), logits=0.01 * np.eye(10)[labels], labels=labels)
     lost = record_of(tmp_path, spec_of(seed=2), diverged=True)
-    said = tables.confidence_sentence({"sure": [sure], "unsure": [unsure], "lost": [lost]})
-    assert said.endswith(": sure +50.0, unsure -89.9, lost diverged.")
+    logits = np.where(labels < 8, 50, 0.01)[:, None] * np.eye(10)[labels]
+    mixed = record_of(tmp_path, spec_of(seed=3), logits=logits, labels=np.where(labels < 8, labels, 0))  # two wrong
+    said = tables.confidence_sentence({"sure": [sure], "unsure": [unsure], "mixed": [mixed], "lost": [lost]})
+    assert said.endswith(": sure +50.0, unsure -89.9, mixed +2.0, lost diverged.")
 
 
 def test_the_most_frequent_error_is_named(tmp_path):
