@@ -93,7 +93,7 @@ class Cluster(Pool):
     def _hear(self, event: tuple) -> None:
         worker, fraction = event[1]
         if self.progress and worker in self.running:
-            self.progress.fractions[self.running[worker][0]] = fraction
+            self.progress.advance(self.running[worker][0], fraction)
 
     def _look(self) -> None:
         """See which workers there are, and ask new ones what they have."""
@@ -169,7 +169,6 @@ def _attend(function: Callable, arguments: tuple, topic: str) -> Any:
             told = time.monotonic()
             worker.log_event(topic, [worker.address, fraction])
 
-    report(0.0)
     return function(*arguments, report)
 
 

@@ -44,7 +44,7 @@ def run(spec: RunSpec, store: Store | None = None, report: Report = lambda fract
         raise InputError(f"{store.folder} cannot be written ({error.strerror}): set KD_RUNS_DIR elsewhere") from None
     rests_on = inputs.facts | {"arithmetic": inputs.runtime.name}
     checkpoint = Checkpoint(partial / "checkpoint.safetensors", rests_on, settings().checkpoint_seconds)
-    outcome = train(model, spec, inputs, lambda epoch: report(epoch / spec.epochs), checkpoint)
+    outcome = train(model, spec, inputs, lambda epoch: report(epoch / max(1, spec.epochs)), checkpoint)
     record = store.save(spec, model, outcome, inputs.runtime, inputs.facts)
     shutil.rmtree(partial, ignore_errors=True)
     return record

@@ -131,6 +131,12 @@ class Progress:
         """Add what turned out to be more (or less) work than expected."""
         self._bar.total = max(self._bar.total + difference, 1.0)
 
+    def advance(self, job: Job, fraction: float) -> None:
+        """Note how far a job is; its first report tells where it begins, which took no time here."""
+        if job not in self.fractions:
+            self._bar.initial += job.work * fraction
+        self.fractions[job] = fraction
+
     def end(self, job: Job) -> None:
         """Count the job as done."""
         self.fractions.pop(job, None)
@@ -168,7 +174,7 @@ class Pool:
         """Have `job` done in a free slot."""
 
         def report(fraction: float) -> None:
-            self.progress.fractions[job] = fraction
+            self.progress.advance(job, fraction)
             self.progress.show()
 
         try:

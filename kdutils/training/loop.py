@@ -55,8 +55,8 @@ def train(
 
     (With `spec.test_curve` after every epoch too.) With `inputs.features` only the head, `model.fc`, is computed, and
     the seconds that the features took count among the run's.
-    report(epochs) is called with the epochs that are done, after every 1,024 images and after every epoch; `checkpoint`
-    is continued from if it is there.
+    report(epochs) is called with the epochs that are done: at the start, after every 1,024 images and every epoch;
+    `checkpoint` is continued from if it is there.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)  # GPUs have none for some operations: these warn
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
@@ -71,6 +71,7 @@ def train(
     optimiser = make_optimiser(spec.optimiser, trained)
     progress = checkpoint.resume(model, optimiser) if checkpoint else Progress()
     progress.seconds = progress.seconds or inputs.features_seconds
+    report(progress.epoch)
     step = Step(trained, optimiser, spec, runtime)
     feed, test = _Feed(spec, inputs), _Feed(spec, inputs, is_test=True)
     tested = None

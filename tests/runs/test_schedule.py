@@ -330,6 +330,21 @@ def test_a_log_gets_lines_without_control_characters_and_a_terminal_a_bar(monkey
             assert seconds == 60 or "% " not in told.getvalue().splitlines()[0] and "/10 runs" in told.getvalue()
 
 
+def test_the_time_left_does_not_count_what_was_done_before_as_done_now(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    progress, resumed = Progress(100.0, 1), Job("", print, (), 100.0, "")
+    bar = progress._bar
+    progress.advance(resumed, 0.6)  # from its checkpoint
+    bar.start_t = time.time() - 10.0  # ten seconds for a tenth: thirty for the three that are left
+    progress.advance(resumed, 0.7)
+    progress.show()
+    facts = bar.format_dict
+    assert facts["n"] == 70.0
+    assert (facts["total"] - facts["n"]) * facts["elapsed"] / (facts["n"] - facts["initial"]) == pytest.approx(30, 0.1)
+    assert re.search(r"70%.* 00:(29|30|31) left", bar.format_meter(**facts))
+    progress.close()
+
+
 def test_a_job_whose_worker_died_is_not_shown_as_running_until_it_begins_again():
     progress, shown = Progress(1.0, 0), []
 

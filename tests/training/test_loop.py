@@ -230,7 +230,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, dataset, spec):
     with pytest.raises(KeyboardInterrupt):
         train(network(spec), spec, dataset, FLOAT32, report=interrupt, checkpoint=checkpoint)
     resumed = train(model, spec, dataset, FLOAT32, report=epochs.append, checkpoint=checkpoint)
-    assert epochs == [2, 3]
+    assert epochs == [1, 2, 3]
     assert same(resumed, expected)
     assert_same_weights(model, undisturbed)
 
@@ -269,7 +269,7 @@ def test_a_damaged_checkpoint_costs_its_epochs_and_nothing_else(tmp_path, datase
     damage(checkpoint)
     epochs, expected = [], train(network(spec), spec, dataset, FLOAT32)
     assert same(train(network(spec), spec, dataset, FLOAT32, report=epochs.append, checkpoint=checkpoint), expected)
-    assert epochs == [1, 2, 3]
+    assert epochs == [0, 1, 2, 3]
 
 
 def test_checkpoints_are_no_more_frequent_than_asked(tmp_path, dataset):
@@ -289,14 +289,14 @@ def test_what_was_begun_from_other_inputs_is_not_continued(tmp_path, dataset):
     for other in ({"data": {"digest": "b"}}, {"weights": "w (SHA-256 2)"}, {"teachers": {"resnet18-0": "u"}}, {}):
         epochs = []
         train_on(network(spec), spec, inputs, epochs.append, Checkpoint(path, begun | other, seconds=1000))
-        assert epochs == ([3] if not other else [1, 2, 3])
+        assert epochs == ([2, 3] if not other else [0, 1, 2, 3])
 
 
 def test_progress_is_told_within_an_epoch_too(dataset, monkeypatch):
     monkeypatch.setattr(loop, "_CHUNK", 32)
     told = []
     train(network(spec_of()), spec_of(epochs=2), dataset, FLOAT32, report=told.append)
-    assert told == pytest.approx([32 / 50, 1, 1 + 32 / 50, 2])
+    assert told == pytest.approx([0, 32 / 50, 1, 1 + 32 / 50, 2])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")
@@ -316,7 +316,7 @@ def test_the_test_set_is_read_once_after_the_last_epoch(dataset):
 
     model.register_forward_pre_hook(note)
     outcome = train(model, spec_of(), dataset, FLOAT32, report=lambda epoch: events.append(epoch))
-    assert events == [1, 2, 3] + ["test image"] * 30
+    assert events == [0, 1, 2, 3] + ["test image"] * 30
     assert outcome.logits.shape == (30, 10) and outcome.labels.tolist() == [n % 10 for n in range(30)]
 
 
@@ -501,7 +501,7 @@ def test_the_bayesian_losses_move_what_they_describe(dataset):
             (model.feature_prior.raw_sigma.detach().clone(), model.feature_prior.centres.clone())
         ),
     )
-    assert (seen[0][0] != 0.5413).all() and seen[0][1].abs().sum(1).gt(0).all()
+    assert (seen[-1][0] != 0.5413).all() and seen[-1][1].abs().sum(1).gt(0).all()
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, start.state_dict()[name])}
     assert moved == set(start.state_dict())  # and what is left is the network alone, without its prior
     without = copy.deepcopy(start)
@@ -529,7 +529,7 @@ def test_what_describes_a_prior_does_not_decay(dataset, name):
         elif start[key].any():
             kept = (parameter.norm() / start[key].norm()).item()
             assert kept < 0.9**steps + 0.01 if name == "sgd" else kept < 1, key
-    assert len(free) == 36 and (seen[0] - 0.5413).abs().max() < 1e-4
+    assert len(free) == 36 and (seen[-1] - 0.5413).abs().max() < 1e-4
 
 
 def test_looking_at_the_test_set_changes_nothing_else(dataset):
