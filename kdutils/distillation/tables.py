@@ -8,6 +8,7 @@ logits of every head that was trained on them.
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,9 @@ FILL_BATCH = 128  # always full: kernels are chosen by batch size, and an entry 
 class ViewTable:
     """float16 values [images, 162, columns] in `folder`, memory-mapped and shared by all processes.
 
-    Both arrays are sparse: only filled entries take room on disk. Values are on the disk before their mark is made, so
-    a process killed in between, or a lost machine, leaves entries to be computed again, never wrong ones.
+    Each entry has a checksum (CRC-32), 0 where it is not filled. Both arrays are sparse: only filled entries take room
+    on disk. Values are on the disk before their checksums are, so a process killed in between, or a lost machine,
+    leaves entries to be computed again, never wrong ones.
 
     Processes fill entries side by side, of one page of the file too. Several machines may do so only on a file system
     that keeps maps coherent between them (Lustre, GPFS, CephFS); NFS writes whole pages back, and would lose entries.
@@ -39,16 +41,16 @@ class ViewTable:
 
     def __init__(self, folder: Path, images: int, columns: int):
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "filled.npy").exists() and not (folder / "values.npy").exists():  # which would be made of zeros
+        if (folder / "checksums.npy").exists() and not (folder / "values.npy").exists():  # which would be made of zeros
             raise InputError(f"{folder} has lost its values.npy: remove the folder, and it is filled again")
         self.folder = folder
         self.values = _open(folder / "values.npy", np.float16, (images, VIEWS, columns))
-        self.filled = _open(folder / "filled.npy", np.bool_, (images, VIEWS))
+        self.checksums = _open(folder / "checksums.npy", np.uint32, (images, VIEWS))
 
     def missing(self, codes: np.ndarray) -> np.ndarray:
         """Those of the entry codes (image * 162 + view), int64, that are not filled; sorted, each once."""
         codes = np.unique(codes)
-        return codes[~self.filled.reshape(-1)[codes]]
+        return codes[self.checksums.reshape(-1)[codes] == 0]
 
     @torch.inference_mode()
     def fill(
@@ -62,13 +64,14 @@ class ViewTable:
     ) -> int:
         """Compute the missing ones of `codes` with `model` in evaluation mode; how many there were.
 
-        `report(fraction)` is called after every batch while it advances from 0 to 1. Raises `InputError` where the disk
+        `report(fraction)` is called at the start and after every batch, from 0 to 1. Raises `InputError` where the disk
         is too full, or a value too large.
         """
         missing = self.missing(codes)
         if not len(missing):
             return 0
         self._check_space(len(missing))
+        report(0.0)
         model = model.to(runtime.device, memory_format=torch.channels_last).eval()
         images = dataset.train_images.to(runtime.device)
         for first in range(0, len(missing), SHARD):
@@ -87,11 +90,12 @@ class ViewTable:
                     )
                 self.values[np.divmod(batch, VIEWS)] = entries
                 report(min(1.0, (first + start + FILL_BATCH) / len(missing)))
-            self.values.flush()  # values are on the disk before their marks are made
+            self.values.flush()  # values are on the disk before their checksums
             with (self.folder / "seconds.txt").open("a") as file:
                 file.write(f"{len(shard)} {time.monotonic() - began:.3f}\n")
-            self.filled[np.divmod(shard, VIEWS)] = True
-            self.filled.flush()
+            where = np.divmod(shard, VIEWS)
+            self.checksums[where] = _checksums(self.values[where])
+            self.checksums.flush()
         return len(missing)
 
     def seconds(self, entries: int) -> float:
@@ -104,21 +108,27 @@ class ViewTable:
     def _check_space(self, entries: int) -> None:
         """A full disk under a sparse mapped file kills the process; so ask before.
 
-        An entry may claim its own size and a 4 kB block more, for it begins anywhere in one, and its mark a block.
+        An entry may claim its own size and a 4 kB block more, for it begins anywhere in one, and its checksum a block.
         """
         needed = min(entries * (4096 + 2 * self.values.shape[2]), self.values.nbytes)
-        needed += min(entries * 4096, self.filled.nbytes)
+        needed += min(entries * 4096, self.checksums.nbytes)
         if shutil.disk_usage(self.folder).free < needed:
             raise InputError(
                 f"{self.folder} may need {needed / 1e6:,.0f} MB more than is free: free space there or set KD_RUNS_DIR"
             )
 
     def lookup(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
-        """Values of the given entries, float32 [B, columns]; raises `LookupError` if one is not filled."""
-        rows, codes = indices.numpy(), views.numpy()
-        if not self.filled[rows, codes].all():
+        """Values of the given entries, float32 [B, columns]; raises `LookupError` if one is not filled.
+
+        Raises `InputError` if one is not what was written.
+        """
+        where = indices.numpy(), views.numpy()
+        values, checksums = self.values[where], self.checksums[where]
+        if not checksums.all():
             raise LookupError(f"{self.folder} is not filled where the run looks: fill it first")
-        return torch.from_numpy(self.values[rows, codes]).float()
+        if not np.array_equal(checksums, _checksums(values)):
+            raise InputError(f"{self.folder} has changed on the disk: remove the folder, and it is filled again")
+        return torch.from_numpy(values).float()
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,11 @@ class HeadTable:
     def lookup(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """Logits of the given entries, float32 [B, classes]; raises `LookupError` if one is not filled."""
         return F.linear(self.features.lookup(indices, views), self.weight, self.bias)
+
+
+def _checksums(values: np.ndarray) -> np.ndarray:
+    """CRC-32 of each row, uint32; 1 in the place of 0, which is that of no entry."""
+    return np.maximum(np.fromiter(map(zlib.crc32, values), np.uint32, len(values)), 1)
 
 
 def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import copy
 import os
 import shutil
@@ -95,16 +96,16 @@ def test_only_what_is_asked_for_is_filled_and_nothing_twice(tmp_path, dataset, t
     table, model = ViewTable(tmp_path, 60, 10), Counting(teacher)
     first, more = some_codes(300), some_codes(330)
     assert table.fill(model, dataset, first, "half", FLOAT32) == 300 and model.batches == 3
-    assert sorted(np.flatnonzero(table.filled)) == sorted(first)
+    assert sorted(np.flatnonzero(table.checksums)) == sorted(first)
     assert table.fill(model, dataset, np.concatenate([first, first]), "half", FLOAT32) == 0 and model.batches == 3
     assert table.fill(model, dataset, more, "half", FLOAT32) == 30 and model.batches == 4
-    assert table.missing(more).size == 0 and table.filled.sum() == 330
+    assert table.missing(more).size == 0 and np.count_nonzero(table.checksums) == 330
 
 
 def test_progress_rises_to_one(tmp_path, dataset, teacher):
     fractions = []
     ViewTable(tmp_path, 60, 10).fill(teacher, dataset, some_codes(300), "half", FLOAT32, fractions.append)
-    assert fractions == sorted(fractions) and len(fractions) == 3 and fractions[-1] == 1.0
+    assert fractions == sorted(fractions) and fractions[0] == 0 and len(fractions) == 4 and fractions[-1] == 1.0
 
 
 def test_the_teacher_speaks_in_evaluation_mode(tmp_path, dataset):
@@ -130,7 +131,7 @@ def test_all_handles_share_one_file(tmp_path, dataset, teacher):
     other.fill(model, dataset, codes, "half", FLOAT32)
     assert one.missing(codes).size == 0 and np.array_equal(read(one, codes), read(other, codes))
     assert np.array_equal(read(ViewTable(tmp_path, 60, 10), codes), read(one, codes))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["filled.npy", "seconds.txt", "values.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checksums.npy", "seconds.txt", "values.npy"]
 
 
 def test_opening_a_table_late_does_not_empty_it(tmp_path, dataset, teacher, monkeypatch):
@@ -156,11 +157,11 @@ def test_what_was_filled_before_a_kill_stays_and_the_rest_is_computed(tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         ViewTable(tmp_path, 60, 10).fill(Counting(teacher, lifetime=1), dataset, codes, "half", FLOAT32)
     table, model = ViewTable(tmp_path, 60, 10), Counting(teacher)
-    assert table.filled.sum() == 128
+    assert np.count_nonzero(table.checksums) == 128
     assert table.fill(model, dataset, codes, "half", FLOAT32) == 172 and model.batches == 2
 
 
-def test_values_without_their_mark_are_computed_again(tmp_path, dataset, teacher):
+def test_values_without_their_checksum_are_computed_again(tmp_path, dataset, teacher):
     """As a process leaves them that was killed after writing a batch's values, before its marks."""
     codes, table = some_codes(10), ViewTable(tmp_path, 60, 10)
     table.values[codes // 162, codes % 162] = 123
@@ -168,13 +169,16 @@ def test_values_without_their_mark_are_computed_again(tmp_path, dataset, teacher
     np.testing.assert_allclose(read(table, codes), direct(teacher, dataset, codes), rtol=1e-3, atol=1e-5)
 
 
-def test_values_are_on_the_disk_before_their_marks_are_made(tmp_path, dataset, teacher, monkeypatch):
+def test_values_are_on_the_disk_before_their_checksums(tmp_path, dataset, teacher, monkeypatch):
     monkeypatch.setattr("kdutils.distillation.tables.SHARD", 128)
     table, order = ViewTable(tmp_path, 60, 10), []
 
     class Noting:
         def __init__(self, array, name):
             self.array, self.name = array, name
+
+        def __getitem__(self, where):
+            return self.array[where]
 
         def __setitem__(self, where, value):
             order.append(self.name)
@@ -187,9 +191,9 @@ def test_values_are_on_the_disk_before_their_marks_are_made(tmp_path, dataset, t
         def __getattr__(self, name):
             return getattr(self.array, name)
 
-    table.values, table.filled = Noting(table.values, "values"), Noting(table.filled, "marks")
+    table.values, table.checksums = Noting(table.values, "values"), Noting(table.checksums, "checksums")
     table.fill(teacher, dataset, some_codes(200), "half", FLOAT32)
-    assert order == ["values", "values on disk", "marks", "marks on disk"] * 2
+    assert order == ["values", "values on disk", "checksums", "checksums on disk"] * 2
 
 
 def test_a_runs_codes_are_what_its_epochs_show(dataset):
@@ -256,7 +260,7 @@ def test_what_a_table_is_about_to_take_on_the_disk_must_be_free(dataset, tmp_pat
     codes, network = np.arange(60) * 162 + 7, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, columns))
 
     def taken() -> int:
-        return sum(512 * (tmp_path / "one" / name).stat().st_blocks for name in ("values.npy", "filled.npy"))
+        return sum(512 * (tmp_path / "one" / name).stat().st_blocks for name in ("values.npy", "checksums.npy"))
 
     table = ViewTable(tmp_path / "one", 60, columns)
     before = taken()
@@ -274,7 +278,7 @@ def test_a_value_too_large_for_a_table_is_refused_and_not_marked(dataset, tmp_pa
     table = ViewTable(tmp_path, 60, 10)
     with pytest.raises(InputError, match="up to 65,504, and the network says 70,000"):
         table.fill(Sure(), dataset, some_codes(20), "half", FLOAT32)
-    assert not table.filled.any()
+    assert not table.checksums.any()
 
 
 def test_a_table_that_was_cut_short_is_refused(dataset, tmp_path):
@@ -294,6 +298,28 @@ def test_a_table_that_lost_its_values_is_refused(dataset, tmp_path):
             ViewTable(tmp_path, 60, 10)
 
 
+@pytest.mark.parametrize("bit", [0, 9, 15])
+def test_an_entry_that_has_changed_on_the_disk_teaches_nobody(dataset, tmp_path, bit):
+    codes, table = some_codes(20), ViewTable(tmp_path, 60, 10)
+    table.fill(build_model("small_cnn", 10), dataset, codes, "half", FLOAT32)
+    images, views = (torch.from_numpy(part) for part in np.divmod(codes, 162))
+    expected = table.lookup(images, views)
+    file = np.load(tmp_path / "values.npy", mmap_mode="r+").view(np.uint16)
+    file[images[7], views[7], 3] ^= 1 << bit
+    file.flush()
+    late = ViewTable(tmp_path, 60, 10)
+    assert torch.equal(late.lookup(images[:7], views[:7]), expected[:7])
+    with pytest.raises(InputError, match="has changed on the disk: remove the folder"):
+        late.lookup(images, views)
+
+
+def test_checksums_are_those_of_the_bytes(dataset, tmp_path):
+    codes, table = some_codes(20), ViewTable(tmp_path, 60, 10)
+    table.fill(build_model("small_cnn", 10), dataset, codes, "half", FLOAT32)
+    found = [binascii.crc32(read(table, codes[n : n + 1]).tobytes()) for n in range(20)]
+    assert table.checksums[np.divmod(codes, 162)].tolist() == found
+
+
 def test_a_line_of_seconds_that_was_cut_short_is_left_out(tmp_path):
     table = ViewTable(tmp_path, 60, 10)
     (tmp_path / "seconds.txt").write_text("500 1.0\n300 3.0\n40")
@@ -305,7 +331,7 @@ def test_no_entry_is_marked_whose_seconds_could_not_be_written(dataset, tmp_path
     (tmp_path / "seconds.txt").mkdir()
     with pytest.raises(OSError):
         table.fill(build_model("small_cnn", 10), dataset, some_codes(20), "half", FLOAT32)
-    assert not table.filled.any() and table.seconds(20) == 0
+    assert not table.checksums.any() and table.seconds(20) == 0
 
 
 def test_a_folder_without_hard_links_and_a_damaged_file_are_one_sentence(tmp_path, monkeypatch):
