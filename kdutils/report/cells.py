@@ -186,7 +186,7 @@ class Chapter:
                 mime, _ = "image/svg+xml", ElementTree.fromstring(content)
                 if self.prints:  # Typst's parser is stricter still
                     text = json.dumps(content.decode(), ensure_ascii=False)
-                    typst.query(f"#image(bytes({text}))".encode(), "heading")
+                    typst.query(f"#image(bytes({text}))".encode(), "heading", ignore_system_fonts=True)
             else:
                 picture = Image.open(io.BytesIO(content))
                 picture.load()
@@ -212,7 +212,7 @@ class Chapter:
             error = f"{output.ename}: {output.evalue}"
             self.error = self.error or CONTROL.sub("", ESCAPES.sub("", error.splitlines()[0]))
             return _printed("\n".join(output.traceback) or error, "error")
-        ours = output.metadata.get("kdutils", {})
+        ours = _texts(output.metadata.get("kdutils"))
         kind, name = ours.get("kind"), ours.get("name", "")
         if kind == "caption":  # Jupyter shows it under the figure; a page sets its own
             return ""
@@ -230,17 +230,18 @@ class Chapter:
 
     def _displayed(self, data: dict, metadata: dict, place: int) -> str:
         """The richest form of a display that paper can hold."""
-        plain, html = CONTROL.sub("", data.get("text/plain", "")), data.get("text/html", "")
-        if "text/markdown" in data:
-            return self.markdown(data["text/markdown"])
-        for kind in sorted((kind for kind in data if kind.startswith("image/")), key="image/svg+xml".__ne__):
-            if len(data[kind]) > HEAVY and kind == "image/svg+xml" and "image/png" in data:
+        texts = _texts(data)
+        plain, html = CONTROL.sub("", texts.get("text/plain", "")), texts.get("text/html", "")
+        if "text/markdown" in texts:
+            return self.markdown(texts["text/markdown"])
+        for kind in sorted((kind for kind in texts if kind.startswith("image/")), key="image/svg+xml".__ne__):
+            if len(texts[kind]) > HEAVY and kind == "image/svg+xml" and "image/png" in texts:
                 continue
-            sizes = metadata.get(kind) or metadata
-            if drawn := self.image(data[kind], plain, sizes.get("width")):
+            sizes = metadata[kind] if isinstance(metadata.get(kind), dict) else metadata
+            if drawn := self.image(texts[kind], plain, sizes.get("width")):
                 return f'<div class="picture">{drawn}</div>'
-        if "text/latex" in data and "<table" not in html:  # what makes tables writes `tabular`, no formula
-            return self.markdown(data["text/latex"])
+        if "text/latex" in texts and "<table" not in html:  # what makes tables writes `tabular`, no formula
+            return self.markdown(texts["text/latex"])
         is_frame = 'class="dataframe"' in html
         if not plain or is_frame or "<script" not in html.lower():
             if is_frame:  # numbers stand right, as in Jupyter
@@ -269,6 +270,11 @@ def _filled(parse: Callable, block: BlockParser, head: re.Match, state: BlockSta
     state.src = state.src[: head.end()] + "\n".join([marks, *rows])
     state.cursor_max = len(state.src)
     return parse(block, head, state)
+
+
+def _texts(given: object) -> dict[str, str]:
+    """What is a text of a mapping; a notebook may hold anything there."""
+    return {name: value for name, value in given.items() if isinstance(value, str)} if isinstance(given, dict) else {}
 
 
 def _plain(html: str) -> str:

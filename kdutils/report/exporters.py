@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import unicodedata
+from functools import cache
 from html import unescape
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from nbconvert.exporters.exporter import FilenameExtension
 from nbconvert.filters import Highlight2HTML
 from nbconvert.utils.exceptions import ConversionException
 from nbformat import from_dict
-from traitlets import List, Unicode
+from traitlets import Bool, List, Unicode
 from traitlets.config import Config
 
 from kdutils.report.cells import Chapter
@@ -40,6 +41,7 @@ class PageExporter(TemplateExporter):
     file_extension = FilenameExtension(".html")
     template_name = Unicode("kd")
     template_file = Unicode("page.html.j2")
+    optimistic_validation = Bool(True)  # once, not after each step
     extra_template_basedirs = List([str(TEMPLATES)])  # not share/jupyter, which an editable installation leaves empty
 
     @property
@@ -59,7 +61,7 @@ class PageExporter(TemplateExporter):
     def read(self, nb, resources=None, **kw):
         """The HTML of a notebook whose formulas are not set yet, and the resources."""
         resources = self._init_resources(resources)
-        language = nb.metadata.get("kernelspec", {}).get("language", "python")
+        language = str(nb.metadata.get("kernelspec", {}).get("language", "python"))
         self.register_filter("highlight", Highlight2HTML(pygments_lexer=language, parent=self))
         about = resources["metadata"]
         prefix, folder = resources.get("prefix") or "", Path(about["path"] or ".")
@@ -123,7 +125,7 @@ def _with_sources(html: str) -> str:
     for formula in set(FORMULA.findall(html)):
         try:
             text = f'#import "report.typ": *\n{pandoc(formula, "typst")}'
-            typst.query(text.encode(), "heading", root=TEMPLATES)
+            typst.query(text.encode(), "heading", root=TEMPLATES, font_paths=_fonts())
         except RuntimeError:
             html = html.replace(formula, formula.replace(' class="math"', ""))
     return html
@@ -138,6 +140,14 @@ def pandoc(html: str, target: str) -> str:
     if made.returncode:
         raise ConversionException(f"pandoc cannot read it: {made.stderr.decode(errors='replace').strip()}")
     return made.stdout.decode()
+
+
+@cache
+def _fonts():
+    """Those of this machine, which Typst would look for again in every text."""
+    import typst
+
+    return typst.Fonts()
 
 
 def typeset(text: str, images: dict[str, bytes], cover: dict, front: str = "") -> tuple[bytes, list[str]]:
@@ -160,7 +170,7 @@ def typeset(text: str, images: dict[str, bytes], cover: dict, front: str = "") -
         warnings = []
         for standards in (["a-2b"], []):  # PDF/A forbids characters without a glyph
             try:
-                return typst.compile(main, root=folder, pdf_standards=standards), warnings
+                return typst.compile(main, root=folder, font_paths=_fonts(), pdf_standards=standards), warnings
             except typst.TypstError as error:
                 failure = str(error)
                 if missing := re.search(r'the text `"(.+?)"` could not be displayed', failure):

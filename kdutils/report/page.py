@@ -134,6 +134,7 @@ def rendered(figure: "Figure") -> dict[str, bytes]:
             figure.set_layout_engine(None)  # "none" would draw the figure once more before it is saved
     box, drawn, small = figure.get_tightbbox().padded(0.1), io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="svg", dpi=_DPI, bbox_inches=box, metadata={"Date": None})
-    picture = typst.compile(_PICTURE, format="png", ppi=_DPI, sys_inputs={"svg": drawn.getvalue().decode()})
+    source = {"svg": drawn.getvalue().decode()}  # in which characters are paths: fonts need not be looked for
+    picture = typst.compile(_PICTURE, format="png", ppi=_DPI, sys_inputs=source, ignore_system_fonts=True)
     Image.open(io.BytesIO(picture)).convert("RGB").save(small, "png")
     return {"svg": drawn.getvalue(), "png": small.getvalue()}

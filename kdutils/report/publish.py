@@ -30,7 +30,10 @@ def export(notebook: Path, folder: Path) -> list[Path]:
 
     A PDF that cannot be set is left out with a warning on standard error. Raises `InputError` if there is no notebook.
     """
-    return _export(_read(notebook), notebook, folder)[0]
+    read = _read(notebook)
+    _page(read, notebook, folder)
+    _paper(read, notebook, folder)
+    return [path for path in (folder / f"{notebook.stem}{suffix}" for suffix in (".html", ".pdf")) if path.exists()]
 
 
 def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path, ...] | list[Path] = ()) -> Path:
@@ -41,34 +44,36 @@ def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path
     standard error.
     """
     read = {path: _read(path) for path in [*notebooks, *failed]}
-    exporter, chapters, texts, images = PageExporter(), [], [], {}
-    opening, files = _opening({path.stem: read[path] for path in notebooks}, folder, cover, exporter.environment)
+    exporter, texts, images = PageExporter(), [], {}
     with ThreadPoolExecutor(cores()) as threads:  # pandoc and Typst, most of it, run outside the interpreter
-        calls = []
+        papers = [
+            threads.submit(_paper, read[path], path, folder, f"chapter-{n}-") for n, path in enumerate(notebooks, 1)
+        ]
+        pages = []
         for previous, path, following in zip([None, *notebooks], notebooks, [*notebooks[1:], None], strict=False):
             neighbours = [(relation, other) for relation, other in (("prev", previous), ("next", following)) if other]
-            pages = [("index", "index.html", "Index")]
-            pages += [(relation, f"{other.stem}.html", other.stem.replace("_", " ")) for relation, other in neighbours]
-            calls.append(threads.submit(_export, read[path], path, folder, pages, f"chapter-{len(calls) + 1}-"))
-    for path, call in zip(notebooks, calls, strict=True):
-        _, page, paper = call.result()
-        chapters.append(_entry(path, folder, page))
-        if paper:
-            images |= paper["chapter"].images
-            number = path.stem.partition("_")[0]  # by which chapters speak of each other
-            texts.append(f"#counter(heading).update({int(number)})" if number.isdecimal() else "")
-            has_title = any(level == 1 for level, _, _ in page.headings)
-            texts.append("" if has_title else f"#heading(level: 1, {json.dumps(page.title)})")
-            texts.append(paper["typst"])
-    whole = folder / "report.pdf"
-    whole.unlink(missing_ok=True)
-    if texts:
-        try:
-            images["answers.svg"] = files.get("figures/answers.svg", b"")
-            front = pandoc(opening.get("table", ""), "typst")
-            write_atomic(whole, typeset("\n\n".join(texts), images, cover | opening, front)[0])
-        except ConversionException as error:
-            print(f"report.pdf is not made: {error}", file=sys.stderr)
+            bar = [("index", "index.html", "Index")]
+            bar += [(relation, f"{other.stem}.html", other.stem.replace("_", " ")) for relation, other in neighbours]
+            pages.append(threads.submit(_page, read[path], path, folder, bar))
+        opening, files = _opening({path.stem: read[path] for path in notebooks}, folder, cover, exporter.environment)
+        for path, paper in ((path, call.result()) for path, call in zip(notebooks, papers, strict=True)):
+            if paper:
+                images |= paper["chapter"].images
+                number = path.stem.partition("_")[0]  # by which chapters speak of each other
+                texts.append(f"#counter(heading).update({int(number)})" if number.isdecimal() else "")
+                has_title = any(level == 1 for level, _, _ in paper["chapter"].headings)
+                texts.append("" if has_title else f"#heading(level: 1, {json.dumps(paper['chapter'].title)})")
+                texts.append(paper["typst"])
+        whole = folder / "report.pdf"
+        whole.unlink(missing_ok=True)
+        if texts:  # set beside the pages
+            try:
+                images["answers.svg"] = files.get("figures/answers.svg", b"")
+                front = pandoc(opening.get("table", ""), "typst")
+                write_atomic(whole, typeset("\n\n".join(texts), images, cover | opening, front)[0])
+            except ConversionException as error:
+                print(f"report.pdf is not made: {error}", file=sys.stderr)
+    chapters = [_entry(path, folder, page.result()) for path, page in zip(notebooks, pages, strict=True)]
     for path in failed:
         made = exporter.from_notebook_node(read[path], _resources(path))[1]["chapter"]
         made.error = made.error or "it failed; failed/ holds it for diagnosis"
@@ -121,7 +126,7 @@ def _read(path: Path) -> nbformat.NotebookNode:
     except (ValueError, nbformat.ValidationError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is not a Jupyter notebook ({reason}): give a file that Jupyter saved") from None
-    except (KeyError, AttributeError, TypeError):
+    except (KeyError, AttributeError, TypeError, AssertionError):
         raise InputError(f"{path} is not a Jupyter notebook") from None
     return notebook
 
@@ -130,19 +135,26 @@ def _resources(path: Path) -> dict:
     return {"metadata": {"name": path.stem, "path": str(path.parent)}}
 
 
-def _export(notebook, path: Path, folder: Path, pages=None, prefix: str = ""):
-    """The written files, the page's `Chapter`, and the resources of the PDF or None."""
-    html, made = PageExporter().from_notebook_node(notebook, _resources(path) | {"pages": pages})
-    files, pdf = [write_atomic(folder / f"{path.stem}.html", html.encode())], folder / f"{path.stem}.pdf"
+def _page(notebook: nbformat.NotebookNode, path: Path, folder: Path, bar: list | None = None) -> Chapter:
+    """Write the page, with a navigation `bar`; what was read."""
+    html, made = PageExporter().from_notebook_node(notebook, _resources(path) | {"pages": bar})
+    write_atomic(folder / f"{path.stem}.html", html.encode())
+    return made["chapter"]
+
+
+def _paper(notebook: nbformat.NotebookNode, path: Path, folder: Path, prefix: str = "") -> dict | None:
+    """Write the PDF; its resources, or None where it cannot be set, which is said."""
+    pdf = folder / f"{path.stem}.pdf"
     try:
         content, paper = PrintExporter().from_notebook_node(notebook, _resources(path) | {"prefix": prefix})
     except ConversionException as error:
         pdf.unlink(missing_ok=True)
         print(f"{pdf.name} is not made: {error}", file=sys.stderr)
-        return files, made["chapter"], None
+        return None
     for warning in paper["warnings"]:
         print(f"{pdf.name}: {warning}", file=sys.stderr)
-    return [*files, write_atomic(pdf, content)], made["chapter"], paper
+    write_atomic(pdf, content)
+    return paper
 
 
 def _entry(path: Path, folder: Path, made: Chapter) -> dict:

@@ -1,6 +1,7 @@
 """A report is read back with tools that know nothing of how it was made: an HTML parser and a PDF reader."""
 
 import base64
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -311,9 +312,10 @@ def test_no_report_is_left_where_no_chapter_is(tmp_path):
 
 
 NO_SOURCE = '{"cells": [{"cell_type": "code"}], "nbformat": 4, "nbformat_minor": 4, "metadata": {}}'
+TEXT_VERSION = '{"cells": [], "nbformat": 4, "nbformat_minor": "5", "metadata": {}}'
 
 
-@pytest.mark.parametrize("content", ["no json", "[]", "{}", NO_SOURCE])
+@pytest.mark.parametrize("content", ["no json", "[]", "{}", NO_SOURCE, TEXT_VERSION])
 def test_what_is_no_notebook_is_refused(tmp_path, content, capsys):
     path = tmp_path / "letter.ipynb"
     path.write_text(content)
@@ -330,6 +332,35 @@ def test_what_makes_it_no_notebook_is_said(tmp_path, content, reason):
     (tmp_path / "letter.ipynb").write_text(content)
     with pytest.raises(InputError, match=f"is not a Jupyter notebook .*{reason}.*: give a file that Jupyter saved$"):
         export(tmp_path / "letter.ipynb", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "metadata"),
+    [
+        ({"text/plain": 1}, {}),
+        ({"text/plain": ["a", 1]}, {}),
+        ({"text/html": {"a": 1}}, {}),
+        ({"image/png": 3}, {}),
+        ({"image/png": PIXEL}, {"image/png": [1]}),
+        ({"text/plain": "the first"}, {"kdutils": [1]}),
+        ({"text/plain": "the first"}, {"kdutils": None}),
+        ({"text/plain": "the first"}, {"kdutils": {"kind": ["figure"]}}),
+        ({"text/plain": "the first"}, {"kdutils": {"kind": "figure", "name": 4, "caption": 5}}),
+    ],
+)
+def test_what_is_no_text_where_one_is_due_costs_nothing_but_itself(tmp_path, data, metadata):
+    first, following = (
+        {"output_type": "display_data", "metadata": {}} | given
+        for given in ({"data": data, "metadata": metadata}, {"data": {"text/plain": "the next output"}})
+    )
+    path = save(tmp_path, "note", new_code_cell("show()"))
+    notebook = json.loads(path.read_text())
+    notebook["cells"][0]["outputs"] = [first, following]
+    path.write_text(json.dumps(notebook))
+    page, paper = export(path, tmp_path)
+    for text in (read_page(page).text, read_pdf(paper)):
+        assert "the next output" in text and ("the first" in text) == ("the first" in data.values())
+    assert ("data:image/png" in page.read_text()) == ("image/png" in metadata)
 
 
 def test_a_missing_notebook_is_named(tmp_path):
