@@ -42,7 +42,7 @@ class Answer:
         ours, (low, high), sign = self.ours, self.ours.bounds, "+" * isinstance(self.ours, Gain)
         mean = f"{ours.mean:{sign}.2f}" if ours.n else "diverged"
         spread, interval = (f" ± {ours.sd:.2f}", f"[{low:{sign}.2f}, {high:{sign}.2f}]") if ours.n > 1 else ("", "–")
-        published = "–" if self.published is None else f"{self.published:g}"
+        published = "–" if self.published is None else f"{self.published:.2f}"
         difference = "–" if self.difference is None else f"{self.difference:+.2f}"
         n = str(with_diverged(ours.n, ours.diverged))
         return self.what, self.images, mean + spread, interval, n, published, difference

@@ -286,7 +286,8 @@ def _unlinked(html: str) -> str:
 
 
 def _curled(text: str, opens: bool) -> str:
-    """Text between tags with typographic quotes; `opens` where a quote at its start does."""
+    """Text between tags with typographic quotes and minus signs; `opens` where a quote at its start does."""
+    text = re.sub(r"(?<![\w.)\]−-])-(?=\d)", "−", text)
     before = r"(^|(?<=[\s(\[–—“]))" if opens else r"((?<=[\s(\[–—“]))"
     return re.sub(before + "'", "‘", re.sub(before + '"', "“", text).replace('"', "”")).replace("'", "’")
 

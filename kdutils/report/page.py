@@ -116,7 +116,8 @@ def _literal(value: object) -> object:
 
 
 def _is_number(column: pd.Series) -> bool:
-    return bool(column.astype(str).str.match(r"^[\[+−-]?[\d,.]+").all())
+    texts = column.astype(str)
+    return bool(texts.str.match(r"–$|[\[+−-]*[\d,.]+").all() and texts.ne("–").any())
 
 
 def rendered(figure: "Figure") -> dict[str, bytes]:

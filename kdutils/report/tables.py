@@ -72,7 +72,8 @@ def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") ->
             described[row.arm]["metrics"][row.split][row.metric]["published"] = {study: row.value}
         elif absent == "skip":
             continue
-        rows.append((row.arm, row.split, metric, ours, n, f"{row.value:g}", difference, row.remark))
+        written = max(f"{row.value:.{digits}f}", f"{row.value:g}", key=len)  # no digit less
+        rows.append((row.arm, row.split, metric, ours, n, written, difference, row.remark))
     columns = ["classifier", "split", "metric", "ours", "n", "published", "difference", "remark"]
     return _carrying(pd.DataFrame(rows, columns=columns), arms=described)
 
@@ -110,7 +111,7 @@ def published_gain(study: str, treated: str, control: str) -> str:
     known = {(row.arm, row.metric): row.value for row in published(study).query("split == 'test'").itertuples()}
     ours, theirs, claimed = known[treated, "accuracy"], known[control, "accuracy"], known.get((treated, "claimed gain"))
     claim = "" if claimed is None else f"; its text claims more than {claimed:g} %"
-    both = f"the {treated} has {ours:g} % and the {control} {theirs:g} %"
+    both = f"the {treated} has {ours:.2f} % and the {control} {theirs:.2f} %"
     return f"In the document, {both}, a difference of {ours - theirs:.2f} points{claim}."
 
 
@@ -180,7 +181,7 @@ def grid_sentence(records: list[Record]) -> str:
 def progress_sentence(name: str, records: list[Record]) -> str:
     """How far runs with a `test_curve` had come: accuracy on training and test images, and what the last epochs added.
 
-    name: of the network, as "reduced CNN". Training accuracy is that met while training: augmented, with dropout.
+    name: of the network, as "reduced CNN alone". Training accuracy is that met while training: augmented, with dropout.
     """
     runs = finished(records)
     if not runs:
@@ -190,7 +191,7 @@ def progress_sentence(name: str, records: list[Record]) -> str:
     early = max(1, round(0.75 * epochs))
     rise = np.mean([record.history["test_accuracy"].iloc[[early - 1, -1]].diff().iloc[-1] for record in runs])
     said = (
-        f"After {epochs} epoch{'s' * (epochs > 1)} the {name} alone is right on {train:.1f} % of the training images, "
+        f"After {epochs} epoch{'s' * (epochs > 1)} the {name} is right on {train:.1f} % of the training images, "
         f"as it met them, and on {test:.1f} % of the test images"
     )
     said += f", {rise:+.1f} points since epoch {early}." if early < epochs else "."

@@ -13,9 +13,9 @@ from kdutils.values import explain
 
 PROFILES = {
     "smoke": "a test that everything runs; its numbers mean nothing",
-    "quick": "fewer images and epochs than the documents' protocols",
+    "quick": "fewer images and epochs than the documents’ protocols",
     "overnight": "all images that the documents use: a night of two CPU cores for study A, several for another",
-    "paper": "the documents' full protocols",
+    "paper": "the documents’ full protocols",
 }
 STUDIES = {"assignment": Assignment, "binary": Binary, "teacher-init": TeacherInit, "cifar100": Cifar100}
 STUDIES["methods"] = Methods

@@ -48,7 +48,7 @@ def test_every_published_accuracy_and_gain_has_one_row(found):
     rows = [tuple(row)[1:3] + tuple(row)[6:] for row in table.itertuples(index=False)]
     assert rows == [
         ("small CNN", "test", "62.43", "+0.74"),
-        ("small CNN", "validation", "63.4", "-13.40"),
+        ("small CNN", "validation", "63.40", "-13.40"),
         ("better against alone", "test", "–", "–"),
         ("worse against alone", "test", "–", "–"),
         ("itself against alone", "test", "–", "–"),

@@ -386,6 +386,13 @@ def test_quotes_are_typographic_but_in_code():
     assert made.text == """He said “so”, ‘no’ and “yes”’s ("a").""" and "“so”" in made.paper
 
 
+def test_a_minus_is_one_where_a_number_follows_and_no_digit_comes_before():
+    made = text("A gain of -8.55 [-1.61, +1.98], (-8 %), WRN-16-7, 3-5, 1e-06, `-1`.")
+    said = "A gain of −8.55 [−1.61, +1.98], (−8 %), WRN-16-7, 3-5, 1e-06, -1."
+    assert made.text.replace("\xa0", " ") == said
+    assert all(part in made.paper.replace("\xa0", " ") for part in ("−8.55 [−1.61, +1.98]", "(−8 %)", "WRN-16-7, 3-5"))
+
+
 @pytest.mark.parametrize(
     "heading", ["My Results", "The teacher's table", "Größe (in %)", 'A "quoted" *title*', "On $T^2$"]
 )

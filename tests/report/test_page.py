@@ -108,6 +108,14 @@ def test_numbers_stand_right_and_words_left(shown):
     assert [cell.endswith(":") for cell in rule] == [False, True, True, False]
 
 
+def test_intervals_and_absent_numbers_stand_right_too(shown):
+    columns = {"gain": ["a", "b"], "interval": ["[+2.10, +5.70]", "[−1.00, +2.00]"], "some": ["–", "+1.20"]}
+    Page(SETTING).table(pd.DataFrame(columns | {"none": ["–", "–"], "words": ["–", "of one"]}), "gains", "Gains.")
+    markdown = shown[0][0]["text/markdown"].splitlines()[1]
+    right = [cell.endswith(":") and not cell.startswith(":") for cell in markdown.strip("|").split("|")]
+    assert right == [False, True, True, False, False]
+
+
 def test_numbers_are_shown_as_they_were_written(shown):
     Page(SETTING).table(
         pd.DataFrame({"what": ["loss", "gain"], "value": ["1.2700", "+3.10"], "commit": ["1e10", "00123"]}),

@@ -15,7 +15,7 @@ from kdutils.networks.registry import build_model
 from kdutils.report import statistics, tables
 from kdutils.specs import DataSpec
 
-TASK3, TASK4 = "assignment/one-teacher", "assignment/two-teachers"
+TASK3, TASK4 = "assignment/task-3", "assignment/task-4"
 PUBLISHED = {  # study, classifier, split: accuracy (%), loss (nats)
     ("assignment", "small CNN", "train"): (57.84, 1.1739),
     ("assignment", "small CNN", "val"): (63.40, 1.0587),
@@ -109,7 +109,7 @@ def test_what_was_not_run_is_said_where_that_is_asked_for(tmp_path):
     assert (missing["ours"], missing["n"], missing["published"], missing["difference"]) == (
         "not yet run",
         0,
-        "80.1",
+        "80.10",
         "–",
     )
 
@@ -155,7 +155,7 @@ def test_task_3_is_compared_by_the_best_epoch_on_validation(tmp_path):
 def test_sentences_beside_the_published_values_say_more_or_less(tmp_path):
     arms = {"small CNN": [record_of(tmp_path, val=65.40, test=60.43)]}
     assert tables.published_sentences(arms, "assignment").splitlines() == [
-        "- small CNN, val: 65.40 % here (n=1), 63.4 % in the document, 2.00 points more.",
+        "- small CNN, val: 65.40 % here (n=1), 63.40 % in the document, 2.00 points more.",
         "- small CNN, test: 60.43 % here (n=1), 62.43 % in the document, 2.00 points less.",
     ]
 
@@ -425,7 +425,7 @@ def test_how_far_a_training_had_come(tmp_path):
         record.history.assign(test_accuracy=[20.0, 38.0, last]).to_csv(record.path / "history.csv", index=False)
     records = [statistics.Record(record.path, record.spec, record.summary) for record in records]  # read anew
     assert tables.progress_sentence("small CNN", records) == (
-        "After 3 epochs the small CNN alone is right on 45.0 % of the training images, as it met them, and on 43.0 % "
+        "After 3 epochs the small CNN is right on 45.0 % of the training images, as it met them, and on 43.0 % "
         "of the test images, +5.0 points since epoch 2."
     )
     assert "diverged" in tables.progress_sentence("x", runs(tmp_path, (1.0,), diverged=(0,)))
