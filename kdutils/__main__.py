@@ -37,6 +37,7 @@ A run that is recorded is never run again; an interrupted suite goes on where it
 """
 
 _REMEDIES = {
+    errno.EACCES: "give a folder that you may read and write",
     errno.ENOSPC: "free space there (for drafts, TMPDIR names another folder)",
     errno.ENAMETOOLONG: "give a shorter name",
 }

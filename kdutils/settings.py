@@ -79,11 +79,11 @@ def write_atomic(path: Path, content: bytes) -> Path:
     Raises `InputError` that names the folder where it cannot be written, a full disk included, or `path` where a folder
     or a device lies there.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is there and is no file: give the name of a file")
     draft, failure = path.with_name(f".{uuid4().hex}.draft"), None
     for _ in range(3):  # who has finished the same run removes the folder of its checkpoint, perhaps right now
         try:
+            if path.exists() and not path.is_file():
+                raise InputError(f"{path} is there and is no file: give the name of a file")
             path.parent.mkdir(parents=True, exist_ok=True)
             draft.write_bytes(content)
             os.replace(draft, path)

@@ -89,13 +89,15 @@ class OptimiserSpec(Value):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["constant", "step", "one_cycle"] = "constant"
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[Count, ...] = ()
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
     @model_validator(mode="after")
     def _used(self) -> OptimiserSpec:
         if self.name == "adam" and self.momentum:
             raise ValueError(f"Adam takes no momentum (got {self.momentum:g}): leave it out, or give name 'sgd', too")
+        if self.milestones and self.schedule != "step":
+            raise ValueError(f"milestones go with the schedule 'step', got {self.schedule!r}: give that, too")
         return self
 
 

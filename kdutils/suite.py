@@ -60,7 +60,7 @@ def find_notebook(name: str) -> Path:
 
 def notebook_parameters(path: Path) -> dict:
     """Names and defaults of the notebook's one tagged cell of plain values; raises `InputError` if there is another."""
-    cells = [cell for cell in _read(path).cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = [cell for cell in exports.read_notebook(path).cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise InputError(f"{path.name} has {len(cells)} cells tagged 'parameters': exactly one is needed")
     try:
@@ -71,17 +71,10 @@ def notebook_parameters(path: Path) -> dict:
         raise InputError(f"the cell tagged 'parameters' of {path.name} {needed}") from None
 
 
-def _read(path: Path) -> nbformat.NotebookNode:
-    try:
-        return nbformat.read(path, as_version=4)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError):
-        raise InputError(f"{path} is not a readable notebook") from None
-
-
 def _noted(path: Path) -> dict:
     """What a notebook tells of itself: its study; executed, its data set, fingerprint and the keys of its runs, too."""
     try:
-        return _read(path).metadata.get("kdutils", {})
+        return exports.read_notebook(path).metadata.get("kdutils", {})
     except InputError:  # not what `execute` wrote: it is made anew
         return {}
 
@@ -199,7 +192,7 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
         places["KD_SCHEDULER"] = scheduler() or ""
         places["KD_PROGRESS"] = settings().progress or ("bar" if sys.stderr.isatty() else "lines")
         error = kernel.execute(notebook, draft, given, places)
-        executed = _read(draft if draft.is_file() else notebook)
+        executed = exports.read_notebook(draft if draft.is_file() else notebook)
         runs = sorted(set(used.read_text().split())) if used.exists() else []
         files = {path.relative_to(made): path.read_bytes() for path in made.rglob("*.*")}
     noted = {"fingerprint": fingerprint, "runs": runs, "dataset": given.get("dataset"), "init": given.get("init")}

@@ -54,4 +54,6 @@ def _plain(content: Any) -> Any:
         return {name: _plain(value) for name, value in kept.items()}
     if isinstance(content, (tuple, list)):
         return [_plain(value) for value in content]
+    if isinstance(content, dict):
+        return {name: _plain(value) for name, value in content.items()}
     return content + 0.0 if isinstance(content, float) else content  # -0.0 equals 0.0, and prints otherwise

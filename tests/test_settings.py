@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kdutils.data.datasets import own_datasets
 from kdutils.errors import InputError
 from kdutils.settings import ROOT, absolute, pin_settings, settings, write_atomic
 
@@ -116,6 +117,18 @@ def test_what_is_no_file_is_left_where_it_is(tmp_path):
         with pytest.raises(InputError, match=f"{name} is there and is no file"):
             write_atomic(tmp_path / name, b"one")
     assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_may_not_be_entered_is_one_sentence(tmp_path, monkeypatch, capsys):
+    def refused(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="cannot be written .Permission denied"):
+        patch.setattr(Path, "exists", refused)
+        write_atomic(tmp_path / "a" / "b.txt", b"one")
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: refused(self))
+    with pytest.raises(InputError, match="Permission denied.*: see to its permissions"):
+        own_datasets()
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

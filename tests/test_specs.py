@@ -62,7 +62,9 @@ def wrn(precision: str = "bonn", **changes) -> RunSpec:
         lambda: OptimiserSpec(weight_decay=-1e-4),
         lambda: OptimiserSpec(name="lbfgs"),
         lambda: OptimiserSpec(schedule="cosine"),
-        lambda: OptimiserSpec(milestones=(1.5,)),
+        lambda: OptimiserSpec(schedule="step", milestones=(1.5,)),
+        lambda: OptimiserSpec(schedule="step", milestones=(-1,)),
+        lambda: OptimiserSpec(milestones=(1,)),
         lambda: taught(resnet(), temperature=0.0),
         lambda: taught(resnet(), temperature=-2.0),
         lambda: taught(resnet(), temperature=float("nan")),
@@ -190,7 +192,7 @@ DATA_CHANGES = {
 }
 OWN = DataSpec(name="flowers", classes=3, digest="f1")
 OPTIMISER_CHANGES = {"name": "sgd", "learning_rate": 2e-3, "weight_decay": 1e-4}
-OPTIMISER_CHANGES |= {"schedule": "step", "milestones": (3,), "factor": 0.2}
+OPTIMISER_CHANGES |= {"schedule": "step", "factor": 0.2}
 BAYESIAN_CHANGES = {"kernel_weight": 0.0, "nu": 1e-3, "feature_weight": 1e-2}
 KD_CHANGES = {"temperature": 3.0, "kd_weight": 0.4, "ce_weight": 0.6, "average": "probabilities", "warmup": 5}
 
@@ -217,6 +219,7 @@ def test_every_field_changes_the_key():
     changed += [resnet(data=OWN.with_(**change)) for change in ({}, {"classes": 4}, {"digest": "f2"}, {"name": "pets"})]
     changed += [resnet(optimiser=OptimiserSpec(**{name: value})) for name, value in OPTIMISER_CHANGES.items()]
     changed += [resnet(optimiser=OptimiserSpec(name="sgd", momentum=0.9))]
+    changed += [resnet(optimiser=OptimiserSpec(schedule="step", milestones=(3,)))]
     changed += [resnet(model=ModelSpec(name="resnet18", options={"stem": stem})) for stem in ("cifar", "imagenet")]
     changed += [taught(resnet(), **{name: value}) for name, value in KD_CHANGES.items()]
     changed += [
@@ -239,7 +242,7 @@ def test_the_list_of_changes_is_complete():
     assert set(CHANGES) | {"bayesian"} == set(RunSpec.model_fields)
     assert set(BAYESIAN_CHANGES) == set(Bayesian.model_fields)
     assert set(DATA_CHANGES) | {"classes", "digest"} == set(DataSpec.model_fields)  # the two of `OWN`
-    assert set(OPTIMISER_CHANGES) | {"momentum"} == set(OptimiserSpec.model_fields)  # which is SGD's
+    assert set(OPTIMISER_CHANGES) | {"momentum", "milestones"} == set(OptimiserSpec.model_fields)  # not of each
     assert set(KD_CHANGES) | {"name"} == set(KD.model_fields)
 
 
@@ -255,6 +258,7 @@ def test_the_list_of_changes_is_complete():
         (taught(resnet(), kd_weight=0), taught(resnet(), kd_weight=-0.0, ce_weight=1)),
         (taught(resnet(), temperature=4), taught(resnet(), temperature=4.0, ce_weight=0.5, average="logits")),
         (cnn(optimiser=OptimiserSpec(weight_decay=0)), cnn(optimiser=OptimiserSpec(weight_decay=-0.0))),
+        tuple(cnn(model=ModelSpec(name="reduced_cnn", options={"dropout": zero})) for zero in (0.0, -0.0)),
     ],
 )
 def test_equal_specs_have_equal_keys_and_hashes(one, other):
@@ -354,7 +358,9 @@ def test_keys_of_binary_runs_are_pinned():
 
 def test_json_round_trip_keeps_value_and_key():
     spec = taught(
-        resnet(optimiser=OptimiserSpec(milestones=(1, 2), learning_rate=1 / 3)), resnet(seed=1), average="probabilities"
+        resnet(optimiser=OptimiserSpec(schedule="step", milestones=(1, 2), learning_rate=1 / 3)),
+        resnet(seed=1),
+        average="probabilities",
     )
     again = RunSpec.model_validate_json(spec.model_dump_json())
     assert again == spec and again.key == spec.key

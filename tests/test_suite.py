@@ -99,6 +99,18 @@ def test_parameters_are_read_with_their_defaults():
     assert notebook_parameters(path) == {"profile": "quick", "seeds": None, "teacher_seeds": [0, -1], "kd_weight": 0.5}
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda nb: nb.update(nbformat_minor="5"), lambda nb: nb["cells"][0].update(source=1)]
+)
+def test_what_no_report_could_show_is_refused_before_it_runs(damage):
+    path = write("01_a", parameters=(OFFERED,))
+    notebook = json.loads(path.read_text())
+    damage(notebook)
+    path.write_text(json.dumps(notebook))
+    with pytest.raises(InputError, match="01_a.ipynb is not a Jupyter notebook"):
+        notebook_parameters(path)
+
+
 @pytest.mark.parametrize("cells", [(), (OFFERED, OFFERED)])
 def test_exactly_one_cell_must_be_tagged(cells):
     with pytest.raises(InputError, match=f"01_a.ipynb has {len(cells)} cells tagged 'parameters': exactly one"):

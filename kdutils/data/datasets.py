@@ -111,6 +111,7 @@ def _unknown(name: str) -> InputError:
     return InputError(f"unknown data set {name!r}: {known}. `python -m kdutils data add NAME FOLDER` adds one's own")
 
 
+@on_disk()
 def own_datasets() -> list[str]:
     """The names of one's own data sets."""
     folders = sorted(path.name for path in settings().data_dir.glob("*"))

@@ -33,7 +33,7 @@ class ViewTable:
 
     Each entry has a checksum (CRC-32), 0 where it is not filled. Both arrays are sparse: only filled entries take room
     on disk. Values are on the disk before their checksums are, so a process killed in between, or a lost machine,
-    leaves entries to be computed again, never wrong ones.
+    leaves entries to be computed again, never wrong ones; so does what has changed on the disk.
 
     Processes fill entries side by side, of one page of the file too. Several machines may do so only on a file system
     that keeps maps coherent between them (Lustre, GPFS, CephFS); NFS writes whole pages back, and would lose entries.
@@ -88,7 +88,8 @@ class ViewTable:
                         f"{self.folder} holds values up to 65,504, and the network says {largest:,.0f}: its logits or "
                         "features are too large to teach with, train it anew"
                     )
-                self.values[np.divmod(batch, VIEWS)] = entries
+                free = self.missing(batch)  # another process, whose last bits may differ, has filled the rest meanwhile
+                self.values[np.divmod(free, VIEWS)] = entries[np.isin(batch, free)]
                 report(min(1.0, (first + start + FILL_BATCH) / len(missing)))
             self.values.flush()  # values are on the disk before their checksums
             with (self.folder / "seconds.txt").open("a") as file:
@@ -120,14 +121,16 @@ class ViewTable:
     def lookup(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """Values of the given entries, float32 [B, columns]; raises `LookupError` if one is not filled.
 
-        Raises `InputError` if one is not what was written.
+        Raises `InputError` if one is not what was written, which then counts as not filled.
         """
         where = indices.numpy(), views.numpy()
         values, checksums = self.values[where], self.checksums[where]
         if not checksums.all():
             raise LookupError(f"{self.folder} is not filled where the run looks: fill it first")
-        if not np.array_equal(checksums, _checksums(values)):
-            raise InputError(f"{self.folder} has changed on the disk: remove the folder, and it is filled again")
+        if (changed := checksums != _checksums(values)).any():
+            self.checksums[where[0][changed], where[1][changed]] = 0
+            self.checksums.flush()
+            raise InputError(f"{self.folder} has changed on the disk: give the same command again, and it is mended")
         return torch.from_numpy(values).float()
 
 

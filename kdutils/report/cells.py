@@ -13,14 +13,7 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from mistune import BlockParser, BlockState, HTMLRenderer, InlineParser
-from mistune.plugins.table import (
-    NP_TABLE_PATTERN,
-    TABLE_PATTERN,
-    parse_nptable,
-    parse_table,
-    table_in_list,
-    table_in_quote,
-)
+from mistune.plugins import table
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar or a control: dead on paper
@@ -92,10 +85,10 @@ class Chapter:
                 renderer, code, re.match(r"[\w-]*", info)[0]
             )
         reader = MarkdownWithMath(renderer, BlockParser(), InlineParser())
-        reader.block.register("table", TABLE_PATTERN, partial(_filled, parse_table))
-        reader.block.register("nptable", NP_TABLE_PATTERN, partial(_filled, parse_nptable))
-        table_in_list(reader)
-        table_in_quote(reader)
+        reader.block.register("table", table.TABLE_PATTERN, partial(_filled, table.parse_table))
+        reader.block.register("nptable", table.NP_TABLE_PATTERN, partial(_filled, table.parse_nptable))
+        table.table_in_list(reader)
+        table.table_in_quote(reader)
         html = self.clean(reader.render(FORMULA.sub(keep, CONTROL.sub("", source))), attachments or {})
         html = re.sub(r"<h([1-6])([^>]*)>(.*?)</h\1>", lambda found: self._anchored(found, kept), html, flags=re.DOTALL)
         parts = MARKUP.split(html)

@@ -113,7 +113,10 @@ def with_mathml(html: str) -> str:
     formulas = list(dict.fromkeys(reversed(FORMULA.findall(html))))[::-1]  # as in the text: contents stand before it
     if not formulas:
         return html
-    made = pandoc("".join(f"<p>{formula}</p>" for formula in formulas), "html")
+    try:
+        made = pandoc("".join(f"<p>{formula}</p>" for formula in formulas), "html")
+    except ConversionException:  # a page shows the sources of its formulas rather than nothing
+        return html
     done = dict(zip(formulas, re.findall("<p>(.*?)</p>", made, re.DOTALL), strict=True))
     return FORMULA.sub(lambda formula: done[formula[0]], html)
 

@@ -30,7 +30,7 @@ def export(notebook: Path, folder: Path) -> list[Path]:
 
     A PDF that cannot be set is left out with a warning on standard error. Raises `InputError` if there is no notebook.
     """
-    read = _read(notebook)
+    read = read_notebook(notebook)
     _page(read, notebook, folder)
     _paper(read, notebook, folder)
     return [path for path in (folder / f"{notebook.stem}{suffix}" for suffix in (".html", ".pdf")) if path.exists()]
@@ -43,7 +43,7 @@ def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path
     Notebooks that `failed` are only listed, each with its error. What cannot be set costs its own PDF and a warning on
     standard error.
     """
-    read = {path: _read(path) for path in [*notebooks, *failed]}
+    read = {path: read_notebook(path) for path in [*notebooks, *failed]}
     exporter, texts, images = PageExporter(), [], {}
     with ThreadPoolExecutor(cores()) as threads:  # pandoc and Typst, most of it, run outside the interpreter
         papers = [
@@ -56,8 +56,8 @@ def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path
             bar += [(relation, f"{other.stem}.html", other.stem.replace("_", " ")) for relation, other in neighbours]
             pages.append(threads.submit(_page, read[path], path, folder, bar))
         opening, files = _opening({path.stem: read[path] for path in notebooks}, folder, cover, exporter.environment)
-        for path, paper in ((path, call.result()) for path, call in zip(notebooks, papers, strict=True)):
-            if paper:
+        for path, call in zip(notebooks, papers, strict=True):
+            if paper := call.result():
                 images |= paper["chapter"].images
                 number = path.stem.partition("_")[0]  # by which chapters speak of each other
                 texts.append(f"#counter(heading).update({int(number)})" if number.isdecimal() else "")
@@ -116,7 +116,8 @@ def _opening(notebooks: dict[str, nbformat.NotebookNode], folder: Path, cover: d
     return texts, files
 
 
-def _read(path: Path) -> nbformat.NotebookNode:
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """The notebook in a file; raises `InputError` where it is none."""
     try:
         with warnings.catch_warnings(action="ignore"):  # cells of one id, or of none, do no harm here
             notebook = nbformat.read(path, as_version=4)
@@ -126,7 +127,7 @@ def _read(path: Path) -> nbformat.NotebookNode:
     except (ValueError, nbformat.ValidationError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is not a Jupyter notebook ({reason}): give a file that Jupyter saved") from None
-    except (KeyError, AttributeError, TypeError, AssertionError):
+    except (KeyError, AttributeError, TypeError, AssertionError, RecursionError):
         raise InputError(f"{path} is not a Jupyter notebook") from None
     return notebook
 

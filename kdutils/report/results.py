@@ -67,7 +67,9 @@ def describe_arms(arms: Arms) -> dict[str, dict]:
 
 
 def _arm(records: list[Record]) -> dict:
-    first, summaries = records[0].spec, [record.summary for record in records]
+    first, summaries, seeds = records[0].spec, [each.summary for each in records], [each.spec.seed for each in records]
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"a classifier has one run for each seed, got the seeds {seeds}: give the others another name")
     spec = first.model_dump(mode="json", exclude={"seed"})
     if first.distillation:
         spec["distillation"]["teachers"] = [teacher.key for teacher in first.teachers]

@@ -170,8 +170,15 @@ class Gain(Numbers):
 
 
 def apart(first: Gain, second: Gain) -> str:
-    """Whether two gains differ, in a sentence: their paired difference, seed by seed, with its interval."""
-    pairs = {int(seed): (value, second.values.get(seed)) for seed, value in first.values.items()}
+    """Whether two gains differ, in a sentence: their paired difference, seed by seed, with its interval.
+
+    Raises `InputError` unless both have the same seeds.
+    """
+    if first.values.keys() != second.values.keys():
+        raise InputError(
+            f"gains of equal seeds are compared, got {', '.join(first.values)} and {', '.join(second.values)}"
+        )
+    pairs = {int(seed): (value, second.values[seed]) for seed, value in first.values.items()}
     by_seed = {seed: np.nan if None in pair else pair[0] - pair[1] for seed, pair in pairs.items()}
     low, high = Numbers.of(by_seed).bounds
     between = Gain.of(by_seed, treated=first.treated, control=second.treated, low=low, high=high, over=first.over)
@@ -184,10 +191,11 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
 
     A pair with a run that diverged is left out and counted. Raises `InputError` unless both have the same seeds.
     """
-    ours, theirs = ({record.spec.seed: record for record in records} for records in (treated, control))
-    if ours.keys() != theirs.keys():
-        raise InputError(f"a paired difference needs equal seeds, got {sorted(ours)} and {sorted(theirs)}")
-    pairs = {seed: values([ours[seed], theirs[seed]], "test") for seed in sorted(ours)}
+    ours, theirs = (sorted(records, key=lambda record: record.spec.seed) for records in (treated, control))
+    seeds, others = ([record.spec.seed for record in records] for records in (ours, theirs))
+    if seeds != others or len(set(seeds)) < len(seeds):
+        raise InputError(f"a paired difference needs equal seeds, each once, got {seeds} and {others}")
+    pairs = {one.spec.seed: values([one, other], "test") for one, other in zip(ours, theirs, strict=True)}
     by_seed = {seed: pair[0] - pair[1] if len(pair) == 2 else float("nan") for seed, pair in pairs.items()}
     low, high = Numbers.of(by_seed).bounds
     over = conditions({"treated": treated, "control": control})

@@ -64,7 +64,7 @@ def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") ->
     for row in published(study).query("metric in ('accuracy', 'loss')").itertuples():
         metric, digits = ("accuracy (%)", 2) if row.metric == "accuracy" else ("loss (nats)", 3)
         ours, n, difference = "not yet run", 0, "–"
-        if row.arm in arms:
+        if row.split in described.get(row.arm, {}).get("metrics", {}):
             numbers = values(arms[row.arm], row.split, row.metric)
             ours, n = spread(numbers, digits), count(arms[row.arm])
             if numbers and not _synthetic(arms):

@@ -306,8 +306,10 @@ def scheduler() -> str | None:
     if given.scheduler or number == 1:
         return given.scheduler
     wanted = number, given.data_dir, given.checkpoint_seconds, given.dashboard
-    if wanted not in _own_address:
-        _own.close()
-        _own_address[wanted] = _own.enter_context(local_cluster(number, max(1, cores() // number)))
-        _own.callback(_own_address.clear)
+    with suppress(KeyError, OSError):  # there is none yet, or it has died
+        _knock(_own_address[wanted])
+        return _own_address[wanted]
+    _own.close()
+    _own_address[wanted] = _own.enter_context(local_cluster(number, max(1, cores() // number)))
+    _own.callback(_own_address.clear)
     return _own_address[wanted]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from kdutils.data.datasets import load_dataset
+from kdutils.distillation.tables import FILL_BATCH
 from kdutils.machine import cores
 from kdutils.networks.counting import parameter_count
 from kdutils.networks.registry import build_model
@@ -50,9 +51,10 @@ def estimate(specs: Iterable[RunSpec]) -> Estimate:
 
 def _few(spec: RunSpec) -> RunSpec:
     """A run of one batch that costs for an image what `spec` does, on data that need no download."""
-    data = DataSpec(name="synthetic", train_size=spec.batch_size, val_size=0, test_size=10)
-    kept = {name: getattr(spec, name) for name in ("model", "trainable", "batch_size", "bayesian")}
-    return RunSpec(data=data, epochs=1, **kept)
+    batch = FILL_BATCH if spec.has_frozen_backbone else spec.batch_size  # what else is computed with it is padding
+    data = DataSpec(name="synthetic", train_size=batch, val_size=0, test_size=10)
+    kept = {name: getattr(spec, name) for name in ("model", "trainable", "bayesian")}
+    return RunSpec(data=data, epochs=1, batch_size=batch, **kept)
 
 
 @cache

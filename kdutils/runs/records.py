@@ -175,8 +175,7 @@ class Store:
     def _check_sources(self, spec: RunSpec, summary: dict) -> None:
         """Raise `ValueError` where a record, or one it rests on, was made from other data or weights than are here."""
         made_from = summary["data"]["digest"]
-        here = load_dataset(spec.data.name).digest if is_cached(spec.data.name) else made_from
-        here = spec.data.digest or here  # what has replaced one's own data says nothing of a run on them
+        here = spec.data.digest or (load_dataset(spec.data.name).digest if is_cached(spec.data.name) else made_from)
         if here != made_from:
             raise ValueError(f"{spec.key} was made from {spec.data.name} with digest {made_from}, here it has {here}")
         weights = start_digest(spec)

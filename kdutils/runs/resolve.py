@@ -83,6 +83,7 @@ def table_name(spec: RunSpec) -> str:
     if not spec.has_frozen_backbone:
         return f"table of {spec.key}"
     begun = spec.init if isinstance(spec.init, str) else spec.init.key
+    begun += f" {spec.seed}" * (begun == "random")
     model = f"{spec.model.name} {spec.model.canonical()}"
     return f"features of {model} from {begun}, {spec.data.name}, {spec.data.normalisation}"
 

@@ -59,7 +59,11 @@ def execute(
     while True:
         while nodes := order.get_ready():
             for node in nodes:
-                jobs = jobs_of(node)
+                try:
+                    jobs = jobs_of(node)
+                except Exception as error:
+                    failures.append(error)
+                    continue
                 left[node] = len(jobs)
                 for job in jobs:
                     heappush(waiting, (-chain[node], -job.work, next(number), job))
@@ -70,11 +74,9 @@ def execute(
         for slot in pool.free()[: len(waiting)]:
             pool.begin(slot, heappop(waiting)[-1])
         for job, result in pool.ended():
-            died = isinstance(result, Death)
-            if died:
-                deaths[job] += 1
-                progress.fractions.pop(job, None)
+            deaths[job] += (died := isinstance(result, Death))
             if died and deaths[job] < _TRIES:
+                progress.fractions.pop(job, None)
                 what = f"a worker process died (death {deaths.total()}): {job.title} ({job.node}) begins again"
                 warnings.warn(what, stacklevel=3)  # counted, because Python tells the same sentence only once
                 heappush(waiting, (-float("inf"), 0.0, next(number), job))
@@ -117,6 +119,7 @@ class Progress:
 
     def __init__(self, work: float, runs: int):
         self.fractions: dict[Job, float] = {}  # how far the running jobs are
+        self._begun: set[Job] = set()
         self._done, self._ended, self._runs = 0.0, 0, runs
         is_seen = sys.stderr.isatty() or "ipykernel" in sys.modules
         how = {"mininterval": 1}
@@ -132,8 +135,9 @@ class Progress:
         self._bar.total = max(self._bar.total + difference, 1.0)
 
     def advance(self, job: Job, fraction: float) -> None:
-        """Note how far a job is; its first report tells where it begins, which took no time here."""
-        if job not in self.fractions:
+        """Note how far a job is; its first report of all tells where it begins, which took no time here."""
+        if job not in self._begun:
+            self._begun.add(job)
             self._bar.initial += job.work * fraction
         self.fractions[job] = fraction
 

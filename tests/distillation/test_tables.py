@@ -299,9 +299,9 @@ def test_a_table_that_lost_its_values_is_refused(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("bit", [0, 9, 15])
-def test_an_entry_that_has_changed_on_the_disk_teaches_nobody(dataset, tmp_path, bit):
+def test_an_entry_that_has_changed_on_the_disk_teaches_nobody_and_is_computed_again(dataset, tmp_path, teacher, bit):
     codes, table = some_codes(20), ViewTable(tmp_path, 60, 10)
-    table.fill(build_model("small_cnn", 10), dataset, codes, "half", FLOAT32)
+    table.fill(teacher, dataset, codes, "half", FLOAT32)
     images, views = (torch.from_numpy(part) for part in np.divmod(codes, 162))
     expected = table.lookup(images, views)
     file = np.load(tmp_path / "values.npy", mmap_mode="r+").view(np.uint16)
@@ -309,8 +309,31 @@ def test_an_entry_that_has_changed_on_the_disk_teaches_nobody(dataset, tmp_path,
     file.flush()
     late = ViewTable(tmp_path, 60, 10)
     assert torch.equal(late.lookup(images[:7], views[:7]), expected[:7])
-    with pytest.raises(InputError, match="has changed on the disk: remove the folder"):
+    with pytest.raises(InputError, match="has changed on the disk: give the same command again"):
         late.lookup(images, views)
+    assert late.missing(codes).tolist() == [codes[7]]
+    assert late.fill(teacher, dataset, codes, "half", FLOAT32) == 1
+    assert torch.equal(late.lookup(images, views), expected)
+
+
+def test_an_entry_that_another_process_has_filled_meanwhile_is_left_as_it_is(dataset, tmp_path, teacher):
+    """Of two commands on one store, which may compute other last bits, the slower one is killed."""
+    rounded, codes = copy.deepcopy(teacher), some_codes(300)
+    with torch.no_grad():
+        rounded.fc2.bias.mul_(1.01)
+    quick, slow = ViewTable(tmp_path, 60, 10), ViewTable(tmp_path, 60, 10)
+
+    def report(fraction):
+        if fraction == 0:
+            quick.fill(teacher, dataset, codes, "half", FLOAT32)
+        if fraction > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        slow.fill(rounded, dataset, codes, "half", FLOAT32, report)
+    images, views = (torch.from_numpy(part) for part in np.divmod(codes, 162))
+    found = ViewTable(tmp_path, 60, 10).lookup(images, views)
+    torch.testing.assert_close(found, direct(teacher, dataset, codes), rtol=1e-3, atol=1e-5)
 
 
 def test_checksums_are_those_of_the_bytes(dataset, tmp_path):

@@ -95,6 +95,11 @@ def test_numbers_are_those_of_the_records_with_what_is_published(chapter, arms):
     assert written["arms"]["distilled"]["metrics"]["best val"]["loss"]["values"] == {"0": 1.3, "1": 1.3, "2": 1.3}
 
 
+def test_an_arm_has_one_run_for_each_seed(arms):
+    with pytest.raises(InputError, match=r"one run for each seed, got the seeds \[0, 1, 2, 0\]"):
+        tables.metrics_table({"small CNN": [*arms["small CNN"], arms["small CNN"][0]]})
+
+
 def test_one_arm_holds_what_several_documents_say_of_it(chapter, arms):
     studies = ("assignment/task-3", "assignment/task-4")
     written = read(chapter("09_x", *(tables.compare(arms, study) for study in studies)))["chapters"]["09_x"]

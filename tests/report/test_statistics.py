@@ -95,6 +95,9 @@ def test_a_gain_pairs_runs_by_seed_whatever_their_order(tmp_path):
 def test_a_gain_needs_the_same_seeds(tmp_path):
     with pytest.raises(InputError, match=r"equal seeds.*\[0, 1, 2\].*\[0, 1\]"):
         statistics.gain(runs(tmp_path, (60, 61, 62)), runs(tmp_path, (60, 61)), NAMES)
+    several, control = runs(tmp_path, (60, 61)), runs(tmp_path / "control", (60, 61))
+    with pytest.raises(InputError, match=r"each once, got \[0, 0, 1\]"):
+        statistics.gain([several[0], *several], [control[0], *control], NAMES)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +207,8 @@ def test_two_gains_are_told_apart_by_their_difference_seed_by_seed(tmp_path, tau
     assert f"is {direct.interval}." in said and verdict in said
     diverged = statistics.gain(runs(tmp_path, taught, diverged=(1,)), control, NAMES)
     assert "n=2, 1 diverged" in statistics.apart(diverged, gains[1])
+    with pytest.raises(InputError, match="equal seeds are compared, got 0, 1, 2 and 0, 1"):
+        statistics.apart(gains[0], statistics.gain(runs(tmp_path, taught[:2]), control[:2], NAMES))
 
 
 def test_a_binomial_standard_error(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kdutils.distillation.methods import KD
+from kdutils.distillation.tables import FILL_BATCH
 from kdutils.runs import estimate as estimates
 from kdutils.runs.estimate import estimate
 from kdutils.runs.records import Store
@@ -46,6 +47,12 @@ def test_what_is_recorded_costs_nothing(rate):
     assert estimate([TAUGHT]).runs == 1
     run(TAUGHT, Store())
     assert estimate([TAUGHT, TEACHER]) == estimates.Estimate(0, 0, 0) and len(rate) == 2  # by the first estimate
+
+
+def test_a_head_is_measured_on_whole_batches_of_its_features():
+    head = ALONE.with_(model=ModelSpec(name="resnet18", options={"stem": "resized"}), trainable="head", batch_size=32)
+    few = estimates._few(head)
+    assert few.batch_size == few.data.train_size == FILL_BATCH and few.has_frozen_backbone
 
 
 def test_a_rate_is_measured_once_for_networks_that_cost_the_same():

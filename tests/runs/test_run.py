@@ -27,8 +27,8 @@ from kdutils.networks.registry import build_model
 from kdutils.runs import records, resolve as resolving
 from kdutils.runs.cluster import workers
 from kdutils.runs.records import Record, Store
-from kdutils.runs.resolve import resolve
-from kdutils.runs.run import run, run_all
+from kdutils.runs.resolve import open_table, resolve
+from kdutils.runs.run import plan, run, run_all
 from kdutils.settings import settings
 from kdutils.specs import Bayesian, DataSpec, Distillation, ModelSpec, OptimiserSpec, RunSpec
 
@@ -560,6 +560,14 @@ def test_a_record_is_found_where_its_data_are_not(monkeypatch, tmp_path):
     made = run(cnn())
     monkeypatch.setenv("KD_DATA_DIR", str(tmp_path / "nothing"))
     assert find(cnn()).digest == made.digest
+
+
+def test_heads_on_other_random_backbones_have_tables_of_their_own():
+    network, data = ModelSpec(name="resnet18", options={"stem": "resized"}), DataSpec(name="synthetic", train_size=20)
+    head = cnn(model=network, data=data, trainable="head")
+    heads = [head, head.with_(seed=1), head.with_(epochs=3)]
+    _, tables = plan({each.key: each for each in heads}, {"synthetic": load_dataset("synthetic")})
+    assert len(tables) == 2 and len({open_table(each, Store())[0].folder for each in heads}) == 2
 
 
 def test_a_table_that_would_not_fit_on_the_disk_is_refused_before_it_is_filled(monkeypatch):

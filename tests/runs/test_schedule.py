@@ -342,7 +342,42 @@ def test_the_time_left_does_not_count_what_was_done_before_as_done_now(monkeypat
     assert facts["n"] == 70.0
     assert (facts["total"] - facts["n"]) * facts["elapsed"] / (facts["n"] - facts["initial"]) == pytest.approx(30, 0.1)
     assert re.search(r"70%.* 00:(29|30|31) left", bar.format_meter(**facts))
+    progress.fractions.pop(resumed)  # its worker died, and it begins again
+    progress.advance(resumed, 0.65)
+    assert bar.initial == 60.0
     progress.close()
+
+
+def test_a_node_whose_jobs_cannot_be_told_keeps_only_what_needs_it_from_being_done(tmp_path):
+    path = tmp_path / "notes"
+    jobs = {name: [job(note, name, path, node=name)] for name in "abc"}
+
+    def jobs_of(node):
+        if node == "torn":
+            raise InputError("its table is damaged")
+        return jobs[node]
+
+    graph = {"torn": set(), "a": set(), "b": {"a"}, "c": {"torn"}}
+    with pytest.raises(InputError, match="its table is damaged"):
+        execute(graph, dict.fromkeys(graph, 1.0), jobs_of, lambda *_: None, Pool(Progress(1.0, 0)))
+    assert [line.split()[0] for line in lines(path)] == ["a", "b"]
+
+
+def test_a_scheduler_that_has_died_is_started_anew(monkeypatch):
+    monkeypatch.setenv("KD_WORKERS", "2")
+    first = cluster.scheduler()
+    assert cluster.scheduler() == first
+    host, port = first.removeprefix("tcp://").split(":")
+    [server] = [
+        process
+        for process in psutil.Process().children()
+        if any(found.laddr.port == int(port) for found in process.net_connections())
+    ]
+    server.kill()
+    server.wait()
+    again = cluster.scheduler()
+    assert again != first
+    cluster._own.close()
 
 
 def test_a_job_whose_worker_died_is_not_shown_as_running_until_it_begins_again():

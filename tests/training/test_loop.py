@@ -426,7 +426,7 @@ def test_the_one_cycle_schedule_is_torchs_with_linear_annealing():
 
 
 def test_a_constant_rate_is_constant():
-    assert {learning_rate(OptimiserSpec(learning_rate=0.3, milestones=(1,)), epoch, 5) for epoch in range(5)} == {0.3}
+    assert {learning_rate(OptimiserSpec(learning_rate=0.3), epoch, 5) for epoch in range(5)} == {0.3}
 
 
 def test_the_schedule_reaches_the_optimiser(dataset):
