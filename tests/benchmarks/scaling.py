@@ -120,7 +120,7 @@ def benchmark_scaling(json_file: Path | None = None) -> dict:
     On CIFAR-100 where it can be had, else on the synthetic data; writes every figure to `json_file`.
     """
     plan = study("cifar100", "quick", dataset="cifar100" if available("cifar100") else "synthetic", seeds=(0,))
-    scaling = scaling_table(plan.student(), images=2048)
+    scaling = scaling_table(plan.student(), images=16_384)  # long enough that what comes before and after counts little
     with tempfile.TemporaryDirectory(prefix="kdutils-") as folder:
         student, teacher = run_all([plan.taught(plan.cells[-1]), plan.teacher()], Store(Path(folder)))
         needs = grid_needs(student, teacher, fill_rate(teacher))
