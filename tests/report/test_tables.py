@@ -119,6 +119,13 @@ def test_an_unknown_study_is_an_error_that_names_the_known_ones():
         tables.published("homework")
 
 
+def test_a_value_of_images_that_were_not_evaluated_is_not_compared(tmp_path):
+    arms = {"small CNN": [record_of(tmp_path, spec_of(val_size=0))]}
+    assert set(tables.compare(arms, "assignment")["split"]) == {"train", "test"}
+    table = tables.compare(arms, "assignment", absent="show").query("classifier == 'small CNN'").set_index("split")
+    assert set(table.loc["val", "ours"]) == {"not yet run"}
+
+
 def test_a_comparison_has_a_row_for_every_published_value_of_an_arm(tmp_path):
     arms = {"small CNN": runs(tmp_path, (64.43, 66.43)), "not published": runs(tmp_path, (1.0,))}
     table = tables.compare(arms, "assignment").set_index(["split", "metric"])
