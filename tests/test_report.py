@@ -30,8 +30,8 @@ from kdutils.runs.records import read_record
 pytest_plugins = ["smoke_report"]
 KEPT = {("11_explore", "table"): {"images", "logits", "confusion", "grid"}}  # what its widgets show
 PUBLISHED = """
-57.84 63.4 62.43 79.99 78 81.18 80.2 83.98 62.25 66.34 81.1 62.8 65.7
-1.1739 1.0587 0.5757 0.6967 0.5292 0.604 0.8913 1.3488 1.27 0.95 1.35 1.29
+57.84 63.40 62.43 79.99 78.00 81.18 80.20 83.98 62.25 66.34 81.10 62.80 65.70
+1.1739 1.0587 0.5757 0.6967 0.5292 0.604 0.8913 1.3488 1.270 0.950 1.350 1.290
 """.split()
 
 
@@ -262,7 +262,7 @@ def test_the_report_says_what_it_holds_for(report, printed):
 def test_the_report_opens_with_its_answers(report, printed):
     index = (report / "index.html").read_text()
     table = pd.read_csv(report / "tables" / "answers.csv", dtype=str)
-    assert table["document"].nunique() == 5 and {"62.43", "70.2", "81", "56.39"} <= set(table["published (%)"])
+    assert table["document"].nunique() == 5 and {"62.43", "70.20", "81.00", "56.39"} <= set(table["published (%)"])
     gains = table["classifier or gain"].str.contains(" against ")
     assert gains.sum() > 10 and table["95% interval"][gains].str.match(r"\[[+-]").all()
     assert index.index("figures/answers.svg") < index.index("<table") < index.index("<article")
@@ -318,7 +318,7 @@ def test_ours_stand_beside_the_published_values(report, printed):
 
 def test_studies_c_and_d_stand_beside_their_published_values(report, printed):
     whole = " ".join(printed)
-    for chapter, arms in (("07", {"79.48", "87.54", "67.51", "75.98", "81"}), ("08", {"78.33", "53.72", "56.39"})):
+    for chapter, arms in (("07", {"79.48", "87.54", "67.51", "75.98", "81.00"}), ("08", {"78.33", "53.72", "56.39"})):
         table = pd.read_csv(report / "tables" / f"{chapter}_published.csv", dtype=str)
         assert set(table["published"]) == arms and all(value in whole for value in arms)
         assert set(table["difference"]) == {"–"}
