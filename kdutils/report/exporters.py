@@ -32,7 +32,7 @@ class PageExporter(TemplateExporter):
     """One self-contained HTML page: no script, MathML, folded code, numbered figures and tables.
 
     `resources` may hold `pages`, the (relation, address, label) of a navigation bar, and a `prefix` for all anchors;
-    those that come back hold the `chapter` that was read. Raises `ConversionException` if pandoc fails.
+    those that come back hold the `chapter` that was read. Formulas that pandoc cannot read are shown as their sources.
     """
 
     export_from_notebook = "Course page"
