@@ -51,9 +51,9 @@ def networks_table(arms: Arms, study: str) -> pd.DataFrame:
         spec = records[0].spec
         model = build_model(spec.model.name, spec.data.num_classes, **spec.model.options)
         stored = accounting(model)[["parameters", "bytes", "float bytes"]].sum().map("{:,}".format)
-        accuracy, parameters = known.get((name, "accuracy"), "–"), known.get((name, "parameters"))
-        theirs = f"{parameters / 1e6:.1f} million" if parameters else "–"
-        rows.append((name, count(records), spread(values(records, "test")), accuracy, theirs, *stored))
+        accuracy, parameters = (known.get((name, metric)) for metric in ("accuracy", "parameters"))
+        theirs = f"{accuracy:.2f}" if accuracy else "–", f"{parameters / 1e6:.1f} million" if parameters else "–"
+        rows.append((name, count(records), spread(values(records, "test")), *theirs, *stored))
     titles = ["network", "n", "test (%)", "published (%)", "published parameters", "parameters", "stored (bytes)"]
     return pd.DataFrame(rows, columns=[*titles, "in full precision (bytes)"])
 

@@ -87,7 +87,7 @@ def test_networks_stand_beside_the_published_sizes(tmp_path):
     arms = {"ResNet18": resnet, "unpublished": runs(tmp_path, (60.0, 1.0), diverged=(1,))}
     table = costs.networks_table(arms, "binary").set_index("network").astype(str)
     columns = ["n", "test (%)", "published (%)", "parameters", "published parameters"]
-    assert table.loc["ResNet18", columns].tolist() == ["1", "76.50", "75.5", "11,173,962", "11.2 million"]
+    assert table.loc["ResNet18", columns].tolist() == ["1", "76.50", "75.50", "11,173,962", "11.2 million"]
     assert table.loc["unpublished", columns].tolist() == ["1, 1 diverged", "60.00", "–", "268,650", "–"]
     assert table.loc["unpublished", "stored (bytes)"] == f"{4 * 268_650:,}"
 
