@@ -96,9 +96,10 @@ class PrintExporter(PageExporter):
     def from_notebook_node(self, nb, resources=None, **kw):
         """The PDF of a notebook (bytes), and the resources."""
         html, resources = self.read(nb, resources, **kw)
-        chapter, resources["typst"] = resources["chapter"], pandoc(html, "typst")
+        chapter = resources["chapter"]
         cover = {"title": chapter.title}
         try:
+            resources["typst"] = pandoc(html, "typst")
             pdf, resources["warnings"] = typeset(resources["typst"], chapter.images, cover)
         except ConversionException:
             resources["typst"] = pandoc(_with_sources(html), "typst")
@@ -109,27 +110,30 @@ class PrintExporter(PageExporter):
 
 
 def with_mathml(html: str) -> str:
-    """A page whose formulas (`code.math`) are MathML, all of them by one call of pandoc."""
+    """A page whose formulas (`code.math`) are MathML; one that pandoc cannot read is left as its source."""
     formulas = list(dict.fromkeys(reversed(FORMULA.findall(html))))[::-1]  # as in the text: contents stand before it
-    if not formulas:
-        return html
-    try:
-        made = pandoc("".join(f"<p>{formula}</p>" for formula in formulas), "html")
-    except ConversionException:  # a page shows the sources of its formulas rather than nothing
-        return html
-    done = dict(zip(formulas, re.findall("<p>(.*?)</p>", made, re.DOTALL), strict=True))
+    done = dict(zip(formulas, _mathml(formulas), strict=True))
     return FORMULA.sub(lambda formula: done[formula[0]], html)
 
 
+def _mathml(formulas: list[str]) -> list[str]:
+    try:
+        made = pandoc("".join(f"<p>{formula}</p>" for formula in formulas), "html") if formulas else ""
+    except ConversionException:  # one of them: it is looked for in halves
+        half = len(formulas) // 2
+        return _mathml(formulas[:half]) + _mathml(formulas[half:]) if half else formulas
+    return re.findall("<p>(.*?)</p>", made, re.DOTALL)
+
+
 def _with_sources(html: str) -> str:
-    """A text for Typst in which each formula that Typst refuses is its source."""
+    """A text for Typst in which each formula that pandoc or Typst refuses is its source."""
     import typst
 
     for formula in set(FORMULA.findall(html)):
         try:
             text = f'#import "report.typ": *\n{pandoc(formula, "typst")}'
             typst.query(text.encode(), "heading", root=TEMPLATES, font_paths=_fonts())
-        except RuntimeError:
+        except (ConversionException, RuntimeError):
             html = html.replace(formula, formula.replace(' class="math"', ""))
     return html
 
