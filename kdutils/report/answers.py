@@ -110,4 +110,4 @@ def answers_caption(found: dict[str, list[Answer]]) -> str:
         over = f"over seeds that share some of these, as each chapter says: {', '.join(shared)}"
     text = "Ours: mean ± sample SD over n seeds, and the 95% interval of that mean (Student’s t)."
     paired = f" A gain is a paired difference in percentage points, seed by seed, its interval {over}."
-    return text + paired * bool(gains)
+    return text + f"{paired} Other test images are not in it." * bool(gains)

@@ -268,7 +268,7 @@ def plot_lambdas(arms: Arms, chosen: float, published: float = 1e-4) -> Figure:
         axis.plot(*points, **_style(2 * index), label=name)
         look = _style(2 * index + 1) | {"marker": "", "color": COLOURS[2 * index]}
         axis.axhline(xnor.metric("val"), **look, label=name.replace("BONN", "XNOR"))
-    for value, text, dash in ((chosen, "chosen", "solid"), (published, "published", "dotted")):
+    for value, text, dash in ((chosen, "used", "solid"), (published, "published", "dotted")):
         axis.axvline(value, color="black", linestyle=dash, linewidth=1, label=f"lambda {text}, {value:g}")
     tried = [record.spec.bayesian.kernel_weight for name in arms if name.startswith("BONN") for record in arms[name]]
     smallest = min(filter(None, tried))

@@ -172,7 +172,8 @@ def grid_sentence(records: list[Record]) -> str:
     said += f": {near} of the {others} other cell{'s' * (others > 1)} with a teacher {verb} within it of the best."
     methods, edges = [record.spec.distillation.method for record in records if record.spec.distillation], []
     for name, value in (("temperature", best.temperature), ("kd_weight", best.kd_weight)):
-        tried = sorted({getattr(method, name) for method in methods})
+        alone = {0.0} if name == "kd_weight" and len(methods) < len(records) else set()
+        tried = sorted(alone | {getattr(method, name) for method in methods})
         if len(tried) > 1 and value in (tried[0], tried[-1]):
             edges.append(f"the {'lowest' if value == tried[0] else 'highest'} {name} that was tried")
     return f"{said} The chosen one has {' and '.join(edges)}, so a better one may lie beyond." if edges else said

@@ -108,9 +108,10 @@ def test_the_caption_says_what_the_gains_are_conditional_on(found):
         return answers_caption({"A": [Answer("a gain", "test", one.with_(over=over)) for over in conditions]})
 
     views = "over seeds that share their views"
-    assert one.over == f"{views} (and one teacher)" and caption(one.over).endswith(f", its interval {one.over}.")
-    assert caption("over one seed", "over seeds").endswith(", its interval over one seed; over seeds.")
-    assert caption(views, one.over).endswith("share some of these, as each chapter says: their views, one teacher.")
+    assert one.over == f"{views} (and one teacher)"
+    assert caption(one.over).endswith(f", its interval {one.over}. Other test images are not in it.")
+    assert ", its interval over one seed; over seeds." in caption("over one seed", "over seeds")
+    assert "share some of these, as each chapter says: their views, one teacher." in caption(views, one.over)
 
 
 def test_all_that_diverged_is_said(tmp_path):

@@ -480,7 +480,7 @@ def test_lambdas_are_a_line_for_each_optimiser_beside_xnor_with_both_values_mark
     assert lines["BONN, Adam"].get_xydata().tolist() == [[0.0, 43.0], [1e-6, 43.5], [1e-4, 37.0]]
     assert lines["BONN, SGD"].get_xydata().tolist() == [[0.0, 40.0], [1e-4, 33.0]]
     assert set(lines["XNOR, Adam"].get_ydata()) == {41.0} and set(lines["XNOR, SGD"].get_ydata()) == {33.5}
-    assert set(lines["lambda chosen, 1e-06"].get_xdata()) == {1e-6}
+    assert set(lines["lambda used, 1e-06"].get_xdata()) == {1e-6}
     assert set(lines["lambda published, 0.0001"].get_xdata()) == {1e-4}
     assert axis.get_xscale() == "symlog" and -1e-6 < axis.get_xlim()[0] < 0 and axis.get_xlim()[1] > 1e-4
     tried = {"Adam": {None: 41.0, 1e-6: 43.5, 1e-4: 37.0}}

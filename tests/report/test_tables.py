@@ -415,8 +415,7 @@ def test_how_sure_the_choice_of_a_grid_is(tmp_path):
     said = tables.grid_sentence([record_of(tmp_path, spec_of(), val=51.0), *cells(grid)])  # and the student alone
     assert said == (
         "One validation accuracy of 100 images has a standard error of about 5.0 points: 1 of the 5 other cells with a "
-        "teacher is within it of the best. The chosen one has the lowest kd_weight that was tried, so a better one "
-        "may lie beyond."
+        "teacher is within it of the best."
     )
     inside = cells({(2.0, 0.5): 50.0, (4.0, 0.5): 52.0, (8.0, 0.5): 44.0})
     assert tables.grid_sentence(inside[:1]).endswith("has a standard error of about 5.0 points."), "nothing was chosen"
