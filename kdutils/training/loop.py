@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -193,7 +194,4 @@ def _train_epoch(
 
 def _batches(count: int, size: int) -> list[slice]:
     """Slices of `size`, the last one partial; a single left-over image joins it, for batch norm needs two."""
-    starts = list(range(0, count, size))
-    if len(starts) > 1 and count - starts[-1] == 1:
-        starts.pop()
-    return [slice(start, stop) for start, stop in zip(starts, starts[1:] + [count], strict=True)]
+    return [slice(start, stop) for start, stop in pairwise((0, *range(size, count - 1, size), count))]
