@@ -4,7 +4,7 @@ Sources: XNOR-Net (Rastegari et al., ECCV 2016), Bi-Real Net (Liu et al., ECCV 2
 CNNs" (Gu et al., ICCV 2019). sign(0) is +1 everywhere: a bit has two values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -21,17 +21,23 @@ def sign(x: torch.Tensor) -> torch.Tensor:
     return torch.copysign(x.new_ones(()), x + 0)  # + 0 turns the float -0.0 into +0.0
 
 
-class _SignActivation(torch.autograd.Function):
-    @staticmethod
-    def forward(context, activations: torch.Tensor) -> torch.Tensor:
-        context.save_for_backward(activations)
-        return sign(activations)
+class _Sign(torch.autograd.Function):
+    """sign(x) with the pseudo-gradient that `estimator` gives from x and dL/dsign."""
 
     @staticmethod
-    def backward(context, gradient: torch.Tensor) -> torch.Tensor:
-        (activations,) = context.saved_tensors
-        inside = torch.ops.aten.hardtanh_backward(gradient, activations, -1.0, 1.0)  # 0 where |a| >= 1
-        return torch.addcmul(inside, inside, activations.abs(), value=-1).mul_(2)
+    def forward(context, x: torch.Tensor, estimator: Callable) -> torch.Tensor:
+        context.save_for_backward(x)
+        context.estimator = estimator
+        return sign(x)
+
+    @staticmethod
+    def backward(context, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return context.estimator(*context.saved_tensors, gradient), None
+
+
+def _bi_real(activations: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    inside = torch.ops.aten.hardtanh_backward(gradient, activations, -1.0, 1.0)  # 0 where |a| >= 1
+    return torch.addcmul(inside, inside, activations.abs(), value=-1).mul_(2)
 
 
 def sign_activations(activations: torch.Tensor) -> torch.Tensor:
@@ -39,7 +45,7 @@ def sign_activations(activations: torch.Tensor) -> torch.Tensor:
 
     It is the slope of the polynomial that approximates sign to second order (Liu et al., ECCV 2018, eq. 7 and 8).
     """
-    return _SignActivation.apply(activations)
+    return _Sign.apply(activations, _bi_real)
 
 
 class _PReLU(torch.autograd.Function):
@@ -67,25 +73,13 @@ class PReLU(nn.PReLU):
         return _PReLU.apply(inputs, self.weight)
 
 
-class _ClippedSign(torch.autograd.Function):
-    @staticmethod
-    def forward(context, weights: torch.Tensor) -> torch.Tensor:
-        context.save_for_backward(weights)
-        return sign(weights)
-
-    @staticmethod
-    def backward(context, gradient: torch.Tensor) -> torch.Tensor:
-        (weights,) = context.saved_tensors
-        return gradient * (weights.abs() <= 1)
-
-
 def sign_weights(weights: torch.Tensor) -> torch.Tensor:
     """sign(x) with the pseudo-gradient dL/dx = dL/dsign * 1{|x| <= 1} (Rastegari et al., ECCV 2016, section 3.1).
 
     Given w X it is BONN's estimator: dL/dX = dL/dsign * 1{|w X| <= 1} * w and dL/dw = sum dL/dsign * 1{|w X| <= 1} * X
     (Gu et al., ICCV 2019, section 3.4).
     """
-    return _ClippedSign.apply(weights)
+    return _Sign.apply(weights, lambda weights, gradient: gradient * (weights.abs() <= 1))
 
 
 def mean_magnitude(weights: torch.Tensor) -> torch.Tensor:
