@@ -44,15 +44,12 @@ class Checkpoint:
         """Load what `save` wrote; the start where there is none, or it is damaged, or of another network or inputs."""
         try:
             with safe_open(self.path, "pt") as file:
-                header = file.metadata()
-                if header["facts"] != json.dumps(self.facts, sort_keys=True):
-                    return Progress()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-                if header["digest"] != _digest(header["progress"], tensors):
-                    return Progress()
-                progress = Progress(**json.loads(header["progress"]))
-            shapes = {f"model.{name}": tensor.shape for name, tensor in model.state_dict().items()}
-            if shapes != {name: tensor.shape for name, tensor in tensors.items() if name.startswith("model.")}:
+                header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+            progress = Progress(**json.loads(header["progress"]))
+            shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("model.")}
+            wanted = {f"model.{name}": tensor.shape for name, tensor in model.state_dict().items()}
+            right = json.dumps(self.facts, sort_keys=True), _digest(header["progress"], tensors), wanted
+            if (header["facts"], header["digest"], shapes) != right:
                 return Progress()
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
             return Progress()
