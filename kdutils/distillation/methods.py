@@ -35,11 +35,6 @@ class Method(Value):
     kd_weight: Weight = 1.0
     warmup: PositiveInt = 1  # epochs; 1: none
 
-    def terms(self, student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> Terms:
-        """The `kd` of a batch and its parts, without weights: `formula` with this value's parameters."""
-        parameters = {name: value for name, value in self if name not in Method.model_fields}
-        return type(self).formula(student, teacher, labels, **parameters)
-
     def check(self, teachers: int, classes: int, images: int) -> None:
         """Raise `InputError` where the method cannot learn from so many teachers, classes, or images of a batch."""
         fewest, most = self.teachers
@@ -186,7 +181,8 @@ def method_loss(
         raise InputError(f"labels are a whole number for each of the {len(student_logits)} images, got {got}")
     dtype = torch.float64 if torch.float64 in (student_logits.dtype, teachers.dtype) else torch.float32
     student, teachers, labels = student_logits.to(dtype), teachers.detach().to(dtype), labels.long()
+    taught = teachers if method.teachers[1] > 1 else teachers[0]
+    own = {name: value for name, value in method if name not in Method.model_fields}
     with torch.autocast(student.device.type, enabled=False):  # else it would multiply matrices in half precision
-        terms = {"ce": F.cross_entropy(student, labels)}
-        terms |= method.terms(student, teachers if method.teachers[1] > 1 else teachers[0], labels)
+        terms = {"ce": F.cross_entropy(student, labels)} | type(method).formula(student, taught, labels, **own)
     return method.ce_weight * terms["ce"] + method.kd_weight * min(epoch / method.warmup, 1.0) * terms["kd"], terms
