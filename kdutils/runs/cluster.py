@@ -216,12 +216,8 @@ def connect(
 
 def _token(store: Store) -> Any:
     """A file in the store, by which workers know it; raises `InputError` where it cannot be written."""
-    try:
+    with records.writing(f"the run store {store.folder}"):
         return tempfile.NamedTemporaryFile(prefix=".cluster-", dir=store.folder)
-    except OSError as error:
-        raise InputError(
-            f"the run store {store.folder} cannot be written ({error.strerror}): free space there or set KD_RUNS_DIR"
-        ) from None
 
 
 def _client(address: str) -> Any:

@@ -11,7 +11,8 @@ import platform
 import subprocess
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -123,6 +124,15 @@ def _read_summary(path: Path) -> dict:
     return summary
 
 
+@contextmanager
+def writing(what: str, remedy: str = "free space there or set KD_RUNS_DIR") -> Iterator[None]:
+    """Raises `InputError` with the `remedy` where what is written in the store cannot be."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what} cannot be written ({error.strerror}): {remedy}") from None
+
+
 @dataclass(frozen=True)
 class Store:
     """The folder of records, checkpoints and teacher tables, by default that of `KD_RUNS_DIR`; made where it is not."""
@@ -130,11 +140,8 @@ class Store:
     folder: Path = field(default_factory=lambda: settings().runs_dir)
 
     def __post_init__(self) -> None:
-        try:
+        with writing(f"the run store {self.folder}", "set KD_RUNS_DIR to a folder that can"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = f"the run store {self.folder} cannot be written ({error.strerror})"
-            raise InputError(f"{reason}: set KD_RUNS_DIR to a folder that can") from None
 
     def read(self, name: str) -> Record:
         """The record whose key or folder is `name`; raises `InputError` where there is none, or it is not whole."""
@@ -198,28 +205,26 @@ class Store:
         holds what it held before.
         """
         path = self.folder / spec.key
-        try:
-            with TemporaryDirectory(prefix=f".{spec.key}-", dir=self.folder, ignore_cleanup_errors=True) as made:
-                draft = Path(made)
-                (draft / "spec.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
-                pd.DataFrame(outcome.history).to_csv(draft / "history.csv", index=False)
-                np.savez_compressed(draft / "predictions.npz", logits=outcome.logits, labels=outcome.labels)
-                tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-                (draft / "model.safetensors").write_bytes(save(tensors))  # `save_file` would keep it from other users
-                files = {"files": {name: _sha256(draft / name) for name in _FILES}}
-                summary = _summary(spec, model, outcome, runtime) | facts | files
-                summary["digest"] = _digest(summary)
-                (draft / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-                draft.chmod(0o755)
-                try:
-                    os.replace(draft, path)
-                except OSError:
-                    if not path.is_dir():
-                        raise  # else another process was quicker: its record is as good
-        except OSError as error:
-            raise InputError(
-                f"the record {path} cannot be written ({error.strerror}): free space there or set KD_RUNS_DIR"
-            ) from None
+        with (
+            writing(f"the record {path}"),
+            TemporaryDirectory(prefix=f".{spec.key}-", dir=self.folder, ignore_cleanup_errors=True) as made,
+        ):
+            draft = Path(made)
+            (draft / "spec.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
+            pd.DataFrame(outcome.history).to_csv(draft / "history.csv", index=False)
+            np.savez_compressed(draft / "predictions.npz", logits=outcome.logits, labels=outcome.labels)
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+            (draft / "model.safetensors").write_bytes(save(tensors))  # `save_file` would keep it from other users
+            files = {"files": {name: _sha256(draft / name) for name in _FILES}}
+            summary = _summary(spec, model, outcome, runtime) | facts | files
+            summary["digest"] = _digest(summary)
+            (draft / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+            draft.chmod(0o755)
+            try:
+                os.replace(draft, path)
+            except OSError:
+                if not path.is_dir():
+                    raise  # else another process was quicker: its record is as good
         return read_record(path)
 
 

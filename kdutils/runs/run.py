@@ -12,7 +12,7 @@ from kdutils.distillation.tables import SHARD
 from kdutils.errors import InputError
 from kdutils.networks.counting import forward_macs
 from kdutils.runs.cluster import connect
-from kdutils.runs.records import Record, Store
+from kdutils.runs.records import Record, Store, writing
 from kdutils.runs.resolve import fill, open_table, resolve, table_name
 from kdutils.runs.schedule import Job, Progress, execute
 from kdutils.settings import settings
@@ -38,10 +38,8 @@ def run(spec: RunSpec, store: Store | None = None, report: Report = lambda fract
         return found
     model, inputs = resolve(spec, {needed.key: run(needed, store) for needed in spec.needs}, store)
     partial = store.folder / f"{spec.key}.partial"
-    try:
+    with writing(str(store.folder), "set KD_RUNS_DIR elsewhere"):
         partial.mkdir(exist_ok=True)  # tells that the run has begun
-    except OSError as error:
-        raise InputError(f"{store.folder} cannot be written ({error.strerror}): set KD_RUNS_DIR elsewhere") from None
     rests_on = inputs.facts | {"arithmetic": inputs.runtime.name}
     checkpoint = Checkpoint(partial / "checkpoint.safetensors", rests_on, settings().checkpoint_seconds)
     outcome = train(model, spec, inputs, lambda epoch: report(epoch / max(1, spec.epochs)), checkpoint)
