@@ -143,9 +143,8 @@ def build_dataset(name: str, own: tuple[list[np.ndarray], tuple[str, ...]] | Non
         raise _unknown(name)
     folder, rebuild = settings().data_dir / name, is_cached(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-    new = work / "new"
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent, ignore_cleanup_errors=True) as made:
+        work, new = Path(made), Path(made, "new")
         arrays, classes = own or (_cifar(name, folder, work) if name in _OFFICIAL else synthetic.synthesise(name))
         new.mkdir()
         for part, array in zip(_ARRAYS, arrays, strict=True):
@@ -157,8 +156,6 @@ def build_dataset(name: str, own: tuple[list[np.ndarray], tuple[str, ...]] | Non
             os.replace(new, folder / f"new{work.name}")
             _load.cache_clear()  # Windows replaces no file that is open
             _put_in_place(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _put_in_place(folder: Path) -> None:
