@@ -197,13 +197,15 @@ def connect(
 ) -> Iterator[Pool]:
     """Where jobs on these data sets, ImageNet weights (of `networks`) and files are done: a cluster, or this process.
 
-    Raises `InputError` where the scheduler cannot be reached, or has no fit worker.
+    Raises `InputError` where the store cannot be written, or the scheduler not be reached, or has no fit worker.
     """
     if not (address := scheduler()):
         yield Pool(progress)
         return
     try:
-        with _client(address) as client, _token(store) as token:
+        with records.writing(f"the run store {store.folder}"):
+            token = tempfile.NamedTemporaryFile(prefix=".cluster-", dir=store.folder)  # by it, workers know the store
+        with token, _client(address) as client:
             question = sorted(data), sorted(networks), sorted(files), Path(token.name)
             cluster = Cluster(client, address, progress, question)
             while not cluster.free():
@@ -212,12 +214,6 @@ def connect(
     except BaseException:  # what runs in workers of this process would go on
         _own.close()
         raise
-
-
-def _token(store: Store) -> Any:
-    """A file in the store, by which workers know it; raises `InputError` where it cannot be written."""
-    with records.writing(f"the run store {store.folder}"):
-        return tempfile.NamedTemporaryFile(prefix=".cluster-", dir=store.folder)
 
 
 def _client(address: str) -> Any:
