@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PositiveInt as Count, ValidationInfo, field_validator, model_validator
 
 from kdutils.data.datasets import DATASETS
 from kdutils.data.views import VIEWS
@@ -18,8 +18,6 @@ from kdutils.networks.registry import IMAGENET_NETWORKS, default_options, normal
 from kdutils.networks.residual import FROZEN_STEMS
 from kdutils.settings import absolute
 from kdutils.values import Seed, Value
-
-Count = Annotated[int, Field(gt=0)]
 
 
 class DataSpec(Value):

@@ -12,12 +12,10 @@ from typing import Annotated
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat as Weight, PositiveFloat as Positive
 
 from kdutils.values import Temperature, Temperatures
 
-Weight = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
 Terms = dict[str, torch.Tensor]
 _HIDDEN = -1e9  # as a logit: softmax makes it 0, and unlike -inf it makes no NaN
 
