@@ -117,7 +117,6 @@ class Assignment(Study):
         arms = {}
         for name in self.weighing:
             weight = both.kd_weight * (1 if name == "mt_aekd" else len(self.TEACHERS))
-            weights = dict(ce_weight=both.ce_weight, kd_weight=weight)
-            method = build_method(name, temperature=both.temperature, **weights)
+            method = build_method(name, temperature=both.temperature, ce_weight=both.ce_weight, kd_weight=weight)
             arms[f"both, {WEIGHING[name]}"] = [self.student(self.TEACHERS, method, seed) for seed in self.seeds]
         return arms

@@ -90,10 +90,8 @@ class Cifar100(Study):
     @property
     def _last(self) -> "Cifar100":
         """The study whose runs are compared in the end: where it retrains, no image is left out to choose by."""
-        data, sizes = self.data, {"val_size": 0}
-        if data.train_size:
-            sizes["train_size"] = data.train_size + data.val_size
-        return self.with_(data=data.with_(**sizes)) if self.retrain else self
+        train_size = self.data.train_size and self.data.train_size + self.data.val_size
+        return self.with_(data=self.data.with_(train_size=train_size, val_size=0)) if self.retrain else self
 
     def arms(self, best: KD) -> dict[str, list[RunSpec]]:
         """The teacher, the student alone, and taught by the chosen method, by their published names."""
