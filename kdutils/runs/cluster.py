@@ -1,7 +1,6 @@
 """Workers that do jobs through Dask: processes of this machine, or of many.
 
-Every fit worker has one job at a time, so one that dies costs and accuses its own job alone. All machines share the run
-store, which must lie on a file system that keeps mapped files coherent between them (Lustre, GPFS, CephFS).
+Every fit worker has one job at a time, so one that dies costs and accuses its own job alone. All share the run store.
 """
 
 import atexit
