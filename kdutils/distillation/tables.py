@@ -119,18 +119,17 @@ class ViewTable:
             )
 
     def lookup(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
-        """Values of the given entries, float32 [B, columns]; raises `LookupError` if one is not filled.
+        """Values of the given entries, float32 [B, columns].
 
-        Raises `InputError` if one is not what was written, which then counts as not filled.
+        Raises `InputError` if one is not filled, or is not what was written: then it counts as not filled.
         """
         where = indices.numpy(), views.numpy()
         values, checksums = self.values[where], self.checksums[where]
-        if not checksums.all():
-            raise LookupError(f"{self.folder} is not filled where the run looks: fill it first")
-        if (changed := checksums != _checksums(values)).any():
-            self.checksums[where[0][changed], where[1][changed]] = 0
+        if (wrong := checksums != _checksums(values)).any():
+            what = "has changed on the disk" if checksums.all() else "is not filled where the run looks"
+            self.checksums[where[0][wrong], where[1][wrong]] = 0
             self.checksums.flush()
-            raise InputError(f"{self.folder} has changed on the disk: give the same command again, and it is mended")
+            raise InputError(f"{self.folder} {what}: give the same command again, and it is mended")
         return torch.from_numpy(values).float()
 
 
@@ -144,7 +143,7 @@ class HeadTable:
 
     @torch.inference_mode()
     def lookup(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
-        """Logits of the given entries, float32 [B, classes]; raises `LookupError` if one is not filled."""
+        """Logits of the given entries, float32 [B, classes]; raises as `ViewTable.lookup` does."""
         return F.linear(self.features.lookup(indices, views), self.weight, self.bias)
 
 

@@ -80,7 +80,9 @@ def _start(plan: Study, init: str) -> dict[str, str]:
             print(
                 "Study C compares a pretrained teacher in any case: without ImageNet's weights, one from other images."
             )
-        return other if init in ("auto", "random") else {"init": init}
+        if init == "imagenet":
+            print("No network here has ImageNet's weights: random weights stand in.")
+        return other if init in ("auto", "imagenet", "random") else {"init": init}
     if not (missing := [network for network in plan.imagenet_networks if not weights.available(network)]):
         return {"init": "imagenet"}
     sentence = f"ImageNet's weights of {missing[0]} are not here and cannot be downloaded"

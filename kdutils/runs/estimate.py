@@ -62,12 +62,14 @@ def _rate(few: RunSpec) -> float:
     """Seconds for a unit of work (`run_work`): what two more batches cost, as start-up is not to count."""
     seconds, threads = [], torch.get_num_threads()
     torch.set_num_threads(max(1, cores() // workers()))
-    with tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as folder:
-        for batches in (1, 3):
-            spec = few.with_(data=few.data.with_(train_size=batches * few.batch_size))
-            began = time.monotonic()
-            run(spec, Store(Path(folder)))
-            seconds.append(time.monotonic() - began)
-    torch.set_num_threads(threads)
+    try:
+        with tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as folder:
+            for batches in (1, 3):
+                spec = few.with_(data=few.data.with_(train_size=batches * few.batch_size))
+                began = time.monotonic()
+                run(spec, Store(Path(folder)))
+                seconds.append(time.monotonic() - began)
+    finally:
+        torch.set_num_threads(threads)
     passes = 1.0 if few.has_frozen_backbone else 3.0
     return max(0.0, seconds[1] - seconds[0]) / (passes * 2 * few.batch_size * image_work(few))

@@ -176,7 +176,8 @@ def run_work(spec: RunSpec, dataset: Dataset) -> float:
     """The run's cost in forward passes, for the ETA: backward costs twice forward; of a frozen backbone, its test."""
     if spec.has_frozen_backbone:
         return (spec.data.test_size or len(dataset.test_labels)) * image_work(spec)
-    return 3.0 * (spec.data.train_size or len(dataset.train_labels)) * spec.epochs * image_work(spec)
+    images = spec.data.train_size or len(dataset.train_labels) - spec.data.val_size
+    return 3.0 * images * spec.epochs * image_work(spec)
 
 
 def image_work(spec: RunSpec) -> float:
