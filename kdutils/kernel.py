@@ -105,17 +105,14 @@ class Kernel:
         if self._manager and self._manager.has_kernel:
             return
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # this very package
-        self._manager = _Manager()
-        await self._manager.start_kernel(env=os.environ | {"PYTHONPATH": paths})
-        client = self._manager.client()
-        client.start_channels(hb=False)  # a heartbeat that is stopped as it begins would open sockets without end
-        client.execute(_BEFOREHAND, silent=True)
+        self._manager, beforehand = _Manager(), f"--IPKernelApp.exec_lines={_BEFOREHAND}"
+        await self._manager.start_kernel(extra_arguments=[beforehand], env=os.environ | {"PYTHONPATH": paths})
 
     async def _renew(self, folder: Path, environment: dict[str, str]) -> _Manager:
         """The running kernel, cleared, in `folder` and with `environment`; raises `RuntimeError` if none answers."""
         await self._start()
         client = self._manager.client()
-        client.start_channels(hb=False)
+        client.start_channels(hb=False)  # a heartbeat that is stopped as it begins would open sockets without end
         await client.wait_for_ready(_LIMITS["start_timeout"])
         cleared = f"""
             def renew():
