@@ -43,13 +43,10 @@ def compare_settings(first: Results, second: Results) -> pd.DataFrame:
             pair = settings.get(what, "–"), other.get(what, "–")
             if pair[0] != pair[1]:
                 differing.setdefault((what, *pair), []).append(place)
-    rows = [(*found, _listed(places)) for found, places in differing.items()]
+    rows = []
+    for found, places in differing.items():
+        rows.append((*found, ", ".join(places[:2]) + f" and {len(places) - 2} more" * (len(places) > 2)))
     return pd.DataFrame(rows, columns=["what", "A", "B", "where"])
-
-
-def _listed(places: list[str]) -> str:
-    shown = list(dict.fromkeys(places))
-    return ", ".join(shown[:2]) + (f" and {len(shown) - 2} more" if len(shown) > 2 else "")
 
 
 def _settings(results: Results) -> dict[str, dict[str, str]]:
