@@ -38,6 +38,7 @@ class PageExporter(TemplateExporter):
     export_from_notebook = "Course page"
     output_mimetype = "text/html"
     prints = False
+    left_out = {"remove-cell"}  # tags of cells
     file_extension = FilenameExtension(".html")
     template_name = Unicode("kd")
     template_file = Unicode("page.html.j2")
@@ -48,7 +49,7 @@ class PageExporter(TemplateExporter):
     def default_config(self):
         """nbconvert's own, with tags and streams as a page needs them."""
         config = super().default_config
-        tags = {"remove_cell_tags": {"remove-cell"}, "remove_input_tags": {"hide-input"}}
+        tags = {"remove_cell_tags": self.left_out, "remove_input_tags": {"hide-input"}}
         config.merge(Config(TagRemovePreprocessor=tags, CoalesceStreamsPreprocessor={"enabled": True}))
         return config
 
@@ -83,15 +84,9 @@ class PrintExporter(PageExporter):
     export_from_notebook = "Course PDF"
     output_mimetype = "application/pdf"
     prints = True
+    left_out = {"remove-cell", "solution"}
     file_extension = FilenameExtension(".pdf")
     template_file = Unicode("cells.html.j2")
-
-    @property
-    def default_config(self):
-        """A page's, without the cells tagged `solution`."""
-        config = super().default_config
-        config.TagRemovePreprocessor.remove_cell_tags.add("solution")
-        return config
 
     def from_notebook_node(self, nb, resources=None, **kw):
         """The PDF of a notebook (bytes), and the resources."""
