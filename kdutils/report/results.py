@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import JsonValue, ValidationError
@@ -12,9 +12,6 @@ from kdutils.report.statistics import Arms, Gain, Numbers, finished, standard_er
 from kdutils.runs.records import Record
 from kdutils.specs import RunSpec
 from kdutils.values import Value, explain
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 
 class Arm(Value):
@@ -107,14 +104,14 @@ def describe_grid(records: list[Record]) -> dict:
     return {"cells": cells, "standard_error": error}
 
 
-def collect(notebook: "NotebookNode") -> Chapter | None:
+def collect(notebook: dict) -> Chapter | None:
     """What the tables of an executed notebook carry (`Page`); None for nothing.
 
     An arm whose runs are not those of an earlier table under its name also gets the name of its own table. Raises
     `ValidationError` for a notebook that was executed by a version of another schema.
     """
     chapter = {}
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+    for output in (output for cell in notebook["cells"] for output in cell.get("outputs", [])):
         shown = output.get("metadata", {}).get("kdutils", {})
         found = dict(shown.get("results", {}))
         known = chapter.get("arms", {})
@@ -125,7 +122,7 @@ def collect(notebook: "NotebookNode") -> Chapter | None:
             for name, arm in found.get("arms", {}).items()
         }
         chapter = _merged(chapter, found) if "setting" in found else chapter
-    study = {"study": notebook.metadata.get("kdutils", {}).get("study", "")}
+    study = {"study": notebook["metadata"].get("kdutils", {}).get("study", "")}
     return Chapter.model_validate_json(json.dumps(study | chapter)) if chapter else None
 
 
