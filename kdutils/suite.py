@@ -276,20 +276,19 @@ def _is_published(folder: Path) -> bool:
 
 def publish(plan: Plan) -> None:
     """Export all of the profile's executed notebooks, and make the report of them (`kdutils.report.publish`)."""
-    folder = plan.folder
-    made = [folder / notebook.name for notebook in list_notebooks() if (folder / notebook.name).is_file()]
-    digests = {path: (_own_digest(_noted(path).get("dataset")), _noted(path).get("digest")) for path in made}
-    whole = [path for path, (now, then) in digests.items() if now in (None, then)]
-    if outdated := [path.stem for path in made if path not in whole]:
+    folder, names = plan.folder, [notebook.name for notebook in list_notebooks()]
+    told = {path: _noted(path) for path in (folder / name for name in names) if path.is_file()}
+    digests = {path: _own_digest(noted.get("dataset")) for path, noted in told.items()}  # as they are now
+    whole = {path: noted for path, noted in told.items() if digests[path] in (None, noted.get("digest"))}
+    if outdated := [path.stem for path in told if path not in whole]:
         print(f"Left out, for their images have been replaced: {', '.join(outdated)}; run them again.", flush=True)
-    failed = [path for path in ((folder / "failed" / notebook.name) for notebook in list_notebooks()) if path.is_file()]
-    _keep_summaries(whole, folder / "records")
-    exports.publish(whole, folder, _cover(plan, whole), failed)
+    failed = [path for path in (folder / "failed" / name for name in names) if path.is_file()]
+    _keep_summaries({key for noted in whole.values() for key in noted.get("runs", [])}, folder / "records")
+    exports.publish(list(whole), folder, _cover(plan, whole), failed)
 
 
-def _keep_summaries(executed: list[Path], folder: Path) -> None:
-    """One JSON file for every run that these notebooks rest on: its spec, metrics, cost and provenance."""
-    keys = {key for path in executed for key in _noted(path).get("runs", [])}
+def _keep_summaries(keys: set[str], folder: Path) -> None:
+    """One JSON file for each of these runs: its spec, metrics, cost and provenance."""
     for old in folder.glob("*.json"):
         if old.stem not in keys:
             old.unlink()
@@ -302,15 +301,14 @@ def _keep_summaries(executed: list[Path], folder: Path) -> None:
         write_atomic(folder / f"{key}.json", json.dumps(content, indent=1).encode())
 
 
-def _cover(plan: Plan, chapters: list[Path]) -> dict:
+def _cover(plan: Plan, told: dict[Path, dict]) -> dict:
     environment = current_environment(detect_runtime())
     kept = (json.loads(path.read_text(encoding="utf-8")) for path in (plan.folder / "records").glob("*.json"))
     trained, here = sorted({summary["environment"]["hardware"] for summary in kept}), environment["hardware"]
     hardware = "; ".join(trained or [here])
     if hardware != here:
         hardware += f"; this report was set on {here}"
-    told = {path: _noted(path) for path in chapters}
-    named, starts = _datasets(told), {given.get("init") for given in told.values()} - {None}
+    named, starts = _datasets(told), {noted.get("init") for noted in told.values()} - {None}
     facts = {
         "Data": "; ".join(map(_data, named)),
         "Profile": f"{plan.profile}: {PROFILES[plan.profile]}",
@@ -324,7 +322,7 @@ def _cover(plan: Plan, chapters: list[Path]) -> dict:
     cover = {"title": "Knowledge distillation", "subtitle": "What small networks learn from large ones", "facts": facts}
     cover["subtitle"] += "".join(f", on the data set {name}" for name in named if name not in DATASETS)
     cover["subtitle"] += f"; profile {facts['Profile']}"  # beside published values, who reads on must know
-    return cover | _notice(chapters)
+    return cover | _notice(told)
 
 
 def _data(name: str) -> str:
@@ -333,11 +331,11 @@ def _data(name: str) -> str:
     return f"{here.title} (digest {here.digest})" if here else TITLES.get(name, name)
 
 
-def _notice(chapters: list[Path]) -> dict:
+def _notice(told: dict[Path, dict]) -> dict:
     """The cover's warning where chapters rest on synthetic data, which must never pass for CIFAR."""
-    synthetic = [path.stem for path in chapters if _noted(path).get("dataset") == "synthetic"]
+    synthetic = [path.stem for path, noted in told.items() if noted.get("dataset") == "synthetic"]
     if not synthetic:
         return {}
-    where, there = ("", "here") if len(synthetic) == len(chapters) else (f" in {', '.join(synthetic)}", "there")
+    where, there = ("", "here") if len(synthetic) == len(told) else (f" in {', '.join(synthetic)}", "there")
     notice = f"Synthetic data{where}: procedural images stand in for CIFAR. Nothing made {there} is a result on CIFAR."
     return {"notice": notice}
