@@ -11,7 +11,7 @@ from kdutils.networks import weights
 from kdutils.networks.registry import build_model
 from kdutils.report.page import Page
 from kdutils.report.statistics import Arms
-from kdutils.settings import settings
+from kdutils.settings import absolute, settings
 from kdutils.studies import STUDIES, Assignment, Binary, Cifar100, Study, TeacherInit, study
 from kdutils.studies.base import Training
 
@@ -26,7 +26,7 @@ def open_study(name: str, profile: str = "quick", dataset: str = "auto", init: s
     Raises `InputError` before anything is run: for what cannot be had, too few images, a file that does not fit.
     """
     if given.get("teacher_file"):
-        given["teacher_file"] = str(Path(given["teacher_file"]).expanduser().absolute())
+        given["teacher_file"] = str(absolute(given["teacher_file"]))
     plan = study(name, profile, **given)
     usual = plan.data.name
     if dataset == "auto" and not datasets.available(usual):
@@ -68,7 +68,8 @@ def _fitted(plan: Study, images: datasets.Dataset) -> dict:
         val = min(data.val_size, max(1, there // 5))
         own |= {"train_size": min(data.train_size or there, there - val), "val_size": val}
         if not settings().chapter:  # else the suite has said so for all chapters
-            print(f"{_title(images)} has {there:,} training images: {own['train_size']:,} train and {val:,} validate.")
+            sizes = f"{own['train_size']:,} train and {val:,} validate"
+            print(f"{_title(images.name)} has {there:,} training images: {sizes}.")
     return own
 
 
@@ -116,7 +117,7 @@ def _short(plan: Study, trained: tuple[str, str] | None = None) -> str:
     seeds = f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
     here, there = _stand_in(plan)
     stand_in = f", {here} for {there}" if here != there else ""
-    setting = f"{_data(plan)}: {', '.join(images[:-1])} and {images[-1]} images, {seeds}"
+    setting = f"{_title(plan.data.name)}: {', '.join(images[:-1])} and {images[-1]} images, {seeds}"
     return f"{setting}; profile {plan.profile} ({who}: {training}{stand_in})."
 
 
@@ -130,7 +131,7 @@ def setting_table(plan: Study) -> pd.DataFrame:
 
 def _facts(plan: Study) -> dict[str, str]:
     sizes = _sizes(plan) if plan.profile != "paper" or plan.data.digest else {}
-    facts = {"data": _data(plan) if sizes else datasets.TITLES[plan.data.name]}
+    facts = {"data": _title(plan.data.name) if sizes else datasets.TITLES[plan.data.name]}
     if plan.data.digest:
         images = datasets.load_dataset(plan.data.name)
         there = f"{len(images.train_labels):,} to train and to validate with, {len(images.test_labels):,} to test with"
@@ -148,12 +149,10 @@ def _facts(plan: Study) -> dict[str, str]:
     return facts | _networks(plan)
 
 
-def _data(plan: Study) -> str:
-    return _title(datasets.load_dataset(plan.data.name))
-
-
-def _title(images: datasets.Dataset) -> str:
-    return f"{images.title[0].upper()}{images.title[1:]}"
+def _title(dataset: str) -> str:
+    """A data set's title as a sentence begins with it."""
+    title = datasets.load_dataset(dataset).title
+    return f"{title[0].upper()}{title[1:]}"
 
 
 def _sizes(plan: Study) -> dict[str, str]:
