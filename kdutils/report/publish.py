@@ -46,14 +46,12 @@ def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path
     read = {path: read_notebook(path) for path in [*notebooks, *failed]}
     exporter, texts, images = PageExporter(), [], {}
     with ThreadPoolExecutor(cores()) as threads:  # pandoc and Typst, most of it, run outside the interpreter
-        papers = [
-            threads.submit(_paper, read[path], path, folder, f"chapter-{n}-") for n, path in enumerate(notebooks, 1)
-        ]
-        pages = []
-        for previous, path, following in zip([None, *notebooks], notebooks, [*notebooks[1:], None], strict=False):
-            neighbours = [(relation, other) for relation, other in (("prev", previous), ("next", following)) if other]
+        papers, pages = [], []
+        for place, path in enumerate(notebooks):
+            papers.append(threads.submit(_paper, read[path], path, folder, f"chapter-{place + 1}-"))
             bar = [("index", "index.html", "Index")]
-            bar += [(relation, f"{other.stem}.html", other.stem.replace("_", " ")) for relation, other in neighbours]
+            for relation, others in (("prev", notebooks[:place][-1:]), ("next", notebooks[place + 1 :][:1])):
+                bar += [(relation, f"{other.stem}.html", other.stem.replace("_", " ")) for other in others]
             pages.append(threads.submit(_page, read[path], path, folder, bar))
         opening, files = _opening({path.stem: read[path] for path in notebooks}, folder, cover, exporter.environment)
         for path, call in zip(notebooks, papers, strict=True):
