@@ -175,9 +175,8 @@ def apart(first: Gain, second: Gain) -> str:
     Raises `InputError` unless both have the same seeds.
     """
     if first.values.keys() != second.values.keys():
-        raise InputError(
-            f"gains of equal seeds are compared, got {', '.join(first.values)} and {', '.join(second.values)}"
-        )
+        seeds = " and ".join(", ".join(each.values) for each in (first, second))
+        raise InputError(f"gains of equal seeds are compared, got {seeds}")
     pairs = {int(seed): (value, second.values[seed]) for seed, value in first.values.items()}
     by_seed = {seed: np.nan if None in pair else pair[0] - pair[1] for seed, pair in pairs.items()}
     low, high = Numbers.of(by_seed).bounds
@@ -275,10 +274,10 @@ def agreement(first: Record, second: Record) -> float:
 
 
 def reliability(records: list[Record]) -> np.ndarray:
-    """Mean confidence, accuracy and share of the images in 15 bins of equal width, of all test images of the runs
-    together; float [3, bins], without bins that hold none."""
+    """Mean confidence, accuracy and share of the images in 15 bins of equal width, of all test images of the runs that
+    did not diverge together; float [3, bins], without bins that hold none."""
     pooled = [np.empty((2, 0))]
-    for logits, labels in (record.predictions for record in records):
+    for logits, labels in (record.predictions for record in finished(records)):
         pooled.append((softmax(logits, axis=1).max(1), logits.argmax(1) == labels))
     confidence, right = np.concatenate(pooled, axis=1)
     sums = [np.histogram(confidence, 15, (0, 1), weights=each)[0] for each in (confidence, right, None)]

@@ -219,13 +219,11 @@ def confidence_sentence(arms: Arms) -> str:
     """How much surer than right the arms are on the test images: mean confidence less accuracy, in points."""
     found = []
     for name, records in arms.items():
-        confidence, accuracy, share = reliability(finished(records))
+        confidence, accuracy, share = reliability(records)
         surplus = f"{100 * (share * (confidence - accuracy)).sum():+.1f}" if len(share) else "diverged"
         found.append(f"{name} {surplus}")
-    said = (
-        "Mean confidence less accuracy on the test images, in points (above zero, a network is surer than it is right)"
-    )
-    return f"{said}: {', '.join(found)}."
+    surer = "above zero, a network is surer than it is right"
+    return f"Mean confidence less accuracy on the test images, in points ({surer}): {', '.join(found)}."
 
 
 def ranking_sentence(arms: Arms) -> str:

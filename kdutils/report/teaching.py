@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from kdutils.distillation.losses import teacher_log_probabilities
 from kdutils.report.plots import COLOURS, WIDEST, _named, _style, plot_bars
-from kdutils.report.statistics import FEW, Arms, finished, reliability
+from kdutils.report.statistics import FEW, Arms, reliability
 
 
 def plot_temperatures(logits: np.ndarray, classes: Sequence[str], temperatures=(0.5, 1, 2, 4, 8, np.inf)) -> Figure:
@@ -124,7 +124,7 @@ def plot_reliability(arms: Arms) -> Figure:
     size = (min(2.6 * len(arms) + 0.6, WIDEST), 3)
     figure, axes = plt.subplots(1, len(arms), figsize=size, sharey=True, squeeze=False)
     for index, (axis, (name, records)) in enumerate(zip(axes[0], arms.items(), strict=True)):
-        confidence, accuracy, share = reliability(finished(records))
+        confidence, accuracy, share = reliability(records)
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="dotted")
         axis.plot(confidence, accuracy, **_style(index) | {"marker": ""})
         axis.scatter(confidence, accuracy, 10 + 300 * share, color=COLOURS[index % len(COLOURS)], alpha=0.7)
