@@ -17,7 +17,7 @@ from kdutils.distillation.methods import Method, build_method, method_loss
 from kdutils.report.plots import COLOURS, MARKERS, WIDEST
 from kdutils.report.results import describe_arms, describe_gains
 from kdutils.report.statistics import BY_CHANCE, Arms, Gain, best_cell, count, finished, gain, spread, values
-from kdutils.report.tables import published
+from kdutils.report.tables import carrying, published
 from kdutils.runs.records import Record
 from kdutils.studies.methods import title
 
@@ -143,8 +143,7 @@ def methods_table(arms: Arms) -> pd.DataFrame:
         rows.append((name, *row, f"{theirs:.2f}" if theirs else "–", gained))
     titles = ["method", "n", "test (%)", "over KD, untuned", "over KD", "95% CI", "one run (s)"]
     table = pd.DataFrame(rows, columns=[*titles, "published (%)", "over KD, untuned, published"])
-    table.attrs["results"] = {"arms": describe_arms(arms), "gains": describe_gains([*tuned.values()])}
-    return table
+    return carrying(table, arms=describe_arms(arms), gains=describe_gains([*tuned.values()]))
 
 
 def _points(gain: Gain) -> str:

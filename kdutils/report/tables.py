@@ -58,7 +58,7 @@ def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") ->
     """
     rows, described = [], describe_arms(arms)
     if any(record.spec.data.digest for records in arms.values() for record in records):
-        table = _carrying(pd.DataFrame(), arms=described)
+        table = carrying(pd.DataFrame(), arms=described)
         table.attrs["instead"] = "The published values are left out here: they are for CIFAR-10."
         return table
     for row in published(study).query("metric in ('accuracy', 'loss')").itertuples():
@@ -75,14 +75,15 @@ def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") ->
         written = max(f"{row.value:.{digits}f}", f"{row.value:g}", key=len)  # no digit less
         rows.append((row.arm, row.split, metric, ours, n, written, difference, row.remark))
     columns = ["classifier", "split", "metric", "ours", "n", "published", "difference", "remark"]
-    return _carrying(pd.DataFrame(rows, columns=columns), arms=described)
+    return carrying(pd.DataFrame(rows, columns=columns), arms=described)
 
 
 def _synthetic(arms: Arms) -> bool:
     return any(record.spec.data.name in FAMILIES for records in arms.values() for record in records)
 
 
-def _carrying(table: pd.DataFrame, **results: dict) -> pd.DataFrame:
+def carrying(table: pd.DataFrame, **results: dict) -> pd.DataFrame:
+    """The table with what `results.json` gets of it: arms, gains or a grid in plain values (`Page.table`)."""
     table.attrs["results"] = results
     return table
 
@@ -126,7 +127,7 @@ def metrics_table(arms: Arms) -> pd.DataFrame:
             row[f"{split} (%)"] = spread(values(records, split)) if there else "–"
         rows.append(row)
     table = pd.DataFrame(rows)
-    return _carrying(table.loc[:, table.ne("–").any()], arms=describe_arms(arms))
+    return carrying(table.loc[:, table.ne("–").any()], arms=describe_arms(arms))
 
 
 def gains_table(gains: list[Gain]) -> pd.DataFrame:
@@ -137,7 +138,7 @@ def gains_table(gains: list[Gain]) -> pd.DataFrame:
         mean, pairs = f"{gain.mean:+.2f}" if gain.n else "diverged", with_diverged(gain.n, gain.diverged)
         rows.append((gain.treated, gain.control, mean, *interval, pairs))
     columns = ["classifier", "against", "gain (points)", "SD", "95% CI", "pairs"]
-    return _carrying(pd.DataFrame(rows, columns=columns), gains=describe_gains(gains))
+    return carrying(pd.DataFrame(rows, columns=columns), gains=describe_gains(gains))
 
 
 def grid_table(records: list[Record]) -> pd.DataFrame:
@@ -153,7 +154,7 @@ def grid_table(records: list[Record]) -> pd.DataFrame:
         for temperature in taught if cell["temperature"] is None else (cell["temperature"],):
             rows.append((cell["kd_weight"], temperature, shown))
     table = pd.DataFrame(rows, columns=["kd_weight", "temperature", "accuracy"])
-    return _carrying(table.pivot(index="kd_weight", columns="temperature", values="accuracy"), grid=grid)
+    return carrying(table.pivot(index="kd_weight", columns="temperature", values="accuracy"), grid=grid)
 
 
 def grid_sentence(records: list[Record]) -> str:
