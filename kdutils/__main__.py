@@ -93,11 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _report, "run one notebook and export it")
     run("only", metavar="NOTEBOOK", nargs=1, help="number, name or path")
     for add in (report, run):
-        add("--profile", default="quick", help="smoke (a test), quick (the default), overnight, or paper (all of it)")
+        add("--profile", help="smoke (a test), quick (the default), overnight, or paper (all of it)")
         add(
             "--dataset",
-            default="auto",
-            help="cifar, synthetic, one's own (`data add`), or auto: cifar if it can be had",
+            help="cifar, synthetic, one's own (`data add`), or auto (the default): cifar if it can be had",
         )
         add("--seeds", help="seeds separated by commas, such as 0,1,2 (default: the profile's)")
         explanation = "a parameter of one notebook, or of all that have it"
@@ -121,14 +120,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _report(only: list[str] | None, seeds: str | None, given: list[str], **values: str) -> int:
+def _report(only: list[str] | None, seeds: str | None, given: list[str], **values: str | None) -> int:
     from kdutils import suite
 
     try:
         numbers = {} if seeds is None else {"seeds": [int(seed) for seed in seeds.split(",")]}
     except ValueError:
         raise InputError(f"--seeds takes whole numbers separated by commas, got {seeds!r}") from None
-    plan = suite.make_plan(values | numbers, only, given)
+    asked = {name: value for name, value in values.items() if value is not None}  # else the notebooks' own
+    plan = suite.make_plan(asked | numbers, only, given)
     if plan.profile in ("overnight", "paper"):
         print("measured on a few batches of each network; whole studies come one after the other:", flush=True)
         for line in suite.foretell(plan):

@@ -117,12 +117,13 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
             raise InputError(f"{name!r} is no parameter of what is run, {stems}: allowed are {names}")
         for path in meant:
             chapters[path][name] = value
+    whole = {path: offered[path] | chapters[path] for path in notebooks}
     for path in notebooks:
-        check_parameters(offered[path] | chapters[path])
-    if out := [path for path in notebooks if not only and _cannot_show(path, chapters[path].get("dataset"))]:
+        check_parameters(whole[path])
+    if out := [path for path in notebooks if not only and _cannot_show(path, whole[path].get("dataset"))]:
         print(f"Left out, for they are about CIFAR: {', '.join(path.stem for path in out)}.")
     notebooks = [path for path in notebooks if path not in out]
-    profile, *others = dict.fromkeys(values["profile"] for values in chapters.values())
+    profile, *others = dict.fromkeys(whole[path].get("profile", "quick") for path in notebooks)
     if others:
         raise InputError(f"a report has one profile, got {profile!r} and {others[0]!r}: give it by --profile")
     store = Store()  # it complains where it cannot be written

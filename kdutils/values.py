@@ -24,6 +24,7 @@ def explain(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(part for part in map(str, first["loc"]) if "[" not in part)  # without the members of a union
     message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message.replace("valid tuple", "valid list")  # as which chapters give them
     if not where:
         return message
     got = first["input"]

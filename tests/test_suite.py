@@ -259,6 +259,16 @@ def test_a_profile_given_as_a_parameter_is_the_reports(project):
         make_plan(VALUES, given=["03.profile=paper"])
 
 
+def test_what_a_notebook_says_of_profile_and_data_holds_where_the_command_says_nothing(project):
+    here = 'profile = "smoke"\ndataset = "synthetic"\nseeds = None\n'
+    write("00_a", parameters=(here,)), write("03_b", parameters=(here.replace("smoke", "quick"),))
+    assert make_plan({}, ["00"]).folder == project / "reports" / "smoke"
+    assert make_plan({"profile": "quick"}, ["00"]).folder == project / "reports" / "quick"
+    assert make_plan({"profile": "smoke"}).folder == project / "reports" / "smoke"
+    with pytest.raises(InputError, match="one profile, got 'smoke' and 'quick': give it by --profile"):
+        make_plan({})
+
+
 @pytest.mark.parametrize(
     "seeds, is_fine", [([0, 2**32 - 1], True), ([2**32], False), ([-1], False), ([], False), ([1, 1], False)]
 )

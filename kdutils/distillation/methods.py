@@ -88,10 +88,13 @@ def method_class(
     """The class `name` of the method that is called as its formula, whose signature names its parameters and defaults.
 
     teachers, classes, images: as in `Method`; defaults: those of `Method`'s parameters that differ from its own.
+    Raises `InputError` for a parameter of the formula that has no type or no default.
     """
     own = list(inspect.signature(formula).parameters.values())[3:]
     values = defaults | {parameter.name: parameter.default for parameter in own}
     types = get_type_hints(Method, include_extras=True) | get_type_hints(formula, include_extras=True)
+    if bare := [each.name for each in own if each.name not in types or each.default is each.empty]:
+        raise InputError(f"{formula.__name__}: its parameter {bare[0]!r} needs a type and a default")
     fields = {field: (types[field], value) for field, value in values.items()}
     fields["name"] = Literal[formula.__name__], formula.__name__
     made = create_model(name, __base__=Method, __module__=__name__, __doc__=formula.__doc__, **fields)

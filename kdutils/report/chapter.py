@@ -15,7 +15,7 @@ from kdutils.settings import absolute, settings
 from kdutils.studies import STUDIES, Assignment, Binary, Cifar100, Study, TeacherInit, study
 from kdutils.studies.base import Training
 
-_TITLES = {"wrn_10_1": "WRN-10-1", "wrn_16_1": "WRN-16-1", "wrn_16_7": "WRN-16-7", "wrn_22": "WRN-22 (16-16-32-64)"}
+_TITLES = {"wrn_10_1": "WRN-10-1", "wrn_16_1": "WRN-16-1", "wrn_16_7": "WRN-16-7"}
 
 
 def open_study(name: str, profile: str = "quick", dataset: str = "auto", init: str | None = None, **given) -> Study:
@@ -29,6 +29,8 @@ def open_study(name: str, profile: str = "quick", dataset: str = "auto", init: s
         given["teacher_file"] = str(absolute(given["teacher_file"]))
     plan = study(name, profile, **given)
     usual = plan.data.name
+    if not isinstance(dataset, str):
+        raise InputError(f"dataset: a name is needed, such as auto or cifar, got {dataset!r}")
     if dataset == "auto" and not datasets.available(usual):
         print(f"{datasets.TITLES[usual]} is not here and cannot be downloaded: the synthetic data set stands in.")
         dataset = "synthetic"
@@ -170,7 +172,9 @@ def _stand_in(plan: Study) -> tuple[str, str]:
     """The network whose name a profile changes, here and in the document."""
     match plan:
         case Binary():
-            return _TITLES[plan.network.name], "WRN-16-7"
+            name, width = plan.network.name, plan.network.option("width")
+            wide = f"WRN-22 ({width}-{width}-{2 * width}-{4 * width})" if name == "wrn_22" else name
+            return _TITLES.get(name, wide), "WRN-16-7"
         case Cifar100() if not plan.teacher_file:
             return plan.network.replace("resnet", "ResNet"), "ResNet32x4"
         case TeacherInit():

@@ -122,9 +122,10 @@ class Cluster(Pool):
         ours, here = self._ours
         for name, value in ours.items():
             if theirs.get(name) != value:
+                edited = ", or, if kdutils was edited since, restart this kernel or command" * (name == "code")
                 return (
                     f"the worker {worker} has {theirs.get(name)} as {name}, here it is {value}: give both the same and "
-                    f"start it again (its KD_DATA_DIR is {there['data']}, its KD_RUNS_DIR {there['runs']})"
+                    f"start it again{edited} (its KD_DATA_DIR is {there['data']}, its KD_RUNS_DIR {there['runs']})"
                 )
         if there["host"] != here["host"] and there["disk"].startswith(_INCOHERENT):
             return (

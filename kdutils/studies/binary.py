@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from kdutils.networks.wide import Precision
 from kdutils.specs import Bayesian, Count, DataSpec, ModelSpec, RunSpec
 from kdutils.studies.base import ONE_CYCLE, SGD_CYCLE, Study, Training, Weights, taught
 from kdutils.values import Temperatures
@@ -41,7 +42,7 @@ class Binary(Study):
 
     data: DataSpec = DataSpec(name="cifar10")
     network: ModelSpec = ModelSpec(name="wrn_16_7", options={"dropout": 0.5})  # of phase 1, but for its precision
-    precisions: tuple[str, ...] = tuple(LABELS)
+    precisions: tuple[Precision, ...] = tuple(LABELS)
     wide: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
     tuning_epochs: Count = 10  # of fine-tuning with the feature loss
     kernel_weight: float = 1e-6  # BONN's lambda, of a loss that is summed over all entries

@@ -13,7 +13,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from kdutils.distillation.losses import agreement_weights, dist, dkd, kd, lskd, mt_average, rld, ttm, wttm
-from kdutils.distillation.methods import METHODS, AnyMethod, build_method, method_loss
+from kdutils.distillation.methods import METHODS, AnyMethod, build_method, method_class, method_loss
 from kdutils.errors import InputError
 
 SEVERAL = [name for name in METHODS if name.startswith("mt_")]
@@ -412,6 +412,12 @@ def test_an_unknown_method_of_a_spec_is_named_with_those_there_are():
         TypeAdapter(AnyMethod).validate_python({"name": "dkt"})
 
 
+@pytest.mark.parametrize("formula", [lambda s, t, labels, delta: {}, lambda s, t, labels, delta=1.0: {}])
+def test_a_formulas_parameters_need_types_and_defaults(formula):
+    with pytest.raises(InputError, match="its parameter 'delta' needs a type and a default"):
+        method_class("Faulty", formula)
+
+
 def test_the_method_that_the_readme_adds_works(tmp_path, monkeypatch):
     readme = (Path(__file__).parents[2] / "kdutils" / "README.md").read_text(encoding="utf-8")
     example = re.search(r"^## Adding a method\n.*?^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)[1]
@@ -420,6 +426,6 @@ def test_the_method_that_the_readme_adds_works(tmp_path, monkeypatch):
     names = runpy.run_path(str(tmp_path / "example.py"))
     tests = [thing for name, thing in names.items() if name.startswith("test_")]
     assert len(tests) == 1
-    tests[0]()
     monkeypatch.setitem(METHODS, "huber", names["Huber"])
+    tests[0]()
     assert given("huber", delta=2.0)[1]["kd"] == 0

@@ -16,6 +16,7 @@ from kdutils.networks.registry import build_model
 from kdutils.report import chapter
 from kdutils.report.chapter import open_chapter, open_study
 from kdutils.report.page import Page
+from kdutils.specs import ModelSpec
 from kdutils.studies import PROFILES, STUDIES, study
 
 
@@ -185,6 +186,23 @@ def test_captions_say_in_short_what_a_profile_changed(name, profile):
     assert str(next(iter(plan.trainings.values()))) in short
     stand_in = {"binary": "for WRN-16-7", "cifar100": "for ResNet32x4", "teacher-init": "for ResNet101"}.get(name)
     assert stand_in is None or (stand_in in short) == (profile != "paper")
+
+
+@pytest.mark.parametrize(
+    "network, title",
+    [
+        (ModelSpec(name="wrn_22", options={"width": 64}), "WRN-22 (64-64-128-256)"),
+        (ModelSpec(name="wrn_22"), "WRN-22 (16-16-32-64)"),
+        (ModelSpec(name="reduced_cnn"), "reduced_cnn"),
+    ],
+)
+def test_captions_name_the_network_that_was_given(network, title):
+    assert f"{title} for WRN-16-7" in chapter._short(study("binary", "quick", dataset="synthetic", network=network))
+
+
+def test_a_data_set_without_a_name_is_refused():
+    with pytest.raises(InputError, match="dataset: a name is needed, such as auto or cifar, got None"):
+        open_study("assignment", "smoke", None)
 
 
 def test_where_the_resnets_are_tested_on_fewer_images_captions_say_so():

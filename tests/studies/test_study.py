@@ -129,6 +129,8 @@ def test_a_given_temperature_leaves_the_weights_of_the_grid():
         (lambda: study("assignment", seeds=[]), ["seeds", "at least 1"]),
         (lambda: study("assignment", teacher_seeds=[-1]), ["teacher_seeds", "-1"]),
         (lambda: study("assignment", seeds=["0"]), ["seeds", "'0'"]),
+        (lambda: study("assignment", seeds=3), ["seeds", "valid list"]),
+        (lambda: study("binary", precisions=["full", "bonnn"]), ["precisions", "bonnn", "'xnor' or 'bonn'"]),
         (lambda: study("binary", teacher_file="resnet32x4.pth"), ["teacher_file"]),
         (lambda: study("assignment", epoch=3), ["epoch"]),
     ],
