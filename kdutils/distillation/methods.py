@@ -171,6 +171,9 @@ def method_loss(
             f"parameters ({', '.join(parameters)}) go with a method's name; this {method.name} has its own"
         )
     teachers = teacher_logits if teacher_logits.dim() == 3 else teacher_logits[None]
+    if (student_logits.dim(), teachers.dim()) != (2, 3):
+        got = f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
+        raise InputError(f"logits are [images, classes], of several teachers [teachers, images, classes], got {got}")
     if teachers.shape[1:] != student_logits.shape:
         theirs, ours = (
             f"{shape[-1]} classes for {shape[-2]} images" for shape in (teachers.shape, student_logits.shape)

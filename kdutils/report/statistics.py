@@ -204,11 +204,11 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
 def best_cell(records: list[Record]) -> Method:
     """The method of the taught run with the best validation accuracy after its last epoch.
 
-    Ties go to the lower validation loss, then to the first of `records`. Raises `InputError` where every run diverged.
+    Ties go to the lower validation loss, then to the first of `records`. Raises `InputError` where none is left.
     """
     runs = [record for record in finished(records) if record.spec.distillation]
     if not runs:
-        raise InputError("no cell can be chosen: every taught run of the grid diverged; try a smaller learning rate")
+        raise InputError("no cell can be chosen: every taught run, if any, diverged; try a smaller learning rate")
     best = max(runs, key=lambda record: (record.metric("val"), -record.metric("val", "loss")))
     return best.spec.distillation.method
 

@@ -385,6 +385,8 @@ def given(name="kd", student=(4, 10), teacher=(4, 10), epoch=1, **parameters):
         ({"name": METHODS["dkd"](), "beta": 2.0}, ["beta", "dkd"]),
         ({"epoch": 0}, ["epochs", "1", "0"]),
         ({"teacher": (3, 10)}, ["3 images", "4"]),
+        ({"student": (10,), "teacher": (10,)}, ["[images, classes]", "(10,)"]),
+        ({"teacher": (10,)}, ["[teachers, images, classes]", "(4, 10) and (10,)"]),
         *[({"name": name}, [name, "at least 2", "1", "dkd"]) for name in SEVERAL],
         *[({"name": name, "teacher": (2, 4, 10)}, [name, "one teacher", "2", "mt_"]) for name in ONE if name != "kd"],
         *[
