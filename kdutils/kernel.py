@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 
@@ -94,7 +95,7 @@ class Kernel:
         except (RuntimeError, OSError) as failure:  # RuntimeError: it does not answer
             error = f"the kernel did not start: {failure}"
         self.close()
-        return error.splitlines()[0]
+        return textwrap.shorten(error, 500)  # pydantic says what is wrong in its third line
 
     def begin(self) -> None:
         """Start the process if there is none, without waiting for it."""
