@@ -91,7 +91,7 @@ def explore(study: Assignment, page: Page) -> Explored | None:
         found["grid"]["setting"] = page.setting
         if data.digest:  # one's own images may be replaced under their name
             found["grid"]["digest"] = data.digest
-        page.say("Shown are the recorded runs of the setting above.")
+        page.say("These are the recorded runs of the setting above.")
     for folder in (f"{study.profile}-{data.name}",) if data.digest else (study.profile, _REFERENCE):
         paths = {name: ROOT / "reports" / folder / "tables" / f"11_{name}.csv" for name in _TABLES}
         if not found and all(path.is_file() for path in paths.values()):

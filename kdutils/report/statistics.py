@@ -69,7 +69,7 @@ def conditions(arms: Arms) -> str:
     """
     several = [[record.spec for record in records] for records in arms.values() if len(records) > 1]
     if not several:
-        return "over seeds, of which there is one"
+        return "over seeds (only one here)"
     taught = [specs[0] for specs in several if specs[0].teachers and len({spec.teachers for spec in specs}) == 1]
     who = "one teacher" + " each" * (len({spec.teachers for spec in taught}) > 1)
     who = who if all(len(spec.teachers) == 1 for spec in taught) else "their teachers"
@@ -157,7 +157,7 @@ class Gain(Numbers):
     @property
     def sentence(self) -> str:
         """What the numbers allow to be said, "no gain" included."""
-        verdict = "That is no difference that these runs could tell from zero: the interval holds zero."
+        verdict = "These runs cannot tell this from zero: the interval holds zero."
         if self.n < 2:
             verdict = "Nothing follows from fewer than two pairs."
         elif self.sd < FLAT < abs(self.mean):

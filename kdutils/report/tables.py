@@ -203,7 +203,7 @@ def progress_sentence(name: str, records: list[Record]) -> str:
 def confused_sentence(records: list[Record], classes: tuple[str, ...]) -> str:
     """Names the pair of classes that is confused most, and the class that is recognised best."""
     if not finished(records):
-        return "Every run diverged: there is no confusion to speak of."
+        return "Every run diverged: there are no predictions to compare."
     share = confusion(records)
     best = int(np.diag(share).argmax())
     errors = share - np.diag(np.diag(share))
@@ -212,7 +212,7 @@ def confused_sentence(records: list[Record], classes: tuple[str, ...]) -> str:
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)
     return (
         f"The most frequent error: {errors[true, predicted]:.1f} % of the images of {classes[true]} are taken for "
-        f"{classes[predicted]}. Recognised best is {classes[best]} ({share[best, best]:.1f} %)."
+        f"{classes[predicted]}. Best recognised: {classes[best]} ({share[best, best]:.1f} %)."
     )
 
 

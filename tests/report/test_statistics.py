@@ -70,7 +70,7 @@ def test_conditions_are_read_from_the_records(tmp_path, teachers, alone, views, 
         {"alone": runs(tmp_path, (1, 2), views=views)} if alone else {}
     )
     assert statistics.conditions(arms) == text
-    assert statistics.conditions({"one seed": taught[:1]}) == "over seeds, of which there is one"
+    assert statistics.conditions({"one seed": taught[:1]}) == "over seeds (only one here)"
 
 
 # Gains
@@ -107,12 +107,12 @@ def test_a_gain_needs_the_same_seeds(tmp_path):
         ((57.0, 55.9, 57.1), "That is a loss: the interval lies below zero.", "No, a loss"),
         (
             (58.0, 63.5, 60.1),
-            "That is no difference that these runs could tell from zero: the interval holds zero.",
+            "These runs cannot tell this from zero: the interval holds zero.",
             "It cannot be told",
         ),
         (
             (60.0, 60.0, 60.0),
-            "That is no difference that these runs could tell from zero: the interval holds zero.",
+            "These runs cannot tell this from zero: the interval holds zero.",
             "It cannot be told",
         ),
     ],

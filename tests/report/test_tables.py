@@ -278,7 +278,7 @@ def test_the_most_frequent_error_is_named(tmp_path):
     predicted[[10, 20, 40, 60, 70, 80, 90]] = 0  # one of every other class is taken for an airplane
     record = record_of(tmp_path, logits=np.eye(10)[predicted], labels=labels)
     assert tables.confused_sentence([record], CLASSES) == (
-        "The most frequent error: 40.0 % of the images of cat are taken for dog. Recognised best is airplane (100.0 %)."
+        "The most frequent error: 40.0 % of the images of cat are taken for dog. Best recognised: airplane (100.0 %)."
     )
     faultless = record_of(tmp_path, spec_of(seed=1), logits=np.eye(10)[labels], labels=labels)
     assert tables.confused_sentence([faultless], CLASSES).startswith("Every test image is classified rightly")
