@@ -177,7 +177,7 @@ def tuning_sentence(arms: Arms) -> str:
         known = [gains[name] for name in others if gains[name].n]
         if known:
             mean, above = np.mean([each.mean for each in known]), sum(each.told > 0 for each in known)
-            said += f" Against {control}, other methods gain {mean:+.2f} points on average; "
+            said += f" Compared with {control}, other methods gain {mean:+.2f} points on average; "
             said += f"the interval lies above zero for {above} of {len(known)}."
     return said
 

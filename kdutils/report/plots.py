@@ -223,7 +223,7 @@ def plot_soft_labels(
         if not few:
             right.set_xticklabels([dataset.classes[label] for label in shown], rotation=30, ha="right")
     if not len(images):
-        axes[0, 1].set_title("no test image is classified rightly", y=0.5)
+        axes[0, 1].set_title("no test image is classified correctly", y=0.5)
     if few:
         axes[-1, 1].set_xticks(range(len(dataset.classes)), dataset.classes, rotation=30)
     look = {"loc": "upper center", "bbox_to_anchor": (0.5, 1.45), "frameon": False}

@@ -23,7 +23,7 @@ from kdutils.values import Value
 Arms = dict[str, list[Record]]
 FEW = 20  # classes that are shown one by one
 FLAT = 1e-6  # percentage points: differences that deviate by less are the same
-BY_CHANCE = "Each interval holds by itself: of twenty, one misses by chance."
+BY_CHANCE = "Each interval holds by itself: about one in twenty misses by chance."
 
 
 def finished(records: Iterable[Record]) -> list[Record]:
@@ -157,7 +157,7 @@ class Gain(Numbers):
     @property
     def sentence(self) -> str:
         """What the numbers allow to be said, "no gain" included."""
-        verdict = "These runs cannot tell this from zero: the interval holds zero."
+        verdict = "These runs cannot tell this from zero: the interval contains zero."
         if self.n < 2:
             verdict = "Nothing follows from fewer than two pairs."
         elif self.sd < FLAT < abs(self.mean):
@@ -166,7 +166,7 @@ class Gain(Numbers):
             verdict = "That is a gain: the interval lies above zero."
         elif self.told < 0:
             verdict = "That is a loss: the interval lies below zero."
-        return f"Against {self.control}, {self.treated} changes test accuracy by {self.interval}. {verdict}"
+        return f"Compared with {self.control}, {self.treated} changes test accuracy by {self.interval}. {verdict}"
 
 
 def apart(first: Gain, second: Gain) -> str:
@@ -182,7 +182,7 @@ def apart(first: Gain, second: Gain) -> str:
     low, high = Numbers.of(by_seed).bounds
     between = Gain.of(by_seed, treated=first.treated, control=second.treated, low=low, high=high, over=first.over)
     verdict = "The two gains differ." if between.told else "These runs cannot tell the two gains apart."
-    return f"The gain of {first.treated} less that of {second.treated} is {between.interval}. {verdict}"
+    return f"The gain of {first.treated} minus that of {second.treated} is {between.interval}. {verdict}"
 
 
 def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -> Gain:
@@ -240,7 +240,7 @@ def confusion(records: list[Record]) -> np.ndarray:
 
 
 def telling_images(record: Record, count: int = 4) -> np.ndarray:
-    """At most `count` test images, int64, of different classes, all classified rightly, the most telling first.
+    """At most `count` test images, int64, of different classes, all classified correctly, the most telling first.
 
     Their probabilities fall in two clear steps, to the runner-up (by a sixth or more) and from it to the third (by
     half); the smaller step decides. Where no image has such steps, any decide.

@@ -166,7 +166,7 @@ def grid_sentence(records: list[Record]) -> str:
     cells = [record for record in finished(records) if record.spec.distillation]
     top = max(record.metric("val") for record in cells)
     near = sum(record.metric("val") >= top - error for record in cells) - 1
-    said = f"One validation accuracy of {images:,} images has a standard error of about {error:.1f} points"
+    said = f"A validation accuracy on {images:,} images has a standard error of about {error:.1f} points"
     if len(cells) < 2:
         return f"{said}."
     verb, others = "is" if near == 1 else "are", len(cells) - 1
@@ -208,7 +208,7 @@ def confused_sentence(records: list[Record], classes: tuple[str, ...]) -> str:
     best = int(np.diag(share).argmax())
     errors = share - np.diag(np.diag(share))
     if not errors.any():
-        return "Every test image is classified rightly: there is no error to name."
+        return "Every test image is classified correctly: there is no error to name."
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)
     return (
         f"The most frequent error: {errors[true, predicted]:.1f} % of the images of {classes[true]} are taken for "
@@ -223,7 +223,7 @@ def confidence_sentence(arms: Arms) -> str:
         confidence, accuracy, share = reliability(records)
         surplus = f"{100 * (share * (confidence - accuracy)).sum():+.1f}" if len(share) else "diverged"
         found.append(f"{name} {surplus}")
-    surer = "above zero, a network is surer than it is right"
+    surer = "above zero, a network is more confident than accurate"
     return f"Mean confidence less accuracy on the test images, in points ({surer}): {', '.join(found)}."
 
 
@@ -249,7 +249,7 @@ def lambda_sentences(arms: Arms, chosen: float) -> str:
         if chosen in found:
             sentences.append(
                 f"- {optimiser}: of the {len(arms[name])} values of lambda that were tried, {best:g} does best "
-                f"({found[best]:.1f} %). Used below is {chosen:g}: {found[chosen]:.1f} %"
+                f"({found[best]:.1f} %). {chosen:g} is used below: {found[chosen]:.1f} %"
                 + (f", {found[chosen] - xnor:+.1f} points beside XNOR" if np.isfinite(xnor) else "; XNOR diverged")
                 + (f"; {largest:g} has {found[largest]:.1f} %." if largest != chosen else ".")
             )
@@ -257,8 +257,8 @@ def lambda_sentences(arms: Arms, chosen: float) -> str:
         return "Every run at the chosen lambda diverged."
     spec = runs[0].spec
     images = "all other images" if spec.data.train_size is None else f"{spec.data.train_size:,} images"
-    shown = f"Each is one run, of {spec.epochs} epoch{'s' * (spec.epochs > 1)} on {images}"
-    error = f"{shown}, whose accuracy has a standard error of {standard_error(runs):.1f} points."
+    shown = f"Each is one run of {spec.epochs} epoch{'s' * (spec.epochs > 1)} on {images}"
+    error = f"{shown}; its accuracy has a standard error of {standard_error(runs):.1f} points."
     return "\n".join([*sentences, f"- {error}"])
 
 

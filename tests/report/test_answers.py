@@ -87,7 +87,7 @@ def test_without_a_published_value_all_test_accuracies_stand_there_once(tmp_path
 def test_the_sentence_counts_what_the_intervals_allow(found):
     assert answers_sentence(found) == (
         "Paired differences in test accuracy: 1 above zero with the whole 95% interval, 1 below, 1 not to be told from "
-        "zero. Each interval holds by itself: of twenty, one misses by chance. Ours is higher than 2 of 4 "
+        "zero. Each interval holds by itself: about one in twenty misses by chance. Ours is higher than 2 of 4 "
         "published accuracies."
     )
     assert answers_sentence({}) == ""

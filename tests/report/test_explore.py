@@ -301,7 +301,7 @@ def test_page_and_paper_show_figures_in_the_place_of_widgets(there, shown, root,
     export(tmp_path / "11_explore.ipynb", tmp_path)
     page = (tmp_path / "11_explore.html").read_text()
     paper = " ".join(page_texts(tmp_path / "11_explore.pdf"))
-    captions = ["Softened probabilities of", "For what the test images", "Validation accuracy of"] * there
+    captions = ["Softened probabilities of", "What the test images", "Validation accuracy of"] * there
     assert page.count('<div class="picture">') == len(captions)
     assert all(caption in page and caption in paper for caption in captions)
     assert ("nothing to explore" in paper) == (not there) and ("nothing to explore" in page) == (not there)

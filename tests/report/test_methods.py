@@ -109,7 +109,7 @@ def test_what_tuning_kd_takes_from_the_others_is_said(arms):
     said = report.tuning_sentence(arms)
     assert "Tuned, KD changes by +2.00 points" in said
     assert (
-        "Against untuned KD, other methods gain +3.08 points on average; the interval lies above zero for 1 of 2"
+        "Compared with untuned KD, other methods gain +3.08 points on average; the interval lies above zero for 1 of 2"
         in said
     ), "all seeds of DKD gain the same 4 points, an interval without width"
     assert "as they had, other methods gain +1.08 points on average; the interval lies above zero for 1 of 2" in said

@@ -436,7 +436,7 @@ def test_a_gain_without_its_diverged_pairs_says_so(tmp_path):
 
 def test_soft_labels_of_no_image_are_an_empty_figure(dataset):
     figure = drawn(plots.plot_soft_labels(dataset, np.array([], dtype=int), np.empty((0, 10), dtype=np.float32)))
-    assert not figure.axes[1].containers and figure.axes[1].get_title() == "no test image is classified rightly"
+    assert not figure.axes[1].containers and figure.axes[1].get_title() == "no test image is classified correctly"
 
 
 # Binary networks

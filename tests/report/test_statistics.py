@@ -107,12 +107,12 @@ def test_a_gain_needs_the_same_seeds(tmp_path):
         ((57.0, 55.9, 57.1), "That is a loss: the interval lies below zero.", "No, a loss"),
         (
             (58.0, 63.5, 60.1),
-            "These runs cannot tell this from zero: the interval holds zero.",
+            "These runs cannot tell this from zero: the interval contains zero.",
             "It cannot be told",
         ),
         (
             (60.0, 60.0, 60.0),
-            "These runs cannot tell this from zero: the interval holds zero.",
+            "These runs cannot tell this from zero: the interval contains zero.",
             "It cannot be told",
         ),
     ],
@@ -120,8 +120,8 @@ def test_a_gain_needs_the_same_seeds(tmp_path):
 def test_the_sentence_says_what_the_interval_allows(tmp_path, treated, verdict, answer):
     found = statistics.gain(runs(tmp_path, treated), runs(tmp_path, (60.0, 60.0, 60.0)), ("the taught", "the untaught"))
     interval = f"[{found.low:+.2f}, {found.high:+.2f}] over seeds that share their views"
-    start = f"Against the untaught, the taught changes test accuracy by {np.mean(treated) - 60:+.2f} points, 95% CI "
-    assert found.sentence == f"{start}{interval}, n=3. {verdict}"
+    start = f"Compared with the untaught, the taught changes test accuracy by {np.mean(treated) - 60:+.2f} points"
+    assert found.sentence == f"{start}, 95% CI {interval}, n=3. {verdict}"
     between = f"[{found.low:+.2f}, {found.high:+.2f}]"
     assert found.answer == f"{answer}: {np.mean(treated) - 60:+.2f} points {between}, n=3"
 
@@ -139,7 +139,7 @@ def test_a_gain_says_that_its_students_share_one_teacher(tmp_path):
 
 def test_nothing_follows_from_a_single_pair(tmp_path, recwarn):
     found = statistics.gain(runs(tmp_path, (70.0,)), runs(tmp_path, (60.0,)), NAMES)
-    start = "Against alone, taught changes test accuracy by +10.00 points (one pair: no interval). "
+    start = "Compared with alone, taught changes test accuracy by +10.00 points (one pair: no interval). "
     assert found.sentence == start + "Nothing follows from fewer than two pairs."
     assert np.isnan([found.sd, found.low, found.high]).all() and not recwarn
     assert found.answer == "It cannot be told: +10.00 points (one pair: no interval)"
@@ -199,7 +199,7 @@ def test_neither_a_student_alone_nor_a_diverged_run_is_chosen(tmp_path):
     "taught, verdict", [((61.0, 62.2, 61.6), "These runs cannot tell"), ((63.0, 64.2, 63.4), "differ")]
 )
 def test_two_gains_are_told_apart_by_their_difference_seed_by_seed(tmp_path, taught, verdict):
-    """Not by one interval that holds zero and one that does not."""
+    """Not by one interval that contains zero and one that does not."""
     control, others = runs(tmp_path, (60.0, 60.0, 60.0)), runs(tmp_path, (60.5, 62.0, 60.5))
     gains = [statistics.gain(records, control, ("x", "y")) for records in (runs(tmp_path, taught), others)]
     direct = statistics.gain(runs(tmp_path, taught), others, NAMES)

@@ -281,7 +281,7 @@ def test_the_most_frequent_error_is_named(tmp_path):
         "The most frequent error: 40.0 % of the images of cat are taken for dog. Best recognised: airplane (100.0 %)."
     )
     faultless = record_of(tmp_path, spec_of(seed=1), logits=np.eye(10)[labels], labels=labels)
-    assert tables.confused_sentence([faultless], CLASSES).startswith("Every test image is classified rightly")
+    assert tables.confused_sentence([faultless], CLASSES).startswith("Every test image is classified correctly")
 
 
 def test_the_ranking_is_by_mean_test_accuracy(tmp_path):
@@ -399,11 +399,11 @@ def test_lambdas_are_told_by_optimiser_beside_xnor(tmp_path):
     found = {"Adam": {None: 41.0, 0.0: 43.0, 1e-6: 43.5, 1e-4: 37.0}, "SGD": {None: 38.5, 0.0: 40.0, 1e-6: 36.0}}
     told = tables.lambda_sentences(lambda_arms(tmp_path, found), 1e-6).splitlines()
     assert told == [
-        "- Adam: of the 3 values of lambda that were tried, 1e-06 does best (43.5 %). Used below is 1e-06: 43.5 %, "
+        "- Adam: of the 3 values of lambda that were tried, 1e-06 does best (43.5 %). 1e-06 is used below: 43.5 %, "
         "+2.5 points beside XNOR; 0.0001 has 37.0 %.",
-        "- SGD: of the 2 values of lambda that were tried, 0 does best (40.0 %). Used below is 1e-06: 36.0 %, -2.5 "
+        "- SGD: of the 2 values of lambda that were tried, 0 does best (40.0 %). 1e-06 is used below: 36.0 %, -2.5 "
         "points beside XNOR.",
-        "- Each is one run, of 3 epochs on 200 images, whose accuracy has a standard error of 4.9 points.",
+        "- Each is one run of 3 epochs on 200 images; its accuracy has a standard error of 4.9 points.",
     ]
 
 
@@ -414,7 +414,7 @@ def test_how_sure_the_choice_of_a_grid_is(tmp_path):
     grid = {(2.0, 0.5): 50.0, (4.0, 0.5): 52.0, (8.0, 0.5): 44.0, (2.0, 0.9): 40.0, (4.0, 0.9): 46.0, (8.0, 0.9): 41.0}
     said = tables.grid_sentence([record_of(tmp_path, spec_of(), val=51.0), *cells(grid)])  # and the student alone
     assert said == (
-        "One validation accuracy of 100 images has a standard error of about 5.0 points: 1 of the 5 other cells with a "
+        "A validation accuracy on 100 images has a standard error of about 5.0 points: 1 of the 5 other cells with a "
         "teacher is within it of the best."
     )
     inside = cells({(2.0, 0.5): 50.0, (4.0, 0.5): 52.0, (8.0, 0.5): 44.0})
