@@ -1,4 +1,4 @@
-"""How a notebook is executed: by papermill, in a kernel of the running interpreter that chapters use in turn."""
+"""Executes notebooks by papermill, in one kernel of the running interpreter, which the chapters use in turn."""
 
 import asyncio
 import os
@@ -20,15 +20,15 @@ from kdutils.errors import InputError
 from kdutils.settings import ROOT
 
 _LIMITS = {"start_timeout": 120, "execution_timeout": 24 * 3600, "iopub_timeout": 120}
-"""Seconds for a kernel to start, for a cell (it may train for a night, never for ever) and for its output to arrive."""
+"""Seconds allowed for a kernel to start, for a cell (overnight, not for ever) and for its output to arrive."""
 _BEFOREHAND = """
 import gc
 gc.disable()
 import torchvision, kdutils.report.chapter, kdutils.report.plots
-gc.freeze()  # what is imported stays: it need not be looked through for garbage whenever a chapter ends
+gc.freeze()  # imported modules stay: the collector need not search them whenever a chapter ends
 gc.enable()
 """
-"""What a kernel does while nobody waits for it yet: it imports what chapters use."""
+"""Code that a new kernel runs before a chapter needs it: it imports what chapters use."""
 
 
 class _Manager(AsyncKernelManager):
@@ -37,7 +37,7 @@ class _Manager(AsyncKernelManager):
     kernel_spec = KernelSpec(**get_kernel_dict(["--log-level=ERROR", "--HistoryManager.enabled=False"]))
 
     def client(self, **options) -> AsyncKernelClient:
-        """A new client; the one before is not needed any more."""
+        """A new client; the previous one, no longer needed, is closed."""
         self.stop_client()
         self._client = super().client(**options)
         return self._client
@@ -49,11 +49,11 @@ class _Manager(AsyncKernelManager):
 
 
 class _Engine(NBClientEngine):
-    """papermill's own, but for one thing: it saves the notebook once, however it ended, not twice for every cell."""
+    """papermill's own engine, but it saves the notebook once, however execution ends, not twice for every cell."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, *arguments, **options) -> None:
-        """Execute the cells; what calls this saves afterwards."""
+        """Execute the cells without saving; the caller saves the notebook afterwards."""
         path, nb_man.output_path = nb_man.output_path, None
         try:
             super().execute_managed_notebook(nb_man, *arguments, **options)
@@ -67,7 +67,7 @@ papermill_engines.register("once", _Engine)
 class Kernel:
     """One kernel for all chapters, because importing PyTorch and the rest takes longer than a short chapter.
 
-    Each chapter finds its names, folder and environment as new; after one that failed, the next gets a new kernel.
+    Each chapter starts with fresh names, folder and environment; after one that fails, the next gets a new kernel.
     """
 
     def __init__(self) -> None:
@@ -76,8 +76,8 @@ class Kernel:
         self._manager: _Manager | None = None
 
     def execute(self, notebook: Path, draft: Path, given: dict, environment: dict[str, str]) -> str | None:
-        """Execute `notebook` with the values `given` into `draft`; None, or what went wrong in one line."""
-        paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, draft)]  # they are no templates
+        """Execute `notebook` with the values `given` into `draft`; returns None, or what went wrong, in one line."""
+        paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, draft)]  # not format strings
         named = {"kernel_name": "python3", "language": "python", "engine_name": "once"}  # some notebooks name neither
         shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
         try:
@@ -92,20 +92,20 @@ class Kernel:
                 error = f"the output of a cell did not arrive within {_LIMITS['iopub_timeout']} s of its end"
         except DeadKernelError:
             error = "the kernel died (killed, or out of memory)"
-        except (RuntimeError, OSError) as failure:  # RuntimeError: it does not answer
+        except (RuntimeError, OSError) as failure:  # RuntimeError: the kernel does not answer
             error = f"the kernel did not start: {failure}"
         self.close()
-        return textwrap.shorten(error, 500)  # pydantic says what is wrong in its third line
+        return textwrap.shorten(error, 500)  # long enough for the third line of pydantic, which says what is wrong
 
     def begin(self) -> None:
         """Start the process if there is none, without waiting for it."""
-        with suppress(OSError):  # `execute` will say so
+        with suppress(OSError):  # `execute` will report it
             run_sync(self._start)()
 
     async def _start(self) -> None:
         if self._manager and self._manager.has_kernel:
             return
-        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # this very package
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # so it imports this package
         self._manager, beforehand = _Manager(), f"--IPKernelApp.exec_lines={_BEFOREHAND}"
         await self._manager.start_kernel(extra_arguments=[beforehand], env=os.environ | {"PYTHONPATH": paths})
 
@@ -113,7 +113,7 @@ class Kernel:
         """The running kernel, cleared, in `folder` and with `environment`; raises `RuntimeError` if none answers."""
         await self._start()
         client = self._manager.client()
-        client.start_channels(hb=False)  # a heartbeat that is stopped as it begins would open sockets without end
+        client.start_channels(hb=False)  # a heartbeat stopped while it starts would open sockets without end
         await client.wait_for_ready(_LIMITS["start_timeout"])
         cleared = f"""
             def renew():
@@ -130,18 +130,18 @@ class Kernel:
         return self._manager
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it is doing."""
         if self._manager is not None:
             self._manager.stop_client()
             run_sync(self._end)()
         self._manager = None
 
     async def _end(self) -> None:
-        """End the process, and what waits for it since an interrupt, which would complain of its end."""
+        """End the process, and tasks left waiting for it by an interrupt, which would report its end as an error."""
         waiting = asyncio.all_tasks() - {asyncio.current_task()}
         for task in waiting:
             task.cancel()
         await self._manager.shutdown_kernel(now=True)
         ended, _ = await asyncio.wait(waiting, timeout=10) if waiting else ((), ())
         for task in ended:
-            _ = task.cancelled() or task.exception()  # asked for, it is not told
+            _ = task.cancelled() or task.exception()  # asyncio does not log an exception that was retrieved

@@ -15,7 +15,7 @@ class Parameters(Value):
     """Every parameter that a notebook may have, and its allowed values."""
 
     profile: Literal[*PROFILES] = "quick"
-    dataset: str = "auto"  # checked where it is opened: one's own may be added
+    dataset: str = "auto"  # checked when it is opened, because users may add data sets
     init: Literal["auto", "imagenet", "random", "pretrain:cifar100"] = "auto"
     seeds: Seeds | None = None
     teacher_seeds: Seeds | None = None

@@ -1,7 +1,7 @@
-"""The suite: notebooks run headlessly with checked parameters, and the report that they make.
+"""Runs the suite's notebooks headlessly, with checked parameters, and makes the report from them.
 
-papermill passes over mistakes in silence that are errors here: a notebook without exactly one cell tagged `parameters`
-(its defaults would overwrite what is given), and a name that this cell does not hold (it is parsed, not searched).
+Two mistakes about which papermill is silent are errors here: a notebook without exactly one cell tagged `parameters`
+(its defaults would overwrite the values given), and a name that this cell, which is parsed, does not assign.
 """
 
 import ast
@@ -41,7 +41,7 @@ _NO_LITERAL = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) 
 
 
 def list_notebooks() -> list[Path]:
-    """The chapters in their order; raises `InputError` where there are none, as beside an installed package."""
+    """The chapters in order; raises `InputError` if none exist, as in an installed package, or two share a number."""
     if found := sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
         numbers = [path.stem[:2] for path in found]
         if copies := [path.name for path in found if numbers.count(path.stem[:2]) > 1]:
@@ -51,7 +51,7 @@ def list_notebooks() -> list[Path]:
 
 
 def find_notebook(name: str) -> Path:
-    """The notebook that `name` means: its number (03), stem, or path; raises `InputError` naming those there are."""
+    """The notebook whose number (03), stem or path is `name`; raises `InputError`, listing all, if there is none."""
     for path in list_notebooks():
         if name in (path.stem, path.name, path.stem.partition("_")[0]) or absolute(name).resolve() == path.resolve():
             return path
@@ -59,7 +59,7 @@ def find_notebook(name: str) -> Path:
 
 
 def notebook_parameters(path: Path) -> dict:
-    """Names and defaults of the notebook's one tagged cell of plain values; raises `InputError` if there is another."""
+    """Names and defaults in the cell tagged `parameters`; raises `InputError` unless it is one cell of plain values."""
     cells = [cell for cell in exports.read_notebook(path).cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise InputError(f"{path.name} has {len(cells)} cells tagged 'parameters': exactly one is needed")
@@ -72,42 +72,42 @@ def notebook_parameters(path: Path) -> dict:
 
 
 def _noted(path: Path) -> dict:
-    """What a notebook tells of itself: its study; executed, its data set, fingerprint and the keys of its runs, too."""
+    """The notebook's own metadata: its study and, once executed, its data set, fingerprint and the keys of its runs."""
     try:
         return exports.read_notebook(path).metadata.get("kdutils", {})
-    except InputError:  # not what `execute` wrote: it is made anew
+    except InputError:  # not a file that `execute` wrote: it will be made again
         return {}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be reported: a profile, and the notebooks in their order, each with the values that it is given."""
+    """What is to be reported: a profile, and the notebooks in order, each with the values that it is given."""
 
     profile: str
     chapters: dict[Path, dict]
 
     @property
     def folder(self) -> Path:
-        """Where this profile's report lies; that on one's own data in a folder of its own."""
+        """The folder of this profile's report; a report on one's own data has a separate folder."""
         return ROOT / "reports" / "-".join([self.profile, *sorted(_datasets(self.chapters).keys() - DATASETS.keys())])
 
 
 def _datasets(chapters: dict[Path, dict]) -> dict[str, None]:
-    """The names of the data sets that chapters with these values rest on, in their order."""
+    """The names of the data sets that chapters with these values use, each once, in the order of the chapters."""
     asked = (given.get("dataset") for given in chapters.values())
     return dict.fromkeys(name for name in asked if name not in (None, "auto", "cifar"))
 
 
 def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] = ()) -> Plan:
-    """Check everything before anything is run, and resolve what data and weights can be had; raises `InputError`.
+    """Check everything before anything is run, and decide which data and weights are used; raises `InputError`.
 
-    values: for all notebooks, as far as they have these parameters. given: `notebook.name=value` for one notebook, or
-    `name=value` for all that have it.
+    values: parameters for all notebooks that have them. given: settings such as `notebook.name=value` for one notebook,
+    or `name=value` for all notebooks that have this parameter.
     """
     notebooks = [find_notebook(name) for name in only] if only else list_notebooks()
     offered = {path: notebook_parameters(path) for path in notebooks}
     chapters = {path: dict(values) for path in notebooks}
-    for where, name, value in sorted(map(_parse, given), key=lambda parsed: bool(parsed[0])):  # those for one come last
+    for where, name, value in sorted(map(_parse, given), key=lambda parsed: bool(parsed[0])):  # for one notebook: last
         meant = [path for path in notebooks if not where or path == find_notebook(where)]
         stems = ", ".join(path.stem for path in meant or notebooks)
         if not meant:
@@ -126,12 +126,12 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
     profile, *others = dict.fromkeys(whole[path].get("profile", "quick") for path in notebooks)
     if others:
         raise InputError(f"a report has one profile, got {profile!r} and {others[0]!r}: give it by --profile")
-    store = Store()  # it complains where it cannot be written
-    with redirect_stdout(StringIO()) as said:  # what stands in for what, which chapters of one study all say
+    store = Store()  # raises `InputError` if it cannot be written
+    with redirect_stdout(StringIO()) as said:  # chapters of one study all print the same stand-ins
         plan = Plan(profile, {path: _resolve(path, offered[path], chapters[path]) for path in notebooks})
     print(*dict.fromkeys(said.getvalue().splitlines(keepends=True)), sep="", end="", flush=True)
     if settings().scheduler:
-        with connect(store, _datasets(plan.chapters)):  # it complains
+        with connect(store, _datasets(plan.chapters)):  # raises `InputError` if no worker fits
             pass
     return plan
 
@@ -149,9 +149,9 @@ def _parse(setting: str) -> tuple[str, str, object]:
 
 
 def _resolve(notebook: Path, offered: dict, values: dict) -> dict:
-    """Those of `values` that the notebook has, with the data and the weights that its study uses here."""
+    """The `values` of parameters that the notebook has, with the data and the weights that its study uses here."""
     given = {name: value for name, value in values.items() if name in offered}
-    if given.get("teacher_file"):  # a chapter runs in another folder than the command
+    if given.get("teacher_file"):  # because a chapter runs in another folder than the command
         given["teacher_file"] = str(absolute(given["teacher_file"]))
     if name := _noted(notebook).get("study"):
         study = open_study(name, **offered | given)
@@ -167,7 +167,7 @@ def _cannot_show(notebook: Path, dataset: str | None) -> bool:
 
 @dataclass(frozen=True)
 class Result:
-    """How a notebook's run ended: its seconds, whether its last version still held, and what went wrong."""
+    """How a notebook's run ended: its seconds, whether the last version was still current, and what went wrong."""
 
     notebook: Path
     seconds: float
@@ -176,20 +176,20 @@ class Result:
 
 
 def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result:
-    """Run a notebook with the values `given` into `folder`/<name>.ipynb, its figures and tables into folders beside it.
+    """Run a notebook with the values `given`; write `folder`/<name>.ipynb, its figures and tables in folders beside.
 
-    Nothing is run where that file holds the same notebook, values and code, and the runs it used are still recorded. A
-    notebook that fails is kept as `folder`/failed/<name>.ipynb; what was published before stays as it was.
+    Nothing is run if that file was made from the same notebook, values and code, and the runs it used are still there.
+    A notebook that fails is kept as `folder`/failed/<name>.ipynb; the version published before stays as it was.
     """
     fingerprint, began = _fingerprint(notebook, given), time.monotonic()
     if _is_current(folder / notebook.name, fingerprint):
         (folder / "failed" / notebook.name).unlink(missing_ok=True)
         return Result(notebook, 0.0, "unchanged")
-    write_atomic(folder / ".writable", b"").unlink(missing_ok=True)  # what cannot be kept is not computed
+    write_atomic(folder / ".writable", b"").unlink(missing_ok=True)  # if this fails, nothing is computed
     with tempfile.TemporaryDirectory(prefix="kdutils-", ignore_cleanup_errors=True) as scratch:
         draft, made, used = (Path(scratch).absolute() / name for name in (notebook.name, "report", "runs"))
         places = {"KD_REPORT_DIR": str(made), "KD_CHAPTER": notebook.stem, "KD_USED_RUNS": str(used)}
-        kernel.begin()  # it imports while the cluster starts, which is one for the whole report
+        kernel.begin()  # it imports while the cluster, one for the whole report, starts
         places["KD_SCHEDULER"] = scheduler() or ""
         places["KD_PROGRESS"] = settings().progress or ("bar" if sys.stderr.isatty() else "lines")
         error = kernel.execute(notebook, draft, given, places)
@@ -214,7 +214,7 @@ def execute(notebook: Path, given: dict, folder: Path, kernel: Kernel) -> Result
 
 
 def _fingerprint(notebook: Path, given: dict) -> str:
-    """Of all that an executed notebook depends on beside its runs: code, published values, data and weights."""
+    """A hash of all that an executed notebook depends on besides its runs: code, published values, data and weights."""
     data, init, file = (given.get(name) or "" for name in ("dataset", "init", "teacher_file"))
     parts = [notebook.read_text(encoding="utf-8"), json.dumps(given, sort_keys=True), file and file_digest(Path(file))]
     for source in [*sorted((ROOT / "kdutils").rglob("*.*")), ROOT / "reports" / "published.csv"]:
@@ -228,7 +228,7 @@ def _fingerprint(notebook: Path, given: dict) -> str:
 
 
 def _own_digest(name: str | None) -> str | None:
-    """The digest of one's own data set `name` as it is now; None for another, and where it is not here."""
+    """The current digest of one's own data set `name`; None for any other data set, and if it is not here."""
     return load_dataset(name).digest if name in own_datasets() else None
 
 
@@ -238,11 +238,11 @@ def _is_current(published: Path, fingerprint: str) -> bool:
 
 
 def foretell(plan: Plan) -> Iterator[str]:
-    """For each study, in the order of the chapters: what its missing runs will take here, in a line."""
+    """Yields a line for each study, in the order of the chapters: its missing runs, with their hours and GB here."""
     specs: dict[str, list[RunSpec]] = {}
     for path, given in plan.chapters.items():
         if name := _noted(path).get("study"):
-            with redirect_stdout(StringIO()):  # what stands in for what has been said
+            with redirect_stdout(StringIO()):  # `make_plan` has printed the stand-ins
                 arms = open_study(name, **notebook_parameters(path) | given).all_arms()
             specs.setdefault(name, []).extend(spec for group in arms for part in group.values() for spec in part)
     for name, wanted in specs.items():
@@ -251,7 +251,7 @@ def foretell(plan: Plan) -> Iterator[str]:
 
 
 def report(plan: Plan) -> list[Result]:
-    """Run the notebooks, even where one fails, export them, and lead through them with index.html and report.pdf."""
+    """Run the notebooks, also those after one that fails, export them, and make index.html and report.pdf of them."""
     results, kernel = [], Kernel()
     try:
         for number, (notebook, given) in enumerate(plan.chapters.items(), 1):
@@ -267,11 +267,11 @@ def report(plan: Plan) -> list[Result]:
 
 
 def _is_published(folder: Path) -> bool:
-    """Whether index.html, which is written last, is newer than all chapters: a command may have been killed before."""
+    """Whether index.html, written last, is newer than all chapters; it is not if a command was killed before that."""
     index, chapters = folder / "index.html", list(folder.glob("*.ipynb"))
     pages = [folder / "results.json", folder / "report.pdf"]
     pages += [path.with_suffix(suffix) for path in chapters for suffix in (".html", ".pdf")]
-    made = [path.stat().st_mtime_ns for path in (*chapters, *folder.glob("failed"))]  # a folder: its last change
+    made = [path.stat().st_mtime_ns for path in (*chapters, *folder.glob("failed"))]  # folder: last change
     return index.is_file() and all(page.is_file() for page in pages) and max(made) <= index.stat().st_mtime_ns
 
 
@@ -289,14 +289,14 @@ def publish(plan: Plan) -> None:
 
 
 def _keep_summaries(keys: set[str], folder: Path) -> None:
-    """One JSON file for each of these runs: its spec, metrics, cost and provenance."""
+    """Write one JSON file for each of these runs: its spec, metrics, cost and provenance."""
     for old in folder.glob("*.json"):
         if old.stem not in keys:
             old.unlink()
     for key in sorted(keys):
         try:
             record = read_record(settings().runs_dir / key)
-        except (OSError, ValueError, KeyError):  # of an earlier command with another store: what was kept of it stays
+        except (OSError, ValueError, KeyError):  # a run of an earlier command with another store: its file stays
             continue
         content = {"spec": record.spec.model_dump(mode="json", exclude_defaults=True)} | record.summary
         write_atomic(folder / f"{key}.json", json.dumps(content, indent=1).encode())
@@ -319,21 +319,21 @@ def _cover(plan: Plan, told: dict[Path, dict]) -> dict:
         "Code": environment["code"],
         "Date": f"{datetime.now():%d %B %Y}".lstrip("0"),
     }
-    facts = {name: fact for name, fact in facts.items() if fact}  # without a ResNet, no start of one
+    facts = {name: fact for name, fact in facts.items() if fact}  # a report without ResNets has no such weights
     cover = {"title": "Knowledge distillation", "subtitle": "What small networks learn from large ones", "facts": facts}
     cover["subtitle"] += "".join(f", on the data set {name}" for name in named if name not in DATASETS)
-    cover["subtitle"] += f"; profile {facts['Profile']}"  # beside published values, who reads on must know
+    cover["subtitle"] += f"; profile {facts['Profile']}"  # readers compare with published values
     return cover | _notice(told)
 
 
 def _data(name: str) -> str:
-    """A data set's title, and its digest if it is still here: an earlier command may have told a chapter on it."""
+    """A data set's title, and its digest if it is still here: a chapter on it may come from an earlier command."""
     here = load_dataset(name) if is_cached(name) else None
     return f"{here.title} (digest {here.digest})" if here else TITLES.get(name, name)
 
 
 def _notice(told: dict[Path, dict]) -> dict:
-    """The cover's warning where chapters rest on synthetic data, which must never pass for CIFAR."""
+    """The cover's warning if chapters use synthetic data, which must never be taken for CIFAR."""
     synthetic = [path.stem for path, noted in told.items() if noted.get("dataset") == "synthetic"]
     if not synthetic:
         return {}
