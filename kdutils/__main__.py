@@ -12,7 +12,7 @@ from pathlib import Path
 from kdutils.errors import InputError
 from kdutils.settings import ROOT, absolute, pin_settings, settings
 
-# jsonschema, which nbformat imports, would build a grammar of addresses with this for seconds; notebooks have none
+# nbformat imports jsonschema, which would spend seconds building a grammar of web addresses, not needed for notebooks
 sys.modules.setdefault("rfc3987_syntax", None)
 
 _EPILOG = """\
@@ -27,11 +27,11 @@ examples:
   python -m kdutils compare reports/quick reports/reference/quick
   python -m kdutils pack wrn_10_1-b3e1d31d3525aa11 bonn.safetensors
 
-environment (folders as seen from where the command is given; empty means not set):
+environment (folders are relative to the current folder; empty means not set):
   KD_DATA_DIR   data sets and pretrained weights (default: data/ of the project)
   KD_RUNS_DIR   finished runs and teacher tables (default: runs/ of the project)
   KD_WORKERS    worker processes (default: one for each core; on a GPU one)
-  KD_SCHEDULER  a Dask scheduler, as --scheduler (default: none, all runs on this machine)
+  KD_SCHEDULER  a Dask scheduler, like --scheduler (default: none, all runs on this machine)
 
 A run that is recorded is never run again; an interrupted suite goes on where it was when the command is repeated.
 """
@@ -44,19 +44,19 @@ _REMEDIES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit code: 0, 1 if a notebook failed or reports differ, 2 if the input cannot be used."""
+    """Run a command; returns 0, or 1 if a notebook failed or reports differ, or 2 if the input cannot be used."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal may lack a sign of a path or of a progress bar
+            stream.reconfigure(errors="replace")  # a terminal may lack a character of a path or progress bar
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["data"]:  # argparse would take no option between names
+    if arguments[:1] == ["data"]:  # argparse accepts no option between names
         arguments = sorted(arguments, key="--rebuild".__eq__)
     options = vars(_parser().parse_args(arguments))
     try:
         scheduler = options.pop("scheduler", None)
         pin_settings(**({} if scheduler is None else {"scheduler": scheduler}))
         code = options.pop("command")(**options)
-        sys.stdout.flush()  # while it can be said that this fails
+        sys.stdout.flush()  # here, because a failure can still be reported
         return code
     except InputError as error:
         print(f"kdutils: {error}", file=sys.stderr)
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nkdutils: interrupted; finished runs are kept, the same command goes on from here", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # nobody reads on, as after `| head`
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
@@ -96,20 +96,20 @@ def _parser() -> argparse.ArgumentParser:
         add("--profile", help="smoke (a test), quick (the default), overnight, or paper (all of it)")
         add(
             "--dataset",
-            help="cifar, synthetic, one's own (`data add`), or auto (the default): cifar if it can be had",
+            help="cifar, synthetic, one's own (`data add`), or auto (the default): cifar if available",
         )
         add("--seeds", help="seeds separated by commas, such as 0,1,2 (default: the profile's)")
         explanation = "a parameter of one notebook, or of all that have it"
         add("-p", dest="given", action="append", default=[], metavar="[NOTEBOOK.]NAME=VALUE", help=explanation)
-        add("--scheduler", metavar="ADDRESS", help="a Dask scheduler whose workers do the runs, as tcp://host:8786")
+        add("--scheduler", metavar="ADDRESS", help="a Dask scheduler whose workers do the runs, e.g. tcp://host:8786")
     command("lab", _lab, "open the notebooks in JupyterLab")
     data = command("data", _data, "fetch, check and list data sets")
-    data("names", nargs="*", metavar="NAME", help="cifar10, cifar100, synthetic, or add NAME FOLDER; none: list them")
-    data("--rebuild", action="store_true", help="build the cache anew; with add, replace what has that name")
-    export = command("export", _export, "executed notebooks to HTML and PDF, beside them")
+    data("names", nargs="*", metavar="NAME", help="cifar10, cifar100, synthetic, or add NAME FOLDER; no name: list all")
+    data("--rebuild", action="store_true", help="rebuild the cache; with add, replace the set of that name")
+    export = command("export", _export, "write executed notebooks as HTML and PDF, beside them")
     export("notebooks", nargs="+", metavar="NOTEBOOK")
     compare = command(
-        "compare", _compare, "two reports side by side; exit code 1 where numbers differ, or none is in both"
+        "compare", _compare, "compare two reports; exit code 1 if numbers differ, or no number is in both"
     )
     compare("first", metavar="A", help="the folder of a report, with its results.json")
     reference = ROOT / "reports" / "reference" / "quick"
@@ -127,7 +127,7 @@ def _report(only: list[str] | None, seeds: str | None, given: list[str], **value
         numbers = {} if seeds is None else {"seeds": [int(seed) for seed in seeds.split(",")]}
     except ValueError:
         raise InputError(f"--seeds takes whole numbers separated by commas, got {seeds!r}") from None
-    asked = {name: value for name, value in values.items() if value is not None}  # else the notebooks' own
+    asked = {name: value for name, value in values.items() if value is not None}  # else the notebooks' defaults
     plan = suite.make_plan(asked | numbers, only, given)
     if plan.profile in ("overnight", "paper"):
         print("measured on a few batches of each network; whole studies come one after the other:", flush=True)
@@ -223,7 +223,7 @@ def _pack(run: str, out: str) -> int:
     if record.diverged:
         raise InputError(f"{record.spec.key} diverged in epoch {record.summary['diverged']}: pack a run that did not")
     data, model = record.spec.data, record.load_model()
-    images = first_test_images(load_dataset(data.name), 8, data.normalisation)  # first: without data, no file
+    images = first_test_images(load_dataset(data.name), 8, data.normalisation)  # first: no file without data
     packed.pack(model, record.network, path)
     exact = packed.check_exactness(model, packed.load_packed(path), images)
     print(counting.accounting_totals(counting.accounting(model)).to_string(index=False, float_format="{:,.0f}".format))
@@ -234,19 +234,19 @@ def _pack(run: str, out: str) -> int:
 
 
 def _forgo_collections() -> None:
-    """Look for garbage seldom, and not at the end: what is imported is none, and much to look through.
+    """Collect garbage seldom, and not at exit, because searching all imported modules takes long and finds nothing.
 
-    (But where Triton was imported: its bindings complain of what is not freed.)
+    If Triton was imported, garbage is collected at exit, because its bindings complain of objects that are not freed.
     """
     gc.set_threshold(100_000, 50, 50)
     atexit.register(lambda: "triton" in sys.modules or gc.freeze())
 
 
-_ENDS = signal.SIGINT, signal.SIGTERM  # what ends a job tidies up as a key does
+_ENDS = signal.SIGINT, signal.SIGTERM  # SIGTERM, which ends a job, tidies up as Ctrl-C does
 
 
 def _interrupt(*_) -> None:
-    """End what runs; what then tidies up takes a moment, in which another signal would tear it."""
+    """Raise `KeyboardInterrupt`, and ignore more signals, which would break off the tidying up that follows."""
     for number in _ENDS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
