@@ -1,1 +1,1 @@
-"""What is made of recorded runs."""
+"""Statistics, tables, figures, pages and PDFs, made from recorded runs."""

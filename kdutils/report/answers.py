@@ -1,4 +1,4 @@
-"""What a report answers first: every published accuracy beside ours, and what distillation gained."""
+"""The opening of a report: every published accuracy beside ours, and what distillation gained."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ class Answer:
     images: str
     ours: Numbers
     published: float | None = None
-    is_synthetic: bool = False  # ours is of synthetic images, and has no difference from what is published of CIFAR
+    is_synthetic: bool = False  # ours is on synthetic images, and not compared with values published for CIFAR
 
     @property
     def difference(self) -> float | None:
-        """Ours less the published value, in percentage points."""
+        """Ours minus the published value, in percentage points; None if they cannot be compared."""
         if self.is_synthetic or self.published is None or not self.ours.n:
             return None
         return self.ours.mean - self.published
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """As a table shows it: what, images, ours, its interval, n, published, our difference."""
+        """The row as texts for a table: what, images, ours, its interval, n, published, our difference."""
         ours, (low, high), sign = self.ours, self.ours.bounds, "+" * isinstance(self.ours, Gain)
         mean = f"{ours.mean:{sign}.2f}" if ours.n else "diverged"
         spread, interval = (f" ± {ours.sd:.2f}", f"[{low:{sign}.2f}, {high:{sign}.2f}]") if ours.n > 1 else ("", "–")
@@ -52,10 +52,10 @@ COLUMNS = ("classifier or gain", "images", "ours (%)", "95% interval", "n", "pub
 
 
 def answers(results: Results) -> dict[str, list[Answer]]:
-    """By document: its published accuracies in their order (but those on training images) beside ours, then the gains.
+    """Rows by document: its published accuracies in order (except on training images) beside ours, then the gains.
 
-    In a report that has no published values, such as one on one's own data, all test accuracies stand there. What
-    several chapters show alike stands once.
+    A report without published values, such as one on one's own data, has all its test accuracies instead. A row that
+    several chapters have in common is given once.
     """
     networks, alone, gains = {}, {}, {}  # by document
     for chapter in results.chapters.values():
@@ -81,7 +81,7 @@ def answers(results: Results) -> dict[str, list[Answer]]:
 
 
 def answers_table(found: dict[str, list[Answer]]) -> pd.DataFrame:
-    """All rows with their document, as texts."""
+    """A table of all rows as texts, each with its document."""
     rows = [(document, *row.cells) for document, rows in found.items() for row in rows]
     return pd.DataFrame(rows, columns=["document", *COLUMNS])
 
@@ -101,7 +101,7 @@ def answers_sentence(found: dict[str, list[Answer]]) -> str:
 
 
 def answers_caption(found: dict[str, list[Answer]]) -> str:
-    """What stands in the table and the figure, and what the intervals of the gains are conditional on."""
+    """The caption of the table and the figure: what they show, and what the gains' intervals are conditional on."""
     gains = [row.ours for rows in found.values() for row in rows if isinstance(row.ours, Gain)]
     conditions = dict.fromkeys(gain.over for gain in gains)
     over = "; ".join(conditions)
@@ -110,4 +110,4 @@ def answers_caption(found: dict[str, list[Answer]]) -> str:
         over = f"over seeds that share some of these, as each chapter says: {', '.join(shared)}"
     text = "Ours: mean ± sample SD over n seeds, and the 95% interval of that mean (Student’s t)."
     paired = f" A gain is a paired difference in percentage points, seed by seed, its interval {over}."
-    return text + f"{paired} Other test images are not in it." * bool(gains)
+    return text + f"{paired} The interval does not cover other test images." * bool(gains)

@@ -1,6 +1,6 @@
-"""What there is to explore in JupyterLab (`kdutils.report.widgets`): four small tables of recorded runs.
+"""Makes the four small tables of recorded runs that are explored in JupyterLab (`kdutils.report.widgets`).
 
-Nothing is run. Where runs are missing, the tables of the last report or of `reports/reference/quick/` stand in.
+Nothing is run. If runs are missing, the tables of the last report or of `reports/reference/quick/` stand in.
 """
 
 import base64
@@ -29,12 +29,12 @@ _IMAGES = 12
 
 @dataclass(frozen=True)
 class Explored:
-    """Four tables.
+    """Four tables with these columns.
 
     images: `image` (its place in the test set), `class`, `png` (base64). logits, of a classifier's first run: `image`,
     `classifier`, `class`, `logit`. confusion, of all runs together and without zeros: `classifier`, `class`, `taken
     for`, `images`. grid: `teachers`, `temperature`, `kd_weight`, `accuracy` (% of validation images; NaN: diverged),
-    `error` (standard error, points), `chosen`, and what all of this holds for: `setting`, of one's own data `digest`.
+    `error` (standard error, points), `chosen`, and for all four tables `setting` and, on one's own data, `digest`.
     """
 
     images: pd.DataFrame
@@ -44,7 +44,7 @@ class Explored:
 
     @property
     def classifiers(self) -> list[str]:
-        """Their names; the images were chosen for the first."""
+        """The classifiers' names; the images were chosen for the first one."""
         return list(self.logits["classifier"].unique())
 
     @property
@@ -64,22 +64,22 @@ class Explored:
         return found | {"all others": int(counts.sum()) - sum(found.values())}
 
     def most_confused(self, classifier: str) -> tuple[str, str]:
-        """The class of which the largest share is taken for one other, and that other; without errors the first two."""
+        """The class with the largest share taken for one other, and that other; without errors, the first two."""
         rows = self.confusion.query("classifier == @classifier")
         rows = rows.assign(share=rows["images"] / rows.groupby("class")["images"].transform("sum"))
         wrong = rows.query("`class` != `taken for`")
         return tuple(wrong.loc[wrong["share"].idxmax(), ["class", "taken for"]] if len(wrong) else self.classes[:2])
 
     def cells(self, teachers: str) -> pd.DataFrame:
-        """The cells of a grid by kd_weight and temperature."""
+        """The cells of a grid, indexed by kd_weight and temperature."""
         return self.grid.query("teachers == @teachers").set_index(["kd_weight", "temperature"])
 
 
 def explore(study: Assignment, page: Page) -> Explored | None:
-    """What can be explored of study A: its recorded runs, else its last report, else the reference, else nothing.
+    """The tables of study A: from its recorded runs, else its last report, else the reference; None if there are none.
 
-    The page says which, or what to run, and its captions then end in the setting of that. All but the reference, which
-    does not stand in for one's own data, is kept among the report's tables.
+    The page says which these are, or what to run, and its captions then end in their setting. The tables are kept among
+    the report's, except those of the reference, which does not stand in for one's own data.
     """
     found, kept, data = _recorded(study), True, study.data
     chosen = f" --dataset {data.name}" * (data.name != "cifar10")
@@ -100,7 +100,7 @@ def explore(study: Assignment, page: Page) -> Explored | None:
                 continue
             found, kept = tables, folder != _REFERENCE
             page.setting = found["grid"]["setting"][0]
-            page.say(f"{missing} Shown is what lies in `reports/{folder}`: {page.setting}")
+            page.say(f"{missing} Shown are the tables of `reports/{folder}`: {page.setting}")
     if not found:
         page.say(f"{missing} Until then, there is nothing to explore.")
         return None
@@ -115,7 +115,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _recorded(study: Assignment) -> dict[str, pd.DataFrame] | None:
-    """The tables of the recorded runs, without settings; None unless a grid and an arm are there, each as a whole."""
+    """The tables of the recorded runs, without settings; None unless a grid and an arm are completely recorded."""
     teachers = {"ResNet50": ("resnet50",), "ResNet18 and ResNet50": study.TEACHERS}
     grids = recorded_arms({name: study.grid(networks) for name, networks in teachers.items()})
     best = {name: best_cell(records) for name, records in grids.items()}
@@ -148,7 +148,7 @@ def _recorded(study: Assignment) -> dict[str, pd.DataFrame] | None:
 
 
 def _images(record: Record) -> list[int]:
-    """Telling test images, at most one of a class, and then the errors that the run was surest of."""
+    """Indices of `telling_images`, at most one of a class, and then of the errors that the run was surest of."""
     logits, labels = record.predictions
     sure = softmax(logits, axis=1).max(1) * (logits.argmax(1) != labels)
     surest = np.argsort(-sure, kind="stable")[: np.count_nonzero(sure)]

@@ -1,6 +1,6 @@
 """Widgets for JupyterLab over an `Explored`: controls, and a little HTML that is made anew when one of them changes.
 
-Each is a function of its controls' values that looks numbers up and returns HTML. Paper gets figures of the same.
+The HTML is returned by a function of the controls' values that looks numbers up. Printed pages get figures instead.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from kdutils.distillation.methods import KD
 from kdutils.report.explore import Explored
 from kdutils.report.plots import COLOURS, plot_grid
 
-_SHOWN = 20  # classes of an image, the likeliest
+_SHOWN = 20  # how many classes of an image are shown, the likeliest
 
 
 def temperature_widget(found: Explored) -> VBox:
@@ -51,7 +51,7 @@ def grid_widget(found: Explored) -> VBox:
 
 
 def _linked(show: Callable[..., str], *controls: Widget) -> VBox:
-    """The controls, and under them what `show` makes of their values."""
+    """The controls, and under them the HTML that `show` returns for their values."""
     shown = HTML()
 
     def update(_=None) -> None:
@@ -76,7 +76,7 @@ def softened(found: Explored, image: int, classifier: str, temperature: float) -
 
 
 def confused(found: Explored, classifier: str, one: str, other: str) -> str:
-    """HTML: for what the images of two classes were taken, as bars."""
+    """HTML: what the images of two classes were taken for, as bars."""
     parts = []
     for true, another in dict.fromkeys([(one, other), (other, one)]):
         counts = found.taken(classifier, true, another)
@@ -97,7 +97,7 @@ def _bars(rows: Iterable[tuple[str, float, str]]) -> str:
 
 
 def celled(found: Explored, teachers: str, kd_weight: float, temperature: float) -> str:
-    """HTML: a grid of validation accuracies in which one cell is framed, and what it says."""
+    """HTML: a grid of validation accuracies with one cell framed, and a sentence on this cell."""
     cells, look = found.cells(teachers), "padding:0.4em 1em;text-align:right;border:3px solid "
     table = cells["accuracy"].unstack()
     head, lines = "".join(f"<th>T = {each:g}</th>" for each in table.columns), ""
@@ -120,7 +120,7 @@ def celled(found: Explored, teachers: str, kd_weight: float, temperature: float)
 
 
 def plot_taken(found: Explored, one: str, other: str) -> Figure:
-    """For what the images of two classes were taken (%), by every classifier; the left panel is of class `one`."""
+    """What every classifier took the images of two classes for (%); the left panel is of class `one`."""
     figure, axes = plt.subplots(1, 2, figsize=(7.6, 0.3 * len(found.classifiers) + 1.5), sharey=True)
     looks = {one: (COLOURS[0], ""), other: (COLOURS[1], "///"), "all others": ("0.8", "")}
     for axis, (true, another) in zip(axes, ((one, other), (other, one)), strict=True):
@@ -138,7 +138,7 @@ def plot_taken(found: Explored, one: str, other: str) -> Figure:
 
 
 def plot_cells(found: Explored, teachers: str) -> Figure:
-    """`kdutils.report.plots.plot_grid` of a grid."""
+    """The grid of these teachers as a heat map (`kdutils.report.plots.plot_grid`)."""
     cells = found.cells(teachers)
     kd_weight, temperature = cells.index[cells["chosen"]][0]
     table = cells["accuracy"].unstack().astype(object)

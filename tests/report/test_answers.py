@@ -109,7 +109,7 @@ def test_the_caption_says_what_the_gains_are_conditional_on(found):
 
     views = "over seeds that share their views"
     assert one.over == f"{views} (and one teacher)"
-    assert caption(one.over).endswith(f", its interval {one.over}. Other test images are not in it.")
+    assert caption(one.over).endswith(f", its interval {one.over}. The interval does not cover other test images.")
     assert ", its interval over one seed; over seeds." in caption("over one seed", "over seeds")
     assert "share some of these, as each chapter says: their views, one teacher." in caption(views, one.over)
 
