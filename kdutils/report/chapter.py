@@ -1,4 +1,4 @@
-"""How a chapter begins: its study, fitted to the data and weights that can be had here, and the page of its results."""
+"""Opens a chapter: its study, fitted to the data and weights that are available here, and the page of its results."""
 
 from pathlib import Path
 
@@ -19,11 +19,11 @@ _TITLES = {"wrn_10_1": "WRN-10-1", "wrn_16_1": "WRN-16-1", "wrn_16_7": "WRN-16-7
 
 
 def open_study(name: str, profile: str = "quick", dataset: str = "auto", init: str | None = None, **given) -> Study:
-    """The study `name` (`kdutils.studies.study`) on what can be had here; prints what stands in for what cannot.
+    """The study `name` (`kdutils.studies.study`) on available data and weights; prints what stands in for missing ones.
 
-    dataset: "cifar" or its name for the study's set, "synthetic", one's own, or "auto": the study's where it can be
-    had. init: "imagenet", "random", "pretrain:cifar100", or "auto": the first that can be had; None: not looked for.
-    Raises `InputError` before anything is run: for what cannot be had, too few images, a file that does not fit.
+    dataset: the study's ("cifar" or its name), "synthetic", one's own, or "auto": the study's if available. init:
+    "imagenet", "random", "pretrain:cifar100", "auto" (the first available), or None (weights are not looked for).
+    Raises `InputError` before anything is run: for missing data or weights, too few images, a file that does not fit.
     """
     if given.get("teacher_file"):
         given["teacher_file"] = str(absolute(given["teacher_file"]))
@@ -47,8 +47,8 @@ def open_study(name: str, profile: str = "quick", dataset: str = "auto", init: s
 
 
 def open_chapter(name: str, profile: str = "quick", dataset: str = "auto", **given) -> tuple[Study, Page]:
-    """The study (`open_study`) and the page of a chapter, which begins with places for its answer and its run time, and
-    with the setting that its numbers hold for. Captions end in that setting's short form.
+    """A chapter's study (`open_study`) and its page, which begins with places for its answer and run time, and with the
+    setting that its numbers hold for. Captions end in that setting's short form.
     """
     opened = open_study(name, profile, dataset, **given)
     page = Page(_short(opened))
@@ -58,7 +58,7 @@ def open_chapter(name: str, profile: str = "quick", dataset: str = "auto", **giv
 
 
 def _fitted(plan: Study, images: datasets.Dataset) -> dict:
-    """The `DataSpec` fields of one's own data set, with `plan`'s sizes or, which is printed, what there is."""
+    """The `DataSpec` fields of one's own data set, with `plan`'s sizes or, which is printed, smaller ones that fit."""
     there, data, classes = len(images.train_labels), plan.data, len(images.classes)
     if there < 2 * classes:
         raise InputError(
@@ -69,7 +69,7 @@ def _fitted(plan: Study, images: datasets.Dataset) -> dict:
     if (data.train_size or 1) + data.val_size > there:
         val = min(data.val_size, max(1, there // 5))
         own |= {"train_size": min(data.train_size or there, there - val), "val_size": val}
-        if not settings().chapter:  # else the suite has said so for all chapters
+        if not settings().chapter:  # else the suite has printed it for all chapters
             sizes = f"{own['train_size']:,} train and {val:,} validate"
             print(f"{_title(images.name)} has {there:,} training images: {sizes}.")
     return own
@@ -101,7 +101,7 @@ def _start(plan: Study, init: str) -> dict[str, str]:
 
 
 def setting_of(plan: Study, arms: Arms) -> str:
-    """For captions of runs that are trained otherwise than the study's first ones: what these hold for, in short."""
+    """The short setting for captions of runs that are trained differently from the study's first ones."""
     if not (specs := [record.spec for records in arms.values() for record in records]):
         return _short(plan)
     trained = [Training(optimiser=each.optimiser, epochs=each.epochs, batch_size=each.batch_size) for each in specs]
@@ -112,7 +112,7 @@ def setting_of(plan: Study, arms: Arms) -> str:
 
 
 def _short(plan: Study, trained: tuple[str, str] | None = None) -> str:
-    """For captions: what a study's numbers hold for, in short; `trained`: who was, and how."""
+    """The short setting of a study's numbers, for captions; `trained`: which networks were trained, and how."""
     sizes, (who, training) = _sizes(plan), trained or next(iter(plan.trainings.items()))
     later = {"validation": " (later trained on)"} if isinstance(plan, Cifar100) and plan.retrain else {}
     images = [f"{size} {kind}{later.get(kind, '')}" for kind, size in sizes.items()]
@@ -124,7 +124,7 @@ def _short(plan: Study, trained: tuple[str, str] | None = None) -> str:
 
 
 def setting_table(plan: Study) -> pd.DataFrame:
-    """What a study's numbers hold for, beside the full protocol: data, sizes, views, seeds, trainings, teachers."""
+    """A table of a study's setting beside the full protocol: data, sizes, views, seeds, trainings, teachers."""
     name = next(name for name, kind in STUDIES.items() if type(plan) is kind)
     here, there = _facts(plan), _facts(study(name, "paper"))
     rows = [(what, here.get(what, "–"), there.get(what, "–")) for what in here | there]
@@ -137,7 +137,7 @@ def _facts(plan: Study) -> dict[str, str]:
     if plan.data.digest:
         images = datasets.load_dataset(plan.data.name)
         there = f"{len(images.train_labels):,} to train and to validate with, {len(images.test_labels):,} to test with"
-        error = f"{50 / len(images.test_labels) ** 0.5:.1f} points"  # the binomial one of an accuracy of 50 %
+        error = f"{50 / len(images.test_labels) ** 0.5:.1f} points"  # binomial, at an accuracy of 50 %
         facts |= {"images that there are": f"{there}; a profile takes no more", "classes": str(plan.data.num_classes)}
         facts |= {"standard error of an accuracy": f"up to {error}, for so many test images"}
     given = {"training": plan.data.train_size, "validation": plan.data.val_size, "test": plan.data.test_size}
@@ -152,13 +152,13 @@ def _facts(plan: Study) -> dict[str, str]:
 
 
 def _title(dataset: str) -> str:
-    """A data set's title as a sentence begins with it."""
+    """A data set's title with a capital letter, to begin a sentence."""
     title = datasets.load_dataset(dataset).title
     return f"{title[0].upper()}{title[1:]}"
 
 
 def _sizes(plan: Study) -> dict[str, str]:
-    """Numbers of images by kind; of test images the ResNets' too, where they are fewer."""
+    """Numbers of images by kind, as texts; for test images also the number that ResNets see, if it is smaller."""
     images, data = datasets.load_dataset(plan.data.name), plan.data
     tests = min(data.test_size or len(images.test_labels), len(images.test_labels))
     sizes = {"training": data.train_size or len(images.train_labels) - data.val_size, "validation": data.val_size}
@@ -169,7 +169,7 @@ def _sizes(plan: Study) -> dict[str, str]:
 
 
 def _stand_in(plan: Study) -> tuple[str, str]:
-    """The network whose name a profile changes, here and in the document."""
+    """The network that a profile may replace: its name here, and in the document."""
     match plan:
         case Binary():
             name, width = plan.network.name, plan.network.option("width")
@@ -183,7 +183,7 @@ def _stand_in(plan: Study) -> tuple[str, str]:
 
 
 def _networks(plan: Study) -> dict[str, str]:
-    """What a study's networks are and start from."""
+    """What a study's networks are, and which weights they start from."""
     name, head = _stand_in(plan)[0], "a head on it frozen, which sees images resized to {} pixels".format
     origin = {"imagenet": "ImageNet's weights", "random": "random weights"}
     match plan:

@@ -22,22 +22,22 @@ _PICTURE = b"#set page(width: auto, height: auto, margin: 0pt)\n#image(bytes(sys
 class Page:
     """Shows figures and tables with captions that end in the `setting` (data, sizes, profile) they hold for, if any.
 
-    Run by the suite, it also writes them to the report's folder as `figures/<chapter>_<name>.svg` and `.png` and
+    In the suite, it also writes them to the report's folder as `figures/<chapter>_<name>.svg` and `.png` and
     `tables/<chapter>_<name>.csv`.
     """
 
     def __init__(self, setting: str):
         self.setting = setting
-        self._said = {""}  # in the place of tables
+        self._said = {""}  # instead of tables without rows
         self._folder, self._chapter = settings().report_dir, settings().chapter.partition("_")[0]
 
     def figure(
         self, figure: "Figure", name: str, caption: str, is_illustration: bool = False, setting: str = ""
     ) -> None:
-        """Show a figure under its caption, and close it; what it carries for `results.json`, as a table does.
+        """Show a figure with its caption, and close it; its `results` for `results.json` go into the output's metadata.
 
-        An illustration shows no image and no run, and its caption says this in the place of the setting. `setting` is
-        that of runs which another one holds for (`setting_of`).
+        An illustration shows no image and no run, and its caption says this instead of the setting. `setting`: for runs
+        to which the page's own does not apply (`setting_of`).
         """
         import matplotlib.pyplot as plt  # the suite, which opens studies and draws nothing, need not wait for it
 
@@ -50,9 +50,9 @@ class Page:
         self._show("figure", name, f"{caption} {holds_for}", data, getattr(figure, "results", None))
 
     def table(self, frame: pd.DataFrame, name: str, caption: str, setting: str = "") -> None:
-        """Show a table over its caption; what it carries for `results.json` goes into the output's metadata.
+        """Show a table with its caption; what it carries for `results.json` goes into the output's metadata.
 
-        One without rows is not shown; what it has in `attrs["instead"]` is said once.
+        A table without rows is not shown; the sentence in its `attrs["instead"]` is shown once.
         """
         if frame.empty:
             if (reason := frame.attrs.get("instead", "")) not in self._said:
@@ -69,7 +69,7 @@ class Page:
         self._show("table", name, f"{caption} {setting or self.setting}", data, carried)
 
     def open_top(self) -> None:
-        """Keep the places, here, that `answer` and `time` will fill."""
+        """Reserve places, at this point of the page, that `answer` and `time` will fill."""
         self._place("answer", "**Answer.** It is computed at the end of this chapter.")
         self._place("time", "")
 
@@ -78,11 +78,11 @@ class Page:
         self._place("answer", f"**Answer.** {text[:1].upper()}{text[1:]}", update=True)
 
     def time(self, text: str) -> None:
-        """Show how long the runs took, on top."""
+        """Show how long the runs took, at the top of the page."""
         self._place("time", text, update=True)
 
     def keep(self, frame: pd.DataFrame, name: str) -> None:
-        """Write a table for the report's folder alone: it is not shown."""
+        """Write a table into the report's folder without showing it."""
         self._keep("tables", f"{name}.csv", frame.to_csv(index=False).encode())
 
     def say(self, text: str) -> None:
@@ -121,9 +121,9 @@ def _is_number(column: pd.Series) -> bool:
 
 
 def rendered(figure: "Figure") -> dict[str, bytes]:
-    """A figure's files by kind, svg and png: the same for the same figure.
+    """A figure's files (bytes) by kind, svg and png; the same figure always gives the same files.
 
-    It is laid out and drawn once, for that takes most of the time: the PNG is a picture of the SVG, made by Typst.
+    It is laid out and drawn once, because that takes most of the time: Typst makes the PNG from the SVG.
     """
     import matplotlib.pyplot as plt
     import typst
@@ -135,7 +135,7 @@ def rendered(figure: "Figure") -> dict[str, bytes]:
             figure.set_layout_engine(None)  # "none" would draw the figure once more before it is saved
     box, drawn, small = figure.get_tightbbox().padded(0.1), io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="svg", dpi=_DPI, bbox_inches=box, metadata={"Date": None})
-    source = {"svg": drawn.getvalue().decode()}  # in which characters are paths: fonts need not be looked for
+    source = {"svg": drawn.getvalue().decode()}  # its characters are paths: no fonts are needed
     picture = typst.compile(_PICTURE, format="png", ppi=_DPI, sys_inputs=source, ignore_system_fonts=True)
     Image.open(io.BytesIO(picture)).convert("RGB").save(small, "png")
     return {"svg": drawn.getvalue(), "png": small.getvalue()}
