@@ -20,7 +20,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar or a contr
 HEAVY = 1_500_000  # characters; an SVG beyond this (a scatter of many points) is slower to open than its PNG
 ESCAPES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*.")
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ue000\ue001]")
-FORMULA = re.compile(  # found before markdown is read, as in JupyterLab; code, which comes first, holds none
+FORMULA = re.compile(  # found before markdown is read, as in JupyterLab; code is matched first: it holds no formulas
     r"^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)|(?<!`)(?P<ticks>`{3,})(?!`).+?(?<!`)(?P=ticks)(?!`)"
     r"|(?<!`)(?P<few>``?)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=few)(?!`)"  # within a paragraph
     r"|(?P<tex>(?<!\\)\$\$.+?\$\$|(?<![\\$])\$(?!\$)(?:(?!\n\s*\n).)+?(?<![\\$])\$(?!\$)"
@@ -28,32 +28,32 @@ FORMULA = re.compile(  # found before markdown is read, as in JupyterLab; code, 
     re.DOTALL | re.MULTILINE,
 )
 KEPT = re.compile("\ue000(\\d+)\ue001")  # stands for a formula while markdown is read
-CELLS = re.compile(r"(?<!\\)\|")  # between two of them, in a row of a table
+CELLS = re.compile(r"(?<!\\)\|")  # between two cells in a row of a table
 DRAWING = re.compile(r"<svg\b.*?</svg>", re.DOTALL | re.IGNORECASE)
 MARKUP = re.compile(r"(<pre\b.*?</pre>|<code\b.*?</code>|<[^>]*>)", re.DOTALL)
 ATTRIBUTES = {"*": {"id", "class", "title", "lang", "dir", "align", "style"}, "img": {"src", "alt", "width"}}
 ATTRIBUTES |= {"a": {"href", "name"}, "ol": {"start"}, "th": {"colspan", "rowspan"}, "td": {"colspan", "rowspan"}}
-DROPPED = {"script", "style", "iframe", "object", "template", "title", "svg"}  # with what they hold
+DROPPED = {"script", "style", "iframe", "object", "template", "title", "svg"}  # removed with their contents
 STYLES = {"text-align", "color", "background-color", "font-weight", "font-style", "text-decoration"}
 
 
 class _Renderer(IPythonRenderer):
-    image = HTMLRenderer.image  # `Chapter.clean` sees to images
+    image = HTMLRenderer.image  # `Chapter.clean` handles images
 
     def block_code(self, code: str, info: str = "") -> str:
         html, name = super().block_code(code, info), escape(info.strip().partition(" ")[0])
-        return html.replace(f'">{name}\n', '">', 1)  # a language unknown to Pygments, which nbconvert sets as code
+        return html.replace(f'">{name}\n', '">', 1)  # nbconvert shows a language unknown to Pygments as code
 
     def task_list_item(self, text: str, checked: bool = False) -> str:
         return f"<li>{'☑' if checked else '☐'} {text}</li>"
 
 
 class Chapter:
-    """A notebook while its cells become HTML, and what is known of it then.
+    """Converts the cells of a notebook to HTML, and collects what the notebook holds.
 
-    `headings` are (level, anchor, HTML), `figures` and `tables` names, `summary` is the first sentence as HTML,
-    `answer` what was computed under it, `error` the first one's line; `images` are what a PDF (`prints`) needs beside
-    its text. Every anchor begins with `prefix`.
+    `headings` are (level, anchor, HTML); `names` lists figures and tables; `summary` is the first sentence and `answer`
+    the computed answer, both as HTML; `error` is the first line of the first error; `images` are the image files, by
+    name, that a PDF (`prints`) needs besides its text. Every anchor begins with `prefix`.
     """
 
     def __init__(self, name: str, folder: Path, prefix: str = "", prints: bool = False):
@@ -69,7 +69,7 @@ class Chapter:
         return _plain(self.headings[0][2]) if self.headings else self.name.replace("_", " ")
 
     def markdown(self, source: str, attachments: dict | None = None) -> str:
-        """Jupyter's markdown as clean HTML; a formula is `code.math`, with its dollars."""
+        """Jupyter's markdown as clean HTML, in which a formula is `code.math` with its dollars."""
         formulas: list[str] = []
 
         def keep(match: re.Match) -> str:
@@ -80,7 +80,7 @@ class Chapter:
             return formulas[int(match[1])]
 
         renderer = _Renderer(escape=False, exclude_anchor_links=True)
-        if self.prints:  # Typst colours code itself; of "c++" it would set the end as code
+        if self.prints:  # Typst colours code itself, and would take the end of "c++" for code
             renderer.block_code = lambda code, info="": HTMLRenderer.block_code(
                 renderer, code, re.match(r"[\w-]*", info)[0]
             )
@@ -92,7 +92,7 @@ class Chapter:
         html = self.clean(reader.render(FORMULA.sub(keep, CONTROL.sub("", source))), attachments or {})
         html = re.sub(r"<h([1-6])([^>]*)>(.*?)</h\1>", lambda found: self._anchored(found, kept), html, flags=re.DOTALL)
         parts = MARKUP.split(html)
-        parts[1::2] = [KEPT.sub(kept, part) for part in parts[1::2]]  # within a tag or code, a formula is its source
+        parts[1::2] = [KEPT.sub(kept, part) for part in parts[1::2]]  # in a tag or code, a formula stays its source
         opening = [True, *(not part.startswith("</") for part in parts[1::2])]
         curled = (_curled(part, opens) for part, opens in zip(parts[::2], opening, strict=False))
         parts[::2] = [KEPT.sub(lambda match: f'<code class="math">{kept(match)}</code>', part) for part in curled]
@@ -104,17 +104,17 @@ class Chapter:
         return html
 
     def _anchored(self, found: re.Match, kept) -> str:
-        """A heading with the anchor that JupyterLab makes; another of the same name gets a number more."""
+        """A heading with the anchor that JupyterLab makes; "-1" is appended while an earlier heading has it."""
         level, attributes, text = found.groups()
         anchor = escape(self.prefix + unescape(KEPT.sub(kept, re.sub("<[^>]*>", "", text))).strip().replace(" ", "-"))
-        if own := re.search(r' id="([^"]*)"', attributes):  # which a link may name
+        if own := re.search(r' id="([^"]*)"', attributes):  # its own anchor, to which a link may lead
             anchor, attributes = own[1], attributes.replace(own[0], "")
         while any(anchor == other for _, other, _ in self.headings):
             anchor += "-1"
         return f'<h{level} id="{anchor}"{attributes}>{text}</h{level}>'
 
     def clean(self, html: str, attachments: dict) -> str:
-        """HTML by an allow list: nothing that runs, restyles or loads; images travel inside."""
+        """HTML filtered by an allow list: nothing in it runs, restyles the page or loads files; images are embedded."""
         import nh3
 
         def attribute(tag: str, name: str, value: str) -> str | None:
@@ -126,7 +126,7 @@ class Chapter:
                 return f"#{self.prefix}{unquote(value[1:])}"
             if re.match(r"(https?|mailto):|//", value, re.IGNORECASE):
                 return value
-            is_file = not (self.prints or re.match(r"[\w+.-]+:", value))  # beside a page lies another notebook's page
+            is_file = not (self.prints or re.match(r"[\w+.-]+:", value))  # other notebooks' pages lie beside a page
             return re.sub(r"\.ipynb(?=#|$)", ".html", value) if is_file else None
 
         tags = nh3.ALLOWED_TAGS - {"col", "colgroup"} | {"section", "tfoot"}  # pandoc drops cells beyond the `col`s
@@ -143,7 +143,7 @@ class Chapter:
             link_rel=None,
         )
         html = re.sub(r"<img\b([^>]*)>", lambda found: self._embedded(found[1], attachments), html)
-        parts = MARKUP.split(html)  # a number stays with its spread and unit, but in code
+        parts = MARKUP.split(html)  # a number stays with its spread and unit, except in code
         parts[::2] = [re.sub(r"(?<=\d) (?=± \d|%)|(?<=\d ±) (?=\d)", "\u00a0", part) for part in parts[::2]]
         html = "".join(parts)
         if self.prints:  # only what has a caption is numbered
@@ -168,7 +168,7 @@ class Chapter:
         return self.image(content, alt, values.get("width")) or f"<em>{escape(alt or source[:80])}</em>"
 
     def image(self, content: bytes | str, alt: str, width: object = None) -> str:
-        """An `img` of `content` (a text is base64, or SVG), whose bytes tell its format; "" if it is no picture."""
+        """An `img` of `content` (a str is base64 or SVG); its bytes tell the format. Returns "" if it is no picture."""
         import typst
         from PIL import Image
 
@@ -184,7 +184,7 @@ class Chapter:
                 picture = Image.open(io.BytesIO(content))
                 picture.load()
                 mime, frame = picture.get_format_mimetype(), io.BytesIO()
-                if self.prints and mime not in ("image/png", "image/jpeg"):  # of a film its first frame
+                if self.prints and mime not in ("image/png", "image/jpeg"):  # the first frame of an animation
                     picture.convert("RGBA").save(frame, "PNG")
                     content = frame.getvalue()
         except Exception:  # noqa: BLE001 Pillow, expat and Typst raise nearly anything for what is no picture
@@ -198,7 +198,7 @@ class Chapter:
         return f'<img alt="{escape(alt)}" src="{source}"{size}>'
 
     def output(self, output: dict, place: int) -> str:
-        """What the cell at `place` printed or displayed; figures and tables of `Page` get numbers and captions."""
+        """An output of the cell at `place` as HTML; figures and tables of `Page` get numbers and captions."""
         if output.output_type == "stream":
             return "" if output.name == "stderr" else _printed(output.text)
         if output.output_type == "error":
@@ -207,7 +207,7 @@ class Chapter:
             return _printed("\n".join(output.traceback) or error, "error")
         ours = _texts(output.metadata.get("kdutils"))
         kind, name = ours.get("kind"), ours.get("name", "")
-        if kind == "caption":  # Jupyter shows it under the figure; a page sets its own
+        if kind == "caption":  # Jupyter shows this one; a page makes its own
             return ""
         body = self._displayed(output.data, output.metadata, place)
         if kind == "answer":
@@ -222,7 +222,7 @@ class Chapter:
         return f'<figure class="{kind}" id="{escape(self.prefix + name)}">{content}</figure>'
 
     def _displayed(self, data: dict, metadata: dict, place: int) -> str:
-        """The richest form of a display that paper can hold."""
+        """The richest printable form of a display, as HTML."""
         texts = _texts(data)
         plain, html = CONTROL.sub("", texts.get("text/plain", "")), texts.get("text/html", "")
         if "text/markdown" in texts:
@@ -233,11 +233,11 @@ class Chapter:
             sizes = metadata[kind] if isinstance(metadata.get(kind), dict) else metadata
             if drawn := self.image(texts[kind], plain, sizes.get("width")):
                 return f'<div class="picture">{drawn}</div>'
-        if "text/latex" in texts and "<table" not in html:  # what makes tables writes `tabular`, no formula
+        if "text/latex" in texts and "<table" not in html:  # the LaTeX of a table is `tabular`, no formula
             return self.markdown(texts["text/latex"])
         is_frame = 'class="dataframe"' in html
         if not plain or is_frame or "<script" not in html.lower():
-            if is_frame:  # numbers stand right, as in Jupyter
+            if is_frame:  # aligned right, as in Jupyter
                 html = re.sub("<(t[dh])>", r'<\1 style="text-align: right">', html)
             cleaned = self.clean(html, {})
             if "<img" in cleaned or _plain(cleaned).strip():
@@ -250,7 +250,7 @@ class Chapter:
 
 
 def _filled(parse: Callable, block: BlockParser, head: re.Match, state: BlockState) -> int | None:
-    """Read a table of which rows have fewer cells than its head, or more, which are left out: as JupyterLab does."""
+    """Read a table whose rows may have fewer cells than its head, or more (which are left out), as JupyterLab does."""
     marks, *rows = state.src[head.end() :].split("\n")
     if not re.fullmatch(r"[\s|:-]*-[\s|:-]*", marks):
         return None
@@ -266,7 +266,7 @@ def _filled(parse: Callable, block: BlockParser, head: re.Match, state: BlockSta
 
 
 def _texts(given: object) -> dict[str, str]:
-    """What is a text of a mapping; a notebook may hold anything there."""
+    """The items of a dict whose values are strings, {} for anything else: a notebook may hold anything there."""
     return {name: value for name, value in given.items() if isinstance(value, str)} if isinstance(given, dict) else {}
 
 
@@ -279,20 +279,20 @@ def _unlinked(html: str) -> str:
 
 
 def _curled(text: str, opens: bool) -> str:
-    """Text between tags with typographic quotes and minus signs; `opens` where a quote at its start does."""
+    """Text between tags with typographic quotes and minus signs; `opens`: whether a quote at its start is opening."""
     text = re.sub(r"(?<![\w.)\]−-])-(?=\d)", "−", text)
     before = r"(^|(?<=[\s(\[–—“]))" if opens else r"((?<=[\s(\[–—“]))"
     return re.sub(before + "'", "‘", re.sub(before + '"', "“", text).replace('"', "”")).replace("'", "’")
 
 
 def _as_picture(drawing: re.Match) -> str:
-    """An SVG within HTML as the image that it is, in which nothing runs."""
+    """An inline SVG as an `img`, in which no script runs."""
     svg = drawing[0] if "xmlns=" in drawing[0] else f'<svg xmlns="http://www.w3.org/2000/svg"{drawing[0][4:]}'
     return f'<img alt="a drawing" src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}">'
 
 
 def _printed(text: str, kind: str = "output") -> str:
-    """Terminal text as a reader saw it in the end: without colours, and what was taken back is gone."""
+    """Terminal text as HTML, as a reader finally saw it: without colours and without what backspaces erased."""
     text = ESCAPES.sub("", text)
     while (shorter := re.sub("[^\n\b]\b", "", text)) != text:
         text = shorter

@@ -1,7 +1,7 @@
-"""Executed notebooks as pages that load nothing (`kd_html`) and as PDFs set by Typst (`kd_pdf`), for nbconvert.
+"""Exporters for nbconvert: notebooks as pages that load nothing (`kd_html`) and as PDFs set by Typst (`kd_pdf`).
 
-Jupyter's server finds only names that match `\\w+`, and constructs every exporter whenever it lists them: heavy imports
-are made where they are used.
+Jupyter's server finds only exporters whose names match `\\w+`, and constructs all of them whenever it lists them, so
+heavy imports are made where they are used.
 """
 
 import json
@@ -31,23 +31,23 @@ FORMULA = re.compile(r'<code class="math">.*?</code>', re.DOTALL)  # as `Chapter
 class PageExporter(TemplateExporter):
     """One self-contained HTML page: no script, MathML, folded code, numbered figures and tables.
 
-    `resources` may hold `pages`, the (relation, address, label) of a navigation bar, and a `prefix` for all anchors;
-    those that come back hold the `chapter` that was read. Formulas that pandoc cannot read are shown as their sources.
+    `resources` may hold `pages`, the (relation, address, label) of navigation links, and a `prefix` for anchors; the
+    returned resources hold the `chapter` that was read. A formula that pandoc cannot read is shown as its source.
     """
 
     export_from_notebook = "Course page"
     output_mimetype = "text/html"
     prints = False
-    left_out = {"remove-cell"}  # tags of cells
+    left_out = {"remove-cell"}  # cells with these tags
     file_extension = FilenameExtension(".html")
     template_name = Unicode("kd")
     template_file = Unicode("page.html.j2")
-    optimistic_validation = Bool(True)  # once, not after each step
+    optimistic_validation = Bool(True)  # validates once, not after each step
     extra_template_basedirs = List([str(TEMPLATES)])  # not share/jupyter, which an editable installation leaves empty
 
     @property
     def default_config(self):
-        """nbconvert's own, with tags and streams as a page needs them."""
+        """nbconvert's own, changed to remove cells by tag and to join the parts of a stream."""
         config = super().default_config
         tags = {"remove_cell_tags": self.left_out, "remove_input_tags": {"hide-input"}}
         config.merge(Config(TagRemovePreprocessor=tags, CoalesceStreamsPreprocessor={"enabled": True}))
@@ -56,7 +56,7 @@ class PageExporter(TemplateExporter):
     def from_notebook_node(self, nb, resources=None, **kw):
         """The page of a notebook (text), and the resources."""
         html, resources = self.read(nb, resources, **kw)
-        reached = r'\1 tabindex="0"'  # what scrolls can be reached by the keyboard
+        reached = r'\1 tabindex="0"'  # so the keyboard can reach what scrolls
         return re.sub('(<pre|<math display="block")', reached, with_mathml(html)), resources
 
     def read(self, nb, resources=None, **kw):
@@ -67,7 +67,7 @@ class PageExporter(TemplateExporter):
         about = resources["metadata"]
         prefix, folder = resources.get("prefix") or "", Path(about["path"] or ".")
         resources["chapter"] = Chapter(about["name"] or "notebook", folder, prefix, self.prints)
-        text = json.dumps(nb, ensure_ascii=False).encode("utf-8", "replace")  # half a surrogate pair is no text
+        text = json.dumps(nb, ensure_ascii=False).encode("utf-8", "replace")  # half a surrogate pair has no UTF-8
         html, resources = super().from_notebook_node(from_dict(json.loads(text)), resources, **kw)
         known = set(map(unescape, re.findall(r' (?:id|name)="([^"]*)"', html)))
         links = re.compile(r'<a href="#([^"]*)"[^>]*>(.*?)</a>', re.DOTALL)
@@ -75,9 +75,9 @@ class PageExporter(TemplateExporter):
 
 
 class PrintExporter(PageExporter):
-    """A PDF: the page's content without code, but for cells tagged `show-input`, and without solutions, by Typst.
+    """A PDF set by Typst: the page's content without solutions, and without code except in cells tagged `show-input`.
 
-    `resources` come back with the text for Typst (`typst`) and with `warnings`. Raises `ConversionException` if pandoc
+    The returned resources also hold the text for Typst (`typst`) and `warnings`. Raises `ConversionException` if pandoc
     or Typst fails.
     """
 
@@ -105,8 +105,8 @@ class PrintExporter(PageExporter):
 
 
 def with_mathml(html: str) -> str:
-    """A page whose formulas (`code.math`) are MathML; one that pandoc cannot read is left as its source."""
-    formulas = list(dict.fromkeys(reversed(FORMULA.findall(html))))[::-1]  # as in the text: contents stand before it
+    """The page with its formulas (`code.math`) as MathML; a formula that pandoc cannot read is left as its source."""
+    formulas = list(dict.fromkeys(reversed(FORMULA.findall(html))))[::-1]  # in text order: contents repeat some first
     done = dict(zip(formulas, _mathml(formulas), strict=True))
     return FORMULA.sub(lambda formula: done[formula[0]], html)
 
@@ -114,14 +114,14 @@ def with_mathml(html: str) -> str:
 def _mathml(formulas: list[str]) -> list[str]:
     try:
         made = pandoc("".join(f"<p>{formula}</p>" for formula in formulas), "html") if formulas else ""
-    except ConversionException:  # one of them: it is looked for in halves
+    except ConversionException:  # at least one is wrong: each half is tried
         half = len(formulas) // 2
         return _mathml(formulas[:half]) + _mathml(formulas[half:]) if half else formulas
     return re.findall("<p>(.*?)</p>", made, re.DOTALL)
 
 
 def _with_sources(html: str) -> str:
-    """A text for Typst in which each formula that pandoc or Typst refuses is its source."""
+    """The HTML with the source in place of each formula that pandoc or Typst refuses."""
     import typst
 
     for formula in set(FORMULA.findall(html)):
@@ -134,7 +134,7 @@ def _with_sources(html: str) -> str:
 
 
 def pandoc(html: str, target: str) -> str:
-    """HTML as `target` (html or typst); raises `ConversionException` if pandoc fails."""
+    """Converts HTML to `target` (html or typst); raises `ConversionException` if pandoc fails."""
     import pypandoc
 
     options = ["--from=html", f"--to={target}", f"--lua-filter={TEMPLATES / 'print.lua'}", "--wrap=none", "--sandbox"]
@@ -146,16 +146,16 @@ def pandoc(html: str, target: str) -> str:
 
 @cache
 def _fonts():
-    """Those of this machine, which Typst would look for again in every text."""
+    """The fonts of this machine, looked up once, because Typst would look for them again in every text."""
     import typst
 
     return typst.Fonts()
 
 
 def typeset(text: str, images: dict[str, bytes], cover: dict, front: str = "") -> tuple[bytes, list[str]]:
-    """The PDF of a Typst text, and warnings; with `facts` in its `cover` it is a report with a title page.
+    """The PDF (bytes) of a Typst text, and warnings; if `cover` has `facts`, it is a report with a title page.
 
-    `cover` may name a `picture` of the `images`, and its `alt`, for the title page; `front` (Typst) follows that page.
+    `cover` may name a `picture` from `images`, and its `alt` text, for the title page; `front` (Typst) comes after it.
     Raises `ConversionException` if Typst cannot set it.
     """
     import typst

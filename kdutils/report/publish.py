@@ -1,4 +1,4 @@
-"""A report of many executed notebooks: a page and a PDF for each, all of them in one PDF, an index and results.json."""
+"""Makes a report of executed notebooks: a page and a PDF for each, one PDF of all, an index and results.json."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ ALT = (
 
 
 def export(notebook: Path, folder: Path) -> list[Path]:
-    """Write `folder`/<stem>.html and .pdf of an executed notebook; the paths of what was written.
+    """Write `folder`/<stem>.html and .pdf of an executed notebook; returns the paths of the files written.
 
     A PDF that cannot be set is left out with a warning on standard error. Raises `InputError` if there is no notebook.
     """
@@ -40,12 +40,12 @@ def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path
     """Write all of a report into `folder`: a page and a PDF of every notebook, results.json, report.pdf, index.html.
 
     Returns the index's path. `cover` holds a title, facts (a dict) and perhaps a subtitle and a notice, all plain text.
-    Notebooks that `failed` are only listed, each with its error. What cannot be set costs its own PDF and a warning on
+    Notebooks that `failed` are only listed, each with its error. A PDF that cannot be set is left out with a warning on
     standard error.
     """
     read = {path: read_notebook(path) for path in [*notebooks, *failed]}
     exporter, texts, images = PageExporter(), [], {}
-    with ThreadPoolExecutor(cores()) as threads:  # pandoc and Typst, most of it, run outside the interpreter
+    with ThreadPoolExecutor(cores()) as threads:  # most work, by pandoc and Typst, is done outside the interpreter
         papers, pages = [], []
         for place, path in enumerate(notebooks):
             papers.append(threads.submit(_paper, read[path], path, folder, f"chapter-{place + 1}-"))
@@ -57,14 +57,14 @@ def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path
         for path, call in zip(notebooks, papers, strict=True):
             if paper := call.result():
                 images |= paper["chapter"].images
-                number = path.stem.partition("_")[0]  # by which chapters speak of each other
+                number = path.stem.partition("_")[0]  # by which chapters refer to each other
                 texts.append(f"#counter(heading).update({int(number)})" if number.isdecimal() else "")
                 has_title = any(level == 1 for level, _, _ in paper["chapter"].headings)
                 texts.append("" if has_title else f"#heading(level: 1, {json.dumps(paper['chapter'].title)})")
                 texts.append(paper["typst"])
         whole = folder / "report.pdf"
         whole.unlink(missing_ok=True)
-        if texts:  # set beside the pages
+        if texts:  # set while pages are made
             try:
                 images["answers.svg"] = files.get("figures/answers.svg", b"")
                 front = pandoc(opening.get("table", ""), "typst")
@@ -83,7 +83,7 @@ def publish(notebooks: list[Path], folder: Path, cover: dict, failed: tuple[Path
 
 
 def _opening(notebooks: dict[str, nbformat.NotebookNode], folder: Path, cover: dict, templates) -> tuple[dict, dict]:
-    """Write results.json and what the report answers first; its texts for the templates, and all these files."""
+    """Write results.json and the files of the answers; returns their texts for the templates, and all these files."""
     chapters = {}
     for stem, notebook in notebooks.items():
         try:
@@ -115,9 +115,9 @@ def _opening(notebooks: dict[str, nbformat.NotebookNode], folder: Path, cover: d
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
-    """The notebook in a file; raises `InputError` where it is none."""
+    """The notebook in a file; raises `InputError` if the file cannot be read or is no notebook."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # cells of one id, or of none, do no harm here
+        with warnings.catch_warnings(action="ignore"):  # repeated or missing cell ids do no harm here
             notebook = nbformat.read(path, as_version=4)
             nbformat.validate(notebook, relax_add_props=True)
     except OSError as error:
@@ -135,14 +135,14 @@ def _resources(path: Path) -> dict:
 
 
 def _page(notebook: nbformat.NotebookNode, path: Path, folder: Path, bar: list | None = None) -> Chapter:
-    """Write the page, with a navigation `bar`; what was read."""
+    """Write the page, with a navigation `bar`; returns the chapter that was read."""
     html, made = PageExporter().from_notebook_node(notebook, _resources(path) | {"pages": bar})
     write_atomic(folder / f"{path.stem}.html", html.encode())
     return made["chapter"]
 
 
 def _paper(notebook: nbformat.NotebookNode, path: Path, folder: Path, prefix: str = "") -> dict | None:
-    """Write the PDF; its resources, or None where it cannot be set, which is said."""
+    """Write the PDF; returns its resources, or None if it cannot be set, after printing the reason."""
     pdf = folder / f"{path.stem}.pdf"
     try:
         content, paper = PrintExporter().from_notebook_node(notebook, _resources(path) | {"prefix": prefix})
@@ -158,9 +158,9 @@ def _paper(notebook: nbformat.NotebookNode, path: Path, folder: Path, prefix: st
 
 def _entry(path: Path, folder: Path, made: Chapter) -> dict:
     """What the index says of a chapter: its title, question, answer and error, and its files as they exist."""
-    number = path.stem.partition("_")[0]  # stands before the names of a chapter's files
+    number = path.stem.partition("_")[0]  # with which the names of a chapter's files begin
     tables = [f"{number}_{name}.csv" for name in made.names["table"]]
-    tables += sorted(path.name for path in (folder / "tables").glob(f"{number}_*.csv"))  # some are kept, and not shown
+    tables += sorted(path.name for path in (folder / "tables").glob(f"{number}_*.csv"))  # some are not shown
     names = {
         "Read": [f"{path.stem}{suffix}" for suffix in (".html", ".pdf", ".ipynb") if not made.error],
         "Figures": [f"figures/{number}_{name}.svg" for name in dict.fromkeys(made.names["figure"])],

@@ -1,6 +1,6 @@
 -- Sets the formulas of an exporter's HTML (code of the class "math", with its dollars), and what Typst needs besides.
 
--- What MathJax knows and pandoc does not, in what pandoc knows.
+-- Macros that MathJax knows and pandoc does not, defined by what pandoc knows.
 local MACROS = [[\newcommand{\tag}[1]{\qquad (#1)}\newcommand{\notag}{}\newcommand{\nonumber}{}\newcommand{\label}[1]{}
 \newcommand{\mathbbm}[1]{\mathbb{#1}}\newcommand{\mathds}[1]{\mathbb{#1}}\newcommand{\textcolor}[2]{#2}
 \newcommand{\cfrac}[2]{\frac{#1}{#2}}\newcommand{\dbinom}[2]{\binom{#1}{#2}}\newcommand{\tbinom}[2]{\binom{#1}{#2}}
@@ -15,8 +15,8 @@ local MACROS = [[\newcommand{\tag}[1]{\qquad (#1)}\newcommand{\notag}{}\newcomma
 \newcommand{\surd}{\sqrt{\,}}\newcommand{\require}[1]{}\newcommand{\vphantom}[1]{}\newcommand{\hbox}[1]{\text{#1}}
 \newcommand{\hphantom}[1]{\phantom{#1}}
 \newcommand{\small}{}\newcommand{\large}{}\newcommand{\Large}{}\newcommand{\LARGE}{}\newcommand{\huge}{}]]
-local FONTS = { bf = true, cal = true, it = true, rm = true, sf = true, tt = true }  -- {\rm x} of old is \mathrm{x}
-local function fractions(tex)  -- {a \over b} of old is \frac{a}{b}
+local FONTS = { bf = true, cal = true, it = true, rm = true, sf = true, tt = true }  -- the old {\rm x} is \mathrm{x}
+local function fractions(tex)  -- the old {a \over b} is \frac{a}{b}
   tex = tex:gsub("%b{}", function(group) return "{" .. fractions(group:sub(2, -2)) .. "}" end)
   for name, form in pairs { over = "\\frac{%s}{%s}", choose = "\\binom{%s}{%s}", atop = "\\substack{%s\\\\%s}" } do
     local above, below = tex:match("^(.*)\\" .. name .. "%f[%A](.*)$")
@@ -40,20 +40,20 @@ local function parts_of(el)  -- the TeX without dollars and definitions, and the
   return fractions(tex), defined
 end
 
--- In its text for Typst, pandoc runs the columns of all but matrices with delimiters together, and the lines of what
--- stands within a formula. So these are given to it as a matrix whose first cell names the function of report.typ that
--- sets them.
+-- In its text for Typst, pandoc runs together the columns of all but matrices with delimiters, and the lines of
+-- environments within a formula. So these are given to it as a matrix whose first cell names the function of report.typ
+-- that sets them.
 local SET_BY = { cases = "cases", system = "system", array = "cells", matrix = "cells",
   smallmatrix = "cells", aligned = "lines", alignedat = "lines", split = "lines", gathered = "lines" }
 local GAP = "\\qquad &"
-local BETWEEN = { align = GAP, aligned = GAP, flalign = GAP, split = GAP, eqnarray = "" }  -- two columns and the next
+local BETWEEN = { align = GAP, aligned = GAP, flalign = GAP, split = GAP, eqnarray = "" }  -- between column pairs
 
 local FACES = { upright = true, bold = true, italic = true, mono = true, sans = true, serif = true }
-local RELATIONS = {}  -- which Typst sets their indices below, as it does for \underset and its like
+local RELATIONS = {}  -- Typst would set their indices below, as for \underset
 local NAMES = "tilde.op tilde.eq approx equiv prop in perp arrow.r arrow.l arrow.r.double divides parallel lt.eq gt.eq"
 for name in NAMES:gmatch("%S+") do RELATIONS[name] = true end
 
-local function paired(body, between)  -- with `between` for each second & of a line
+local function paired(body, between)  -- puts `between` for every second & of a line
   local columns = 0
   return (body:gsub("\\?[\\&]", function(found)
     columns = found == "\\\\" and 0 or found == "&" and columns + 1 or columns
@@ -98,7 +98,7 @@ local function laid_out(tex)
   return tex
 end
 
--- For a fraction of single letters pandoc writes a / b, whichever is within the other or has an exponent.
+-- pandoc writes a fraction of single letters as a / b, even where it is part of another one or has an exponent.
 local FRACTIONS = [[\newcommand{\frac}[2]{\binom{\text{frac}#1}{#2}}
 \newcommand{\dfrac}[2]{\frac{#1}{#2}}\newcommand{\tfrac}[2]{\frac{#1}{#2}}]]
 
@@ -124,11 +124,11 @@ local function for_typst(macros, tex, kind)
     if not group:find("[%^_]") or tex:sub(1, place - 1):match("[%a%]}%^_]%s*$") then return end
     return "\\binom{\\text{lr}}" .. group .. mark
   end)
-  -- \| is no relation, with exponents above it, and \& is no mark of a column
+  -- \| must not become a relation with exponents above it, nor \& the mark of a column
   tex = (FRACTIONS .. macros .. tex):gsub("\\(.)", { ["|"] = "\\Vert ", ["&"] = "＆" })
   tex = tex:gsub("\\!", "")  -- pandoc makes it six times too wide
   local function unsized(text) return (text:gsub("\\[bB]igg?[lrm]?%s*([%(%)%[%]|\\%./])", "%1")) end
-  -- pandoc loses the size of \Big( and \Big\|; Typst sizes what stands as a pair
+  -- pandoc loses the size of \Big( and \Big\|; Typst sizes delimiters that form a pair
   local sized = tex:gsub("\\[bB]igg?l?%s*(\\?[%(%[{])", "\\left%1"):gsub("\\[bB]igg?r?%s*(\\?[%)%]}])", "\\right%1")
   local made = written(unsized(sized), kind):match("^%$.*%$") or written(unsized(tex), kind):match("^%$.*%$")
   if not made then return nil end
@@ -153,13 +153,13 @@ local function for_typst(macros, tex, kind)
   return kind == "InlineMath" and made:gsub("^%$%s+", "$"):gsub("%s+%$$", "$") or made
 end
 
-local function set(macros, tex, kind)  -- nil where pandoc cannot
+local function set(macros, tex, kind)  -- nil if pandoc cannot read it
   if FORMAT == "typst" then return for_typst(macros, tex, kind) end
   local made = written(macros .. tex, kind):match("<math.*</math>")
   return made and made:gsub("<annotation.-</annotation>", "")
 end
 
-local macros = MACROS  -- and those of the formulas so far
+local macros = MACROS  -- and those that formulas have defined so far
 
 local function formula(el)
   if el.classes[1] ~= "math" then return nil end
