@@ -12,7 +12,7 @@ from kdutils.report.statistics import FLAT, spread, with_diverged
 
 
 def compare_reports(first: Results, second: Results) -> tuple[str, bool]:
-    """Both reports, A and B, as text, and whether the interval of any difference excludes zero, or none is in both."""
+    """A comparison of reports A and B as text; True if any interval excludes zero, or if no number is in both."""
     settings, numbers = compare_settings(first, second), compare_numbers(first, second)
     count = Counter(numbers["verdict"])
     told = count["agrees"] + count["differs"]
@@ -35,7 +35,7 @@ def _text(table: pd.DataFrame, otherwise: str) -> str:
 
 
 def compare_settings(first: Results, second: Results) -> pd.DataFrame:
-    """What of the setting, data, weights and code differs where both reports have it, and for which arms."""
+    """A table of settings, data, weights and code that differ where both reports have them, and for which arms."""
     ours, theirs, differing = _settings(first), _settings(second), {}
     for place, settings in ours.items():
         other = theirs.get(place, settings)
@@ -50,7 +50,7 @@ def compare_settings(first: Results, second: Results) -> pd.DataFrame:
 
 
 def _settings(results: Results) -> dict[str, dict[str, str]]:
-    """By place (the report, a chapter, an arm) what was set, and what it rests on."""
+    """The settings by place (the report, a chapter, an arm); an arm's include its data, weights, code and seeds."""
     found = {"report": {name: fact for name, fact in results.facts.items() if name not in ("Date", "Code", "Data")}}
     for stem, chapter in results.chapters.items():
         found[stem] = {"setting": chapter.setting}
@@ -62,16 +62,16 @@ def _settings(results: Results) -> dict[str, dict[str, str]]:
 
 
 def compare_numbers(first: Results, second: Results) -> pd.DataFrame:
-    """Every number that both reports have, once: equal, agrees, differs, or no interval.
+    """A row for each number that both reports have, with its verdict: equal, agrees, differs, or no interval.
 
-    The interval of B - A is Student's of the differences by seed where both have the same seeds, else Welch's.
+    The interval of B - A is Student's for the differences by seed if both have the same seeds, else Welch's.
     """
     rows = {}
     for stem in (stem for stem in first.chapters if stem in second.chapters):
         ours, theirs = _numbers(first.chapters[stem]), _numbers(second.chapters[stem])
         for name in (name for name in ours if name in theirs):
             pair = ours[name], theirs[name]
-            same = (name, *(str(numbers.values) for numbers in pair))  # what several chapters show alike stands once
+            same = (name, *(str(numbers.values) for numbers in pair))  # numbers that chapters share appear once
             rows.setdefault(same, (*_verdict(*pair), f"{stem[:2]} {name}", *map(_shown, pair)))
     columns = ["verdict", "B - A", "95% interval", "by", "number", "A", "B"]
     return pd.DataFrame(rows.values(), columns=columns)
@@ -94,7 +94,7 @@ def _shown(numbers: Numbers) -> str:
 
 
 def _verdict(first: Numbers, second: Numbers) -> tuple[str, str, str, str]:
-    """Whether two numbers agree, their difference, its interval and how that was made."""
+    """Whether two numbers agree, their difference, its interval, and how the interval was computed."""
     if first.values == second.values:
         return "equal", "–", "–", "–"
     paired = first.values.keys() == second.values.keys()
@@ -103,18 +103,18 @@ def _verdict(first: Numbers, second: Numbers) -> tuple[str, str, str, str]:
     ours, theirs = zip(*whole, strict=True) if whole else (first.kept, second.kept)
     if min(len(ours), len(theirs)) < 2:
         return "no interval", "–", "–", "–"
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of equal differences
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # if all differences are equal
         test = ttest_rel(theirs, ours) if whole else ttest_ind(theirs, ours, equal_var=False)
         low, high = test.confidence_interval()
     difference = fmean(theirs) - fmean(ours)
-    if not high - low > FLAT:  # few runs may differ by the same by chance, and of no spread there is no interval
+    if not high - low > FLAT:  # without spread there is no interval: few runs may differ equally by chance
         return "no interval", f"{difference:+.3f}", "–", "–"
     verdict = "differs" if low > 0 or high < 0 else "agrees"
     return verdict, f"{difference:+.3f}", f"[{low:+.3f}, {high:+.3f}]", "paired" if whole else "Welch"
 
 
 def _alone(results: Results, other: Results) -> list[str]:
-    """What only the first of them has: chapters, and arms and gains of the others."""
+    """What only `results` has: chapters, and arms and gains of the chapters that both have."""
     found = [stem for stem in results.chapters if stem not in other.chapters]
     for stem in (stem for stem in results.chapters if stem in other.chapters):
         ours, theirs = ({**each.chapters[stem].arms, **each.chapters[stem].gains} for each in (results, other))

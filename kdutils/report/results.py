@@ -17,11 +17,11 @@ from kdutils.values import Value, explain
 class Arm(Value):
     """A classifier: its setting, what its runs rest on, and its numbers."""
 
-    spec: dict[str, JsonValue]  # of the first run, without its seed, the chosen method in it; other runs by their keys
-    runs: dict[str, str]  # keys by seed, as the files of records/
-    data: list[str]  # digests, each once: of the data,
-    weights: list[str]  # of the weights that the runs start from,
-    code: list[str]  # and of the code that trained them
+    spec: dict[str, JsonValue]  # of the first run, with its method, without its seed; other runs appear as keys
+    runs: dict[str, str]  # keys, which name the files of records/, by seed
+    data: list[str]  # digests of the data, each once
+    weights: list[str]  # digests of the weights that the runs start from
+    code: list[str]  # digests of the code that trained them
     metrics: dict[str, dict[str, Numbers]]  # split (train, val, test, best val), then accuracy (%) and loss (nats)
 
 
@@ -41,7 +41,7 @@ class Grid(Value):
 
 
 class Chapter(Value):
-    """What the tables and grids of one notebook hold; `setting` is that of their captions."""
+    """What the tables and grids of one notebook hold; `setting` is the one in their captions."""
 
     study: str
     setting: str
@@ -59,7 +59,7 @@ class Results(Value):
 
 
 def describe_arms(arms: Arms) -> dict[str, dict]:
-    """Every arm as an `Arm` in plain values."""
+    """Every arm, by name, as the plain values of an `Arm`."""
     return {name: _arm(records) for name, records in arms.items()}
 
 
@@ -89,12 +89,12 @@ def _arm(records: list[Record]) -> dict:
 
 
 def describe_gains(gains: list[Gain]) -> dict[str, dict]:
-    """Every gain in plain values."""
+    """Every gain, by "treated against control", in plain values."""
     return {f"{gain.treated} against {gain.control}": gain.plain() for gain in gains}
 
 
 def describe_grid(records: list[Record]) -> dict:
-    """A grid's runs as a `Grid` in plain values."""
+    """A grid's runs as the plain values of a `Grid`."""
     cells = []
     for record in records:
         method = record.spec.distillation and record.spec.distillation.method
@@ -105,10 +105,10 @@ def describe_grid(records: list[Record]) -> dict:
 
 
 def collect(notebook: dict) -> Chapter | None:
-    """What the tables of an executed notebook carry (`Page`); None for nothing.
+    """The chapter that the tables of an executed notebook carry (`Page`); None if they carry nothing.
 
-    An arm whose runs are not those of an earlier table under its name also gets the name of its own table. Raises
-    `ValidationError` for a notebook that was executed by a version of another schema.
+    If an arm's runs are not those of the same name in an earlier table, its table's name is added to the arm's. Raises
+    `ValidationError` for a notebook that was executed by a version with another schema.
     """
     chapter = {}
     for output in (output for cell in notebook["cells"] for output in cell.get("outputs", [])):
@@ -127,13 +127,13 @@ def collect(notebook: dict) -> Chapter | None:
 
 
 def _merged(old: dict, new: dict) -> dict:
-    """Both, dictionaries within them included; of two other values the new one."""
+    """Both dictionaries in one; dictionaries within them are merged too, any other value is the new one."""
     both = {name: _merged(old[name], new[name]) for name in old.keys() & new.keys() if isinstance(new[name], dict)}
     return old | new | both
 
 
 def read_results(folder: Path) -> Results:
-    """The results of the report in `folder`; raises `InputError` where they are not there or not of this form."""
+    """The results of the report in `folder`; raises `InputError` if they are missing or not of this form."""
     path = folder / "results.json"
     try:
         return Results.model_validate_json(path.read_bytes())

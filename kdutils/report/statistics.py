@@ -22,7 +22,7 @@ from kdutils.values import Value
 
 Arms = dict[str, list[Record]]
 FEW = 20  # classes that are shown one by one
-FLAT = 1e-6  # percentage points: differences that deviate by less are the same
+FLAT = 1e-6  # percentage points: differences with a smaller spread count as equal
 BY_CHANCE = "Each interval holds by itself: about one in twenty misses by chance."
 
 
@@ -32,7 +32,7 @@ def finished(records: Iterable[Record]) -> list[Record]:
 
 
 def with_diverged(text: int | str, diverged: int) -> int | str:
-    """A number of runs, or another text, and how many runs diverged, if any did."""
+    """`text`, such as a number of runs, with the number of runs that diverged added, if any did."""
     return f"{text}, {diverged} diverged" if diverged else text
 
 
@@ -42,9 +42,9 @@ def count(records: list[Record]) -> int | str:
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
-    """Mean ± sample SD (ddof 1) of values [n], whose n belongs beside it; a single value alone; "diverged" for none.
+    """Mean ± sample SD (ddof 1) of values [n], to be shown beside n; one value has no SD; "diverged" if there is none.
 
-    Values that are no numbers (of runs that diverged) are left out, and counted: "58.30 ± 0.40, 1 diverged".
+    Values that are not finite (of runs that diverged) are left out, and counted: "58.30 ± 0.40, 1 diverged".
     """
     values = np.array(list(values), dtype=float)
     kept = values[np.isfinite(values)]
@@ -65,7 +65,7 @@ def values(records: list[Record], split: str, metric: str = "accuracy") -> list[
 def conditions(arms: Arms) -> str:
     """What ± over these runs is conditional on, for a caption: "over seeds that share their views (and one teacher)".
 
-    What only some of the arms have stands in parentheses.
+    What holds for only some of the arms is in parentheses.
     """
     several = [[record.spec for record in records] for records in arms.values() if len(records) > 1]
     if not several:
@@ -79,11 +79,11 @@ def conditions(arms: Arms) -> str:
 
 
 Known = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(lambda value: np.nan if value is None else value)]
-"""A number, or NaN where there is none, which JSON holds as null."""
+"""A number, or NaN if there is none; in JSON, NaN is null."""
 
 
 class Numbers(Value):
-    """One number of several seeds: their single values, mean and sample SD; a part of `results.json`."""
+    """One quantity over several seeds: the value of each, their mean and sample SD; a part of `results.json`."""
 
     values: dict[str, float | None]  # by seed; None: its run diverged
     n: int  # values that are not None
@@ -94,7 +94,7 @@ class Numbers(Value):
 
     @classmethod
     def of(cls, by_seed: dict[int, float], **fields) -> Self:
-        """The numbers of values by seed, NaN where the run diverged."""
+        """Makes the numbers from values by seed, which are NaN if the run diverged."""
         values = {str(seed): float(value) if np.isfinite(value) else None for seed, value in by_seed.items()}
         kept = [value for value in values.values() if value is not None]
         mean = float(np.mean(kept)) if kept else np.nan
@@ -113,7 +113,7 @@ class Numbers(Value):
         return self.mean - half, self.mean + half
 
     def plain(self) -> dict:
-        """As JSON holds it."""
+        """The fields as plain JSON values, without those that have their default."""
         return json.loads(self.model_dump_json(exclude_defaults=True))
 
 
@@ -137,9 +137,9 @@ class Gain(Numbers):
 
     @property
     def told(self) -> int:
-        """1 where the whole interval lies above zero, -1 where below, else 0.
+        """1 if the whole interval lies above zero, -1 if it lies below, else 0.
 
-        One without width tells nothing: few pairs may differ by the same by chance.
+        An interval without width gives 0, because a few pairs may differ equally by chance.
         """
         return 0 if self.n < 2 or self.sd < FLAT else int(self.low > 0) - int(self.high < 0)
 
@@ -156,7 +156,7 @@ class Gain(Numbers):
 
     @property
     def sentence(self) -> str:
-        """What the numbers allow to be said, "no gain" included."""
+        """The gain with its interval, and what follows from it, including "no gain"."""
         verdict = "These runs cannot tell this from zero: the interval contains zero."
         if self.n < 2:
             verdict = "Nothing follows from fewer than two pairs."
@@ -202,9 +202,9 @@ def gain(treated: list[Record], control: list[Record], names: tuple[str, str]) -
 
 
 def best_cell(records: list[Record]) -> Method:
-    """The method of the taught run with the best validation accuracy after its last epoch.
+    """The method of the distilled run with the best validation accuracy after its last epoch.
 
-    Ties go to the lower validation loss, then to the first of `records`. Raises `InputError` where none is left.
+    Ties go to the lower validation loss, then to the first of `records`. Raises `InputError` if no such run is left.
     """
     runs = [record for record in finished(records) if record.spec.distillation]
     if not runs:
@@ -216,7 +216,7 @@ def best_cell(records: list[Record]) -> Method:
 def standard_error(records: list[Record]) -> float:
     """Binomial standard error (percentage points) of one run's validation accuracy, at the mean of these runs.
 
-    Where all images or none are right, it is that of all but one, or one: it would be zero, as if more were known.
+    If all images or none are right, it is computed for all but one, or one, because it would be zero otherwise.
     """
     images = records[0].spec.data.val_size
     share = np.clip(np.mean(values(records, "val")) / 100, 1 / images, 1 - 1 / images)
@@ -224,8 +224,8 @@ def standard_error(records: list[Record]) -> float:
 
 
 def confusion_counts(records: list[Record]) -> np.ndarray:
-    """Test images of a true class (rows) that were given a class (columns), int64 [classes, classes]; all runs that did
-    not diverge together."""
+    """Numbers of test images of a true class (rows) that were predicted as a class (columns), int64 [classes, classes];
+    all runs that did not diverge are added up."""
     predictions = [record.predictions for record in finished(records)]
     counts = np.zeros((predictions[0][0].shape[1],) * 2, dtype=np.int64)
     for logits, labels in predictions:
@@ -234,20 +234,20 @@ def confusion_counts(records: list[Record]) -> np.ndarray:
 
 
 def confusion(records: list[Record]) -> np.ndarray:
-    """Share (%) of a true class (rows) that was given a class (columns), [classes, classes]; all runs together."""
+    """Share (%) of a true class (rows) predicted as a class (columns), [classes, classes]; all runs together."""
     counts = confusion_counts(records)
     return 100 * counts / counts.sum(1, keepdims=True).clip(1)
 
 
 def telling_images(record: Record, count: int = 4) -> np.ndarray:
-    """At most `count` test images, int64, of different classes, all classified correctly, the most telling first.
+    """Indices (int64) of at most `count` correctly classified test images of different classes, the most telling first.
 
     Their probabilities fall in two clear steps, to the runner-up (by a sixth or more) and from it to the third (by
-    half); the smaller step decides. Where no image has such steps, any decide.
+    half); the smaller step decides. If no image has such steps, any steps count.
     """
     logits, labels = record.predictions
     ranked = np.sort(softmax(logits.astype(float), axis=1), axis=1)[:, ::-1]
-    top, second, third = np.pad(ranked, ((0, 0), (0, 1)))[:, :3].T  # of two classes, the third has none
+    top, second, third = np.pad(ranked, ((0, 0), (0, 1)))[:, :3].T  # of two classes, the third has 0
     step = np.where(logits.argmax(1) == labels, np.minimum(top - second, second - third), 0)
     clear = step * ((top >= 1.2 * second) & (second >= 2 * third))
     score = clear if clear.any() else step
@@ -256,8 +256,8 @@ def telling_images(record: Record, count: int = 4) -> np.ndarray:
 
 
 def lead(first: list[Record], second: list[Record]) -> float:
-    """How many points more of the test images that all of both saw, the first ones, `first` gets right, in the mean;
-    NaN where no run of one ended."""
+    """Mean accuracy of `first` minus that of `second`, in points, on the test images that all saw (the first ones);
+    NaN if all runs of one diverged."""
     predictions = [[record.predictions for record in finished(records)] for records in (first, second)]
     seen = min((len(labels) for runs in predictions for _, labels in runs), default=0)
     right = [[(logits[:seen].argmax(1) == labels[:seen]).mean() for logits, labels in runs] for runs in predictions]
@@ -265,7 +265,7 @@ def lead(first: list[Record], second: list[Record]) -> float:
 
 
 def agreement(first: Record, second: Record) -> float:
-    """Share (%) of the test images that both runs saw, the first ones, that they give the same class; NaN where one
+    """Share (%) of the test images that both runs saw (the first ones) to which they give the same class; NaN if one
     diverged."""
     ours, theirs = (record.predictions[0].argmax(1) for record in (first, second))
     both = min(len(ours), len(theirs))
@@ -274,8 +274,8 @@ def agreement(first: Record, second: Record) -> float:
 
 
 def reliability(records: list[Record]) -> np.ndarray:
-    """Mean confidence, accuracy and share of the images in 15 bins of equal width, of all test images of the runs that
-    did not diverge together; float [3, bins], without bins that hold none."""
+    """Mean confidence, accuracy and share of the images in each of 15 bins of equal width, for all test images of all
+    runs that did not diverge; float [3, bins], without empty bins."""
     pooled = [np.empty((2, 0))]
     for logits, labels in (record.predictions for record in finished(records)):
         pooled.append((softmax(logits, axis=1).max(1), logits.argmax(1) == labels))
@@ -295,8 +295,8 @@ def calibration_error(record: Record) -> float:
 
 
 def clipped_share(model: nn.Module) -> float:
-    """Share (%) of a binary network's latent weights that its clipped estimator gives no gradient: |w X| > 1, in
-    mode "bonn", else |X| > 1; NaN where the network diverged."""
+    """Share (%) of a binary network's latent weights to which its clipped estimator gives no gradient: |w X| > 1 in
+    mode "bonn", else |X| > 1; NaN if the network diverged."""
     scaled = [layer.weight * (layer.modulation if layer.mode == "bonn" else 1) for _, layer in binary_layers(model)]
     weights = torch.cat([weight.detach().flatten() for weight in scaled])
     return 100 * float((weights.abs() > 1).double().mean()) if weights.isfinite().all() else float("nan")
