@@ -1,4 +1,4 @@
-"""What networks and runs cost: counted, or measured on this machine."""
+"""The cost of networks and runs, counted or measured on this machine."""
 
 import copy
 import statistics
@@ -20,7 +20,7 @@ from kdutils.training.frozen import freeze
 
 
 def precision_table(models: dict[str, nn.Module]) -> pd.DataFrame:
-    """What binarising saves: parameters, MACs of one image and stored bytes, and the share of each that is 1 bit."""
+    """What binarising saves: parameters and MACs of one image with their 1-bit shares, stored bytes and those saved."""
     rows = []
     for table in map(accounting, models.values()):
         total, bits = table.sum(numeric_only=True), table[table["precision"] == "1 bit"].sum(numeric_only=True)
@@ -33,7 +33,7 @@ def precision_table(models: dict[str, nn.Module]) -> pd.DataFrame:
 
 
 def stem_sentence(stem: nn.Module, blocks: nn.Module) -> str:
-    """What binarising only the stem touches and saves, beside what binarising the blocks does."""
+    """A sentence: what binarising only the stem touches and saves, compared with binarising the blocks."""
     table = precision_table({"only the first convolution": stem, "the blocks' convolutions": blocks})
     said = "binarising {} touches {} % of the multiplications and saves {} % of the bytes".format
     first, second = map(said, table["network"], table["1-bit MACs (%)"], table["bytes saved (%)"])
@@ -41,9 +41,9 @@ def stem_sentence(stem: nn.Module, blocks: nn.Module) -> str:
 
 
 def networks_table(arms: Arms, study: str) -> pd.DataFrame:
-    """Networks as a study compares them: test accuracy (%), parameters and the bytes of storing them, beside published.
+    """A study's networks: test accuracy (%) and parameters, ours beside the published ones, and stored bytes.
 
-    A binary network's bytes are those of its packed file's content, another's 4 for each number.
+    The bytes of a binary network are those of its packed file's content; any other network has 4 for each number.
     """
     known = {(row.arm, row.metric): row.value for row in published(study).itertuples()}
     rows = []
@@ -59,13 +59,13 @@ def networks_table(arms: Arms, study: str) -> pd.DataFrame:
 
 
 def cost_table(arms: Arms) -> pd.DataFrame:
-    """Size and measured cost of an arm's runs: parameters, MACs of a forward pass, seconds, images/s, most memory."""
+    """Size and measured cost of each arm's runs: parameters, MACs of a forward pass, seconds, images/s, peak memory."""
     rows = []
     for name, records in arms.items():
         spec, ran = records[0].spec, [record.summary for record in finished(records)]
         macs = forward_macs(spec.model.name, spec.data.num_classes, **spec.model.options)
         measured = [spread((each[fact] for each in ran), 0) for fact in ("seconds", "images_per_second")]
-        peaks = [each["peak_memory_mb"] for each in ran if each["peak_memory_mb"]]  # of some runs it is not known
+        peaks = [each["peak_memory_mb"] for each in ran if each["peak_memory_mb"]]  # unknown for some runs
         memory = "–" if ran and not peaks else spread(peaks and [max(peaks)], 0)
         sizes = f"{records[0].summary['parameters']:,}", f"{macs:,}"
         rows.append((name, count(records), *sizes, *measured, memory))
@@ -74,7 +74,7 @@ def cost_table(arms: Arms) -> pd.DataFrame:
 
 
 def policies_table(policies: dict[str, Record]) -> pd.DataFrame:
-    """What trains, side by side: trained parameters, accuracies (%) after the last epoch, seconds."""
+    """A row for each choice of what trains: trained parameters, accuracies (%) after the last epoch, seconds."""
     rows = []
     for name, record in policies.items():
         model = record.load_model()
@@ -87,7 +87,7 @@ def policies_table(policies: dict[str, Record]) -> pd.DataFrame:
 
 
 def time_sentence(*groups: Arms | list[Record]) -> str:
-    """How long the runs of arms and grids took when they were made, each once, their teachers' tables not counted."""
+    """A sentence: how long the training of these runs took, each counted once, without their teachers' tables."""
     lists = [records for group in groups for records in (group.values() if isinstance(group, dict) else [group])]
     spent = {record.spec.key: record.summary["seconds"] for records in lists for record in records}
     seconds = sum(spent.values())
@@ -100,10 +100,10 @@ def time_sentence(*groups: Arms | list[Record]) -> str:
 
 
 def inference_table(models: dict[str, nn.Module], batches=(1, 64), seconds: float = 0.5) -> pd.DataFrame:
-    """What networks cost in use, and a last row of ratios: the first over the last, teacher over student.
+    """What networks cost in use; the last row has the ratios of the first network to the last (teacher to student).
 
-    Columns: network; parameters; MACs of an image, 3 x 32 x 32; bytes of its numbers as float32; and, measured here for
-    at least so many `seconds`, medians: milliseconds for a batch of the first size, images/s in batches of the second.
+    Columns: network; parameters; MACs of a 3 x 32 x 32 image; bytes of its numbers as float32; and medians, measured
+    here for at least `seconds` each: milliseconds for a batch of size `batches[0]`, images/s at size `batches[1]`.
     """
     if len(models) < 2 or not seconds > 0 or min(batches) < 1:
         raise InputError("inference_table takes two networks or more, batches of at least 1 and more than 0 seconds")
@@ -125,7 +125,7 @@ def _forward_seconds(model: nn.Module, batch: int, seconds: float) -> float:
     parts = (copy.deepcopy(model).eval(), images)
     model, images = (part.to(runtime.device, memory_format=torch.channels_last) for part in parts)
     with runtime.autocast():  # one context: it keeps the weights that it has cast
-        timer = Timer(lambda: model(images).cpu())  # which waits for a GPU
+        timer = Timer(lambda: model(images).cpu())  # .cpu() waits for a GPU
         timer.timeit(1)  # warms up
         measured = []
         while sum(measured) < seconds:

@@ -1,7 +1,7 @@
-"""How methods of distillation compare: what they ask of a student, their trials, their gains, and what others claim.
+"""Compares methods of distillation: how they move a student's logits, their trials, their gains, and other claims.
 
-`tried` are runs of the first seed, a list for each method by its title, one for each of its cells (`Methods.tried`);
-`arms` are runs of all seeds in the chosen cells (`Methods.students`), "KD" and "KD, untuned" among them.
+`tried` has, by the title of each method, its runs of the first seed, one for each cell (`Methods.tried`); `arms` has
+the runs of all seeds in the chosen cells (`Methods.students`), including "KD" and "KD, untuned".
 """
 
 import matplotlib.pyplot as plt
@@ -21,14 +21,14 @@ from kdutils.report.tables import carrying, published
 from kdutils.runs.records import Record
 from kdutils.studies.methods import title
 
-_BATCH, _CLASSES = 64, 7  # of the images whose loss is differentiated; of the classes shown
+_BATCH, _CLASSES = 64, 7  # how many images' loss is differentiated, how many classes are shown
 _SHORT = {"temperature": "T", "ce_weight": "CE", "kd_weight": "weight", "warmup": "warm-up"}
 
 
 class Examples:
-    """Two test images with what a teacher and a student say of them: one that the teacher gets right, one that not.
+    """Two test images with a teacher's and a student's logits: one that the teacher gets right, one that it does not.
 
-    Of the right one its runner-up is the most likely there is, of the wrong one the label; other images fill a batch.
+    They have the likeliest runner-up of all right ones, and the likeliest label of all wrong ones; others fill a batch.
     `teacher` and `student`: logits, float32 [B, classes]; `labels`: int64 [B]; `images`: indices [B] into the test set;
     the first `shown` of the batch are the two, or the only one there is.
     """
@@ -47,9 +47,9 @@ class Examples:
         self.student = torch.from_numpy(ours[:count])[self.images]
 
     def push(self, method: Method) -> torch.Tensor:
-        """Where a step of the method's whole loss, its warm-up over, moves the student's logits: [B, classes].
+        """The direction in which the method's whole loss, after its warm-up, moves the student's logits: [B, classes].
 
-        The negative gradient, scaled so that its absolute values sum to 1 for each image.
+        This is the negative gradient, scaled so that its absolute values sum to 1 for each image.
         """
         student = self.student.clone().requires_grad_()
         loss, _ = method_loss(method, student, self.teacher, self.labels, epoch=method.warmup)
@@ -60,10 +60,10 @@ class Examples:
 def plot_pushes(
     examples: Examples, dataset: Dataset, targets: dict[str, torch.Tensor], methods: list[Method]
 ) -> Figure:
-    """What methods make of a teacher's answer: for each shown image a column, targets above, pushes below.
+    """What methods make of a teacher's answer: a column for each shown image, targets above and pushes below.
 
-    targets: probabilities [B, classes] by name; below, `Examples.push` in percent, of cross-entropy alone and of each
-    method. The classes are the label and those that the teacher finds likeliest, the others summed.
+    targets: probabilities [B, classes] by name. Pushes: `Examples.push`, in percent, of cross-entropy alone and of each
+    method. The classes are the label and those that the teacher finds likeliest; the others are summed.
     """
     alone = build_method("kd", kd_weight=0.0)
     rows = {"CE alone": examples.push(alone)} | {title(method.name): examples.push(method) for method in methods}
@@ -105,15 +105,15 @@ def describe(method: Method) -> str:
 
 
 def choose(tried: Arms) -> dict[str, Method]:
-    """The best cell of each method on the validation images (`best_cell`), if not all of its runs diverged.
+    """The best cell of each method on the validation images (`best_cell`), without methods whose runs all diverged.
 
-    Raises `InputError` where that is KD.
+    Raises `InputError` if all runs of KD diverged.
     """
     return {name: best_cell(records) for name, records in tried.items() if name == "KD" or finished(records)}
 
 
 def trials_table(tried: Arms) -> pd.DataFrame:
-    """Every trial: its method, cell and validation accuracy (%), or "diverged", and whether it was chosen."""
+    """A row for each trial: its method, cell, validation accuracy (%) or "diverged", and whether it was chosen."""
     chosen, rows = choose(tried), []
     for name, records in tried.items():
         for record in records:
@@ -124,13 +124,13 @@ def trials_table(tried: Arms) -> pd.DataFrame:
 
 
 def gains_over(arms: Arms, control: str) -> dict[str, Gain]:
-    """The paired gain of every other arm over `control`, by name; the student alone is no method."""
+    """The paired gain of every other arm over `control`, by name, except the student alone, which is no method."""
     others = (name for name in arms if name not in (control, "student alone"))
     return {name: gain(arms[name], arms[control], (name, control)) for name in others}
 
 
 def methods_table(arms: Arms) -> pd.DataFrame:
-    """All methods: test accuracy (%), gains (points) over KD untuned and tuned, seconds of a run; and as published."""
+    """A row for each arm: test accuracy (%), gains (points) over KD untuned and tuned, run time (s); as published."""
     known = {row.arm: row.value for row in published("methods").query("metric == 'accuracy'").itertuples()}
     untuned, tuned, rows = gains_over(arms, "KD, untuned"), gains_over(arms, "KD"), []
     for name, records in arms.items():
@@ -163,7 +163,7 @@ def verdict_sentence(gains: dict[str, Gain]) -> str:
 
 
 def tuning_sentence(arms: Arms) -> str:
-    """What the trials of KD itself take from the advantage of all others."""
+    """Sentences: how tuning KD itself changes the advantage of the other methods."""
     untuned, tuned = gains_over(arms, "KD, untuned"), gains_over(arms, "KD")
     others = [name for name in untuned if name != "KD"]
     chosen = {name: arms[name][0].spec.distillation.method for name in ("KD", "KD, untuned")}
@@ -183,9 +183,9 @@ def tuning_sentence(arms: Arms) -> str:
 
 
 def claims_table(tried: Arms, arms: Arms) -> pd.DataFrame:
-    """What the same runs would have claimed (test accuracy, %) by their best test epoch, or tuned on test images.
+    """The test accuracies (%) that the same runs would claim at their best test epoch, or if tuned on the test images.
 
-    Over all seeds the last and the best epoch; of the first seed the cell by validation, by test, and with its epoch.
+    Over all seeds: last and best epoch. For the first seed: the cell by validation, by test, by test with its epoch.
     """
     rows = []
     for name, cell in choose(tried).items():
@@ -205,7 +205,7 @@ def _best(record: Record) -> float:
 
 
 def claims_sentence(claims: pd.DataFrame, gains: dict[str, Gain]) -> str:
-    """How much such claims add (points), beside the largest gain over KD there is."""
+    """Sentences: how much such claims add (points), beside the largest mean gain over KD."""
     epoch, kept = claims["difference"], claims["first seed, cell by validation"]
     cell, both = (claims[by] - kept for by in ("cell by test", "cell and epoch by test"))
     theirs = published("methods").query("metric == 'best epoch over last'").iloc[0]
@@ -224,10 +224,10 @@ def claims_sentence(claims: pd.DataFrame, gains: dict[str, Gain]) -> str:
 
 
 def weights_table(teachers: Arms, student: Record, temperature: float, batch: int = 32) -> pd.DataFrame:
-    """How much each teacher counts under the methods that weigh them, on the test images; in shares of 1.
+    """How much each teacher counts (share of 1) on the test images, under the methods that weigh teachers.
 
-    Columns: how; each teacher's mean weight; in how many images (or batches) the last teacher counts more (%). AEKD's
-    weights are those that it gives to a batch at the student's answers.
+    Columns: how they are weighed; each teacher's mean weight; % of images (or batches) in which the last teacher counts
+    more than any other. AEKD's weights are those that it gives to a batch at the student's answers.
     """
     runs = [records[0].predictions for records in teachers.values()]
     n = min(len(logits) for logits, _ in (*runs, student.predictions))

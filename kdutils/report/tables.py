@@ -1,7 +1,7 @@
 """Tables and sentences: pure functions of records that return DataFrames or strings.
 
 Accuracies are in percent, losses in nats. A spread is the sample standard deviation (ddof 1) with the number of runs
-beside it; `conditions(arms)` says for a caption what it is conditional on. Tables of arms and gains carry their
+beside it; `conditions(arms)` says for a caption what a spread is conditional on. Tables of arms and gains carry their
 unrounded numbers for `results.json` in `attrs["results"]` (`kdutils.report.results`).
 """
 
@@ -50,11 +50,11 @@ def published(study: str) -> pd.DataFrame:
 
 
 def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") -> pd.DataFrame:
-    """Ours beside published: a row for every published value of an arm, and our difference from it.
+    """Our values beside the published ones: a row for every published value of an arm, and our difference from it.
 
-    What is published of an arm that is not among `arms` is left out, or shown as "not yet run". What is published of
-    CIFAR has no difference from numbers of synthetic images. Beside one's own data nothing is: the table has no rows,
-    and `attrs["instead"]` says so.
+    Published values of an arm that is not among `arms` are left out, or shown as "not yet run". No difference is given
+    between published values, which are for CIFAR, and those on synthetic images. On one's own data the table has no
+    rows, and `attrs["instead"]` says so.
     """
     rows, described = [], describe_arms(arms)
     if any(record.spec.data.digest for records in arms.values() for record in records):
@@ -72,7 +72,7 @@ def compare(arms: Arms, study: str, absent: Literal["skip", "show"] = "skip") ->
             described[row.arm]["metrics"][row.split][row.metric]["published"] = {study: row.value}
         elif absent == "skip":
             continue
-        written = max(f"{row.value:.{digits}f}", f"{row.value:g}", key=len)  # no digit less
+        written = max(f"{row.value:.{digits}f}", f"{row.value:g}", key=len)  # all published digits
         rows.append((row.arm, row.split, metric, ours, n, written, difference, row.remark))
     columns = ["classifier", "split", "metric", "ours", "n", "published", "difference", "remark"]
     return carrying(pd.DataFrame(rows, columns=columns), arms=described)
@@ -83,15 +83,15 @@ def _synthetic(arms: Arms) -> bool:
 
 
 def carrying(table: pd.DataFrame, **results: dict) -> pd.DataFrame:
-    """The table with what `results.json` gets of it: arms, gains or a grid in plain values (`Page.table`)."""
+    """The table with what `results.json` gets from it: arms, gains or a grid in plain values (`Page.table`)."""
     table.attrs["results"] = results
     return table
 
 
 def published_sentences(arms: Arms, study: str) -> str:
-    """A sentence for each published accuracy of an arm: ours, the document's, the difference; and what ± is of.
+    """A sentence for each published accuracy of an arm: ours, the document's, the difference; and one on what ± is.
 
-    On synthetic images, one that says why there are none.
+    On synthetic images, one sentence that says why there are no others; on one's own data, "".
     """
     sentences, table = [], compare(arms, study)
     if table.empty:
@@ -117,7 +117,7 @@ def published_gain(study: str, treated: str, control: str) -> str:
 
 
 def metrics_table(arms: Arms) -> pd.DataFrame:
-    """Loss (nats) and accuracy (%) on every split there is after the last epoch, a row for each arm with its n runs."""
+    """Loss (nats) and accuracy (%) on every available split after the last epoch: a row for each arm, with its n."""
     rows = []
     for name, records in arms.items():
         row = {"classifier": name, "n": count(records)}
@@ -144,7 +144,7 @@ def gains_table(gains: list[Gain]) -> pd.DataFrame:
 def grid_table(records: list[Record]) -> pd.DataFrame:
     """Validation accuracy (%) by kd_weight (rows) and temperature (columns), or "diverged".
 
-    A student alone is kd_weight 0, whatever the temperature.
+    The student alone is shown as kd_weight 0 at every temperature.
     """
     grid = describe_grid(records)
     taught = {cell["temperature"] for cell in grid["cells"]} - {None}
@@ -183,7 +183,7 @@ def grid_sentence(records: list[Record]) -> str:
 def progress_sentence(name: str, records: list[Record]) -> str:
     """How far runs with a `test_curve` had come: accuracy on training and test images, and what the last epochs added.
 
-    name: of the network, as "reduced CNN alone". Training accuracy is that met while training: augmented, with dropout.
+    name: the network, such as "reduced CNN alone". Training accuracy is measured in training: augmented, with dropout.
     """
     runs = finished(records)
     if not runs:
@@ -217,7 +217,7 @@ def confused_sentence(records: list[Record], classes: tuple[str, ...]) -> str:
 
 
 def confidence_sentence(arms: Arms) -> str:
-    """How much surer than right the arms are on the test images: mean confidence less accuracy, in points."""
+    """How far the arms are overconfident on the test images: mean confidence minus accuracy, in points."""
     found = []
     for name, records in arms.items():
         confidence, accuracy, share = reliability(records)
@@ -263,7 +263,7 @@ def lambda_sentences(arms: Arms, chosen: float) -> str:
 
 
 def agreement_table(arms: Arms, teachers: Arms) -> pd.DataFrame:
-    """How often (% of the test images) an arm gives a teacher's class, and its expected calibration error (%)."""
+    """How often (% of the test images) an arm predicts a teacher's class, and its expected calibration error (%)."""
     rows = []
     for name, records in arms.items():
         row = {"classifier": name, "n": count(records)}
@@ -281,7 +281,7 @@ def memory_table(models: dict[str, nn.Module]) -> pd.DataFrame:
 
 
 def dataset_table(dataset: Dataset, spec: DataSpec) -> pd.DataFrame:
-    """Every class with its number of training, validation and test images in this study's split; of many, the first."""
+    """Numbers of training, validation and test images in a study's split: of every class, or of 20 and the rest."""
     train, val = split_indices(dataset.train_labels, *spec.split)
     shown = {"training": dataset.train_labels[train], "validation": dataset.train_labels[val]}
     shown |= {"test": dataset.test_labels[: spec.test_size]}
@@ -296,7 +296,7 @@ def dataset_table(dataset: Dataset, spec: DataSpec) -> pd.DataFrame:
 
 
 def provenance(records: list[Record]) -> pd.DataFrame:
-    """Where the numbers come from: data, weights, machines, versions and code of these runs, each with its runs."""
+    """Where the numbers come from: data, weights, machines, versions and code, each with its number of runs."""
     facts = Counter()
     for summary in (record.summary for record in records):
         data = f"{summary['data']['title']} (digest {summary['data']['digest']})"
