@@ -1,6 +1,6 @@
 """Figures: pure functions of records and data that return a matplotlib Figure.
 
-Colours are Okabe and Ito's, safe for colour-blind readers; dash and marker differ too, so all reads in grey.
+Colours are Okabe and Ito's, safe for colour-blind readers; dash and marker differ too, so that all can be read in grey.
 """
 
 import textwrap
@@ -29,16 +29,16 @@ from kdutils.runs.records import Record
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("solid", "dashed", "dotted", "dashdot", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 3)))
 MARKERS = "osD^vPX<>*"
-WIDEST = 8.3  # inches: what a page and an output in JupyterLab show without scaling or scrolling
+WIDEST = 8.3  # inches: the most that a page and JupyterLab show without scaling or scrolling
 _CJK = "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Arial Unicode MS", "Microsoft YaHei", "Malgun Gothic"
-_FONTS = ["sans-serif", *(font for font in _CJK if font in get_font_names())]  # for what the first one lacks
+_FONTS = ["sans-serif", *(font for font in _CJK if font in get_font_names())]  # fallbacks for missing characters
 _LOOK = {"axes.grid": True, "grid.alpha": 0.3, "figure.constrained_layout.use": True, "svg.hashsalt": "kdutils"}
 _LOOK |= {"font.family": _FONTS}
 sns.set_theme(context="paper", style="ticks", palette=COLOURS, rc=_LOOK)
 
 
 def _style(index: int) -> dict:
-    """Colour, dash and marker of an arm by its number; 70 of them differ, in grey too."""
+    """Colour, dash and marker of the arm with this number; the first 70 arms differ, in grey too."""
     colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
     return {"color": colour, "linestyle": dash, "marker": MARKERS[index % len(MARKERS)]}
 
@@ -50,7 +50,7 @@ def _named(name: str, records: list[Record]) -> str:
 def plot_curves(arms: Arms) -> Figure:
     """Accuracy (%) and loss (nats) by epoch, on training, validation and test images: one column for each arm.
 
-    A line is the mean over seeds, its band their smallest and largest value; runs that diverged are left out and
+    A line is the mean over seeds, its band their range from lowest to highest; runs that diverged are left out and
     counted, unless all did. Training values are those seen while training, under augmentation, averaged over the epoch.
     """
     size = (min(max(3.2 * len(arms), 4.5), WIDEST), 4.6)
@@ -74,7 +74,7 @@ def plot_curves(arms: Arms) -> Figure:
 def plot_overlay(arms: Arms, column: str = "val_accuracy", label: str = "validation accuracy (%)") -> Figure:
     """One column of the histories by epoch, all arms in one plot; mean and range over seeds, as in `plot_curves`.
 
-    `train_loss` is the cross-entropy.
+    The column `train_loss` is the cross-entropy.
     """
     figure, axis = plt.subplots(figsize=(7.2, 3.4))
     for index, (name, records) in enumerate(arms.items()):
@@ -86,9 +86,9 @@ def plot_overlay(arms: Arms, column: str = "val_accuracy", label: str = "validat
 
 
 def _histories(records: list[Record]) -> pd.DataFrame:
-    """The histories of an arm, one under the other, with the training loss that all runs share."""
+    """The histories of an arm's runs, concatenated, with the cross-entropy as `train_loss`, which all runs have."""
     histories = pd.concat([record.history for record in finished(records) or records])
-    if "train_ce" in histories:  # the objective of a distilled run holds T^2 KL too: not comparable
+    if "train_ce" in histories:  # a distilled run's objective includes T^2 KL: not comparable
         histories["train_loss"] = histories["train_ce"]
     return histories
 
@@ -102,7 +102,7 @@ def _band(axis: plt.Axes, groups, label: str, index: int) -> None:
 def plot_confusion(arms: Arms, classes: Sequence[str]) -> Figure:
     """The confusion matrix (% of a true class) of every arm, averaged over its seeds that did not diverge.
 
-    Many classes are not named, and are pixels: a path for each of a million cells is more than a page can hold.
+    Many classes are drawn as pixels, without names: a page cannot hold a path for each of a million cells.
     """
     columns, few = min(2, len(arms)), len(classes) <= FEW
     rows, names = -(-len(arms) // columns), classes if few else False
@@ -118,12 +118,12 @@ def plot_confusion(arms: Arms, classes: Sequence[str]) -> Figure:
         axis.tick_params(axis="y", rotation=0)
     for axis in axes.flat[len(arms) :]:
         axis.remove()
-    figure.set_visible(True)  # not before: seaborn draws it whole for every panel, to see whether names overlap
+    figure.set_visible(True)  # not before: seaborn draws the whole figure for every panel, to see whether names overlap
     return figure
 
 
 def plot_estimators() -> Figure:
-    """sign and what stands in for it while training: the functions, and their slopes, the pseudo-gradients."""
+    """The sign function and its stand-ins in training: the functions, and their slopes, the pseudo-gradients."""
     figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.8))
     x = torch.linspace(-1.6, 1.6, 641, requires_grad=True)
     polynomial = torch.where(x.abs() < 1, torch.where(x < 0, 2 * x + x**2, 2 * x - x**2), sign(x.detach()))
@@ -142,7 +142,7 @@ def plot_estimators() -> Figure:
 
 def plot_latent_weights(arms: Arms) -> Figure:
     """Distribution of the binary layers' latent weights, in units of the binary value that stands for them: its mode
-    is at +1 and -1 where the weights are bimodal. First seed of each arm that did not diverge."""
+    is at +1 and -1 where the weights are bimodal. Shows the first run of each arm that did not diverge."""
     figure, axis = plt.subplots(figsize=(6.4, 2.8))
     edges = np.linspace(-3, 3, 121)
     for index, (name, records) in enumerate(arms.items()):
@@ -167,12 +167,12 @@ def plot_grid(table: pd.DataFrame, best: KD) -> Figure:
     frame = axis.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=2))
     frame.set(path_effects=[withStroke(linewidth=5, foreground="white")], clip_on=False)
     axis.set(xlabel="temperature", ylabel="kd_weight")
-    figure.results = table.attrs.get("results")  # for the page
+    figure.results = table.attrs.get("results")  # which `Page.figure` reads
     return figure
 
 
 def plot_images(dataset: Dataset, per_class: int = 8) -> Figure:
-    """The first training images of every class (of the first ten), a row each."""
+    """The first `per_class` training images of each of the first ten classes, a row for each class."""
     names, size, step = dataset.classes[:10], dataset.train_images.shape[1], dataset.train_images.shape[1] + 4
     sheet = np.full((step * len(names) - 4, step * per_class - 4, 3), 255, np.uint8)
     for row in range(len(names)):
@@ -209,8 +209,8 @@ def plot_soft_labels(
 ) -> Figure:
     """A teacher's soft labels, softmax(z / T), of test images at several temperatures ("dark knowledge").
 
-    images: indices [N] into the test set; logits: float [N, classes]. Of many classes an image's likeliest ten are
-    shown.
+    images: indices [N] into the test set; logits: float [N, classes]. If classes are many, each image's ten
+    likeliest are shown.
     """
     rows, few = max(1, len(images)), len(dataset.classes) <= FEW
     figure, axes = plt.subplots(rows, 2, figsize=(7, (1.55 if few else 2.4) * rows), width_ratios=(1, 5), squeeze=False)
@@ -232,7 +232,7 @@ def plot_soft_labels(
 
 
 def plot_bars(axis: plt.Axes, groups: dict[str, np.ndarray]) -> None:
-    """Heights [N] by label as bars side by side at 0 to N - 1, which differ by hatch too."""
+    """Draws heights [N], by label, as bars side by side at 0 to N - 1; labels differ by colour and hatch."""
     width = 0.8 / len(groups)
     for index, (label, heights) in enumerate(groups.items()):
         look = {"color": COLOURS[index], "hatch": ("", "///", "...", "xxx")[index % 4], "label": label}

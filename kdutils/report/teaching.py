@@ -1,4 +1,4 @@
-"""Figures that explain: what a formula does to numbers, before any run; and how sure and how spread the runs are.
+"""Figures that explain what a formula does to numbers, before any run, and how confident the runs are.
 
 As in `kdutils.report.plots`, each returns a matplotlib Figure; nothing is trained or saved.
 """
@@ -19,9 +19,9 @@ from kdutils.report.statistics import FEW, Arms, reliability
 
 
 def plot_temperatures(logits: np.ndarray, classes: Sequence[str], temperatures=(0.5, 1, 2, 4, 8, np.inf)) -> Figure:
-    """softmax(z / T) of one image's logits [classes], a panel for each temperature; at infinity all are equal.
+    """softmax(z / T) of one image's logits [classes], a panel for each temperature; at infinity all classes are equal.
 
-    Of many classes the likeliest are shown.
+    If there are many classes, only the likeliest are shown.
     """
     logits = np.asarray(logits, dtype=float)
     shown = np.sort(np.argsort(-logits, kind="stable")[:FEW])
@@ -38,9 +38,9 @@ def plot_temperatures(logits: np.ndarray, classes: Sequence[str], temperatures=(
 
 
 def plot_gradients(teacher: np.ndarray, student: np.ndarray, label: int) -> Figure:
-    """Length of the gradient with respect to the student's logits [classes] by temperature: of KL, of T² KL, of CE.
+    """Lengths, by temperature, of the gradients of KL, T² KL and CE with respect to the student's logits [classes].
 
-    The gradient of KL(p_T || q_T) is (q_T - p_T) / T, of the cross-entropy q - onehot(label).
+    The gradient of KL(p_T || q_T) is (q_T - p_T) / T, that of the cross-entropy is q - onehot(label).
     """
     temperatures = np.geomspace(0.5, 64, 100)[:, None]
     gradient = (softmax(student / temperatures, 1) - softmax(teacher / temperatures, 1)) / temperatures
@@ -58,9 +58,9 @@ def plot_gradients(teacher: np.ndarray, student: np.ndarray, label: int) -> Figu
 
 
 def plot_means(teachers: torch.Tensor, names: Sequence[str], classes: Sequence[str]) -> Figure:
-    """What teachers say of one image, logits [teachers, 1, classes], and the geometric and arithmetic mean of it.
+    """Teachers' probabilities for one image (logits [teachers, 1, classes]), their geometric and arithmetic means.
 
-    Left every class at temperature 1, right the first class as the temperature rises.
+    Left: every class at temperature 1; right: the first class as the temperature rises.
     """
     temperatures, answers = np.geomspace(1, 16, 50), []
     for temperature in temperatures:
@@ -83,7 +83,7 @@ def plot_means(teachers: torch.Tensor, names: Sequence[str], classes: Sequence[s
 
 
 def plot_setup() -> Figure:
-    """Teacher, table and student as a picture: who tells what to whom, and how often."""
+    """A diagram of teacher, table and student: what is passed between them, and how often."""
     figure, axis = plt.subplots(figsize=(7.2, 2.8))
     places = {"image, in\none view": (0.08, 0.5), "teacher\n(frozen)": (0.33, 0.85), "student\n(learns)": (0.33, 0.15)}
     places |= {"table of logits,\nimages × 162 views": (0.66, 0.85), "label": (0.66, 0.5), "loss": (0.92, 0.15)}
@@ -92,7 +92,7 @@ def plot_setup() -> Figure:
     image, teacher, student, table, label, loss = boxes
     arrows = {(image, teacher): "", (image, student): "", (teacher, table): "once", (label, loss): ""}
     arrows |= {(table, loss): "soft target", (student, loss): "logits, every epoch"}
-    figure.draw_without_rendering()  # so that the boxes have a size, at which arrows end
+    figure.draw_without_rendering()  # gives the boxes their size: arrows end at their edges
     for (start, end), text in arrows.items():
         ends = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch(), "shrinkA": 2, "shrinkB": 2}
         (x, y), (to_x, to_y) = start.get_position(), end.get_position()
@@ -105,7 +105,7 @@ def plot_setup() -> Figure:
 
 
 def plot_signs(weights: np.ndarray) -> Figure:
-    """Latent weights [N] of a layer as a histogram, and what is left of them: a sign and one scale, their mean |w|."""
+    """Latent weights [N] of a layer as a histogram, and what binarising leaves: signs and one scale, the mean |w|."""
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.6), sharex=True)
     scale = np.abs(weights).mean()
     axes[0].hist(weights, bins=61, color=COLOURS[0], linewidth=0)
@@ -117,9 +117,9 @@ def plot_signs(weights: np.ndarray) -> Figure:
 
 
 def plot_reliability(arms: Arms) -> Figure:
-    """Accuracy by confidence in 15 bins, all seeds of an arm together; a marker is as large as its share of images.
+    """Accuracy by confidence in 15 bins, all seeds of an arm together; marker areas show shares of the images.
 
-    On the diagonal, a network is right as often as it is sure; below it, it is too sure.
+    On the diagonal, the confidence equals the accuracy; below the diagonal, a network is overconfident.
     """
     size = (min(2.6 * len(arms) + 0.6, WIDEST), 3)
     figure, axes = plt.subplots(1, len(arms), figsize=size, sharey=True, squeeze=False)
