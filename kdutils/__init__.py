@@ -1,10 +1,10 @@
-"""Knowledge distillation as a course report: what a notebook's cell says begins with `kd.`.
+"""Knowledge distillation as a course report: notebooks use the names here as `kd.NAME`.
 
 import kdutils as kd
 study = kd.open_study("assignment", "smoke", "synthetic")
 record = kd.run(study.small_cnn())
 
-`dir(kd)` and tab completion list what there is; the stub `__init__.pyi` says where it lives, for editors and for here.
+`dir(kd)` and tab completion list the names; the stub `__init__.pyi` tells editors and this file where each is defined.
 """
 
 import lazy_loader

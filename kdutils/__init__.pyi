@@ -1,4 +1,4 @@
-# What a notebook may use, by the room it comes from: editors read it, and __init__.py for its lazy imports.
+# The names that a notebook may use, by module; read by editors, and by __init__.py for its lazy imports.
 
 from .data.datasets import first_test_images as first_test_images, load_dataset as load_dataset
 from .data.views import NORMALISATION as NORMALISATION, render as render

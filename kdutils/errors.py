@@ -1,9 +1,9 @@
-"""What a user is told when something cannot be done: one sentence."""
+"""Errors for the user, whose message is one sentence."""
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message says what was wrong, what is allowed and what to do."""
+    """Raised if the user's input cannot be used; the message says what was wrong, what is allowed and what to do."""
 
 
 class Unavailable(InputError):
-    """What was asked for is not on this machine and cannot be downloaded either."""
+    """Raised if data or weights are not on this machine and cannot be downloaded either."""

@@ -1,4 +1,4 @@
-"""The machine a run meets: its device, number format, memory and name."""
+"""The machine that a run uses: its device, number format, memory and name."""
 
 import contextlib
 import ctypes
@@ -38,9 +38,9 @@ class Runtime:
 
 
 def detect_runtime() -> Runtime:
-    """CUDA, else Apple's GPU, else the CPU; bfloat16 where the hardware computes in it, else float32."""
+    """The runtime: CUDA, else Apple's GPU, else the CPU; bfloat16 where the hardware computes in it, else float32."""
     if torch.cuda.is_available():
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed one
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # only a fixed one makes cuBLAS deterministic
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return Runtime(torch.device("cuda"), torch.bfloat16 if has_bf16 else torch.float32)
     if torch.backends.mps.is_available():
@@ -50,13 +50,13 @@ def detect_runtime() -> Runtime:
 
 
 def _cpuinfo() -> str:
-    """What Linux tells of the processor; empty elsewhere."""
+    """Linux's description of the processor; empty on other systems."""
     info = Path("/proc/cpuinfo")
     return info.read_text() if info.is_file() else ""
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next step: asked for again, its pages need not be zeroed by the kernel."""
+    """Let glibc keep freed memory for the next step, so that the kernel need not provide and zero its pages again."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library: nothing to do
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never give the heap's top back
@@ -64,16 +64,16 @@ def keep_freed_memory() -> None:
 
 
 def forget_peak_memory(runtime: Runtime) -> None:
-    """Let `peak_memory_mb` count from now on (on GPUs and Linux); on CPUs, what is still resident counts, too."""
+    """Make `peak_memory_mb` count from now on (on GPUs and Linux); on CPUs, memory still resident counts, too."""
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another system: it keeps counting
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems cannot reset the peak
         ctypes.CDLL(None).malloc_trim(0)  # give back what `keep_freed_memory` has kept
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_mb(runtime: Runtime) -> float:
-    """The most memory this process has held since `forget_peak_memory`, in 10^6 bytes: the GPU's, else resident."""
+    """The peak memory of this process since `forget_peak_memory`, in 10^6 bytes: the GPU's on CUDA, else resident."""
     if runtime.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     with contextlib.suppress(OSError, TypeError):  # getrusage would count what the process's parent held
@@ -86,7 +86,7 @@ def peak_memory_mb(runtime: Runtime) -> float:
 
 
 def hardware() -> str:
-    """The device in words, such as the processor's or the GPU's name with its number of cores."""
+    """The device in words: the GPU's name, or the processor's name with the number of cores."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     names = (line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""Where things lie and how work is spread: the only place that reads the environment, and whole files."""
+"""Where files lie and how work is spread, as read (only here) from the environment; and the writing of whole files."""
 
 import os
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def absolute(path: str | Path) -> Path:
-    """`path` as seen from the current folder, with `~` for a home; raises `InputError` where there is no such home."""
+    """`path` as an absolute path, with `~` expanded to a home folder; raises `InputError` if there is no such home."""
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError:
@@ -37,27 +37,27 @@ Place = Annotated[Path, AfterValidator(absolute)]
 
 
 class Settings(BaseSettings):
-    """The variables `KD_*` of the environment; empty means not set."""
+    """The settings, read from the environment variables `KD_*`; an empty variable counts as not set."""
 
     model_config = SettingsConfigDict(env_prefix="KD_", env_ignore_empty=True, frozen=True)
 
     data_dir: Place = ROOT / "data"  # data sets and pretrained weights
     runs_dir: Place = ROOT / "runs"  # finished runs and teacher tables
     workers: Annotated[int, Field(gt=0)] | None = None  # None: one for each core, or one where there is a GPU
-    scheduler: Annotated[str, AfterValidator(_address)] | None = None  # of a Dask cluster that does the runs
-    tls_ca_file: Place | None = None  # for a tls:// scheduler: files as Dask's own options of these names take
+    scheduler: Annotated[str, AfterValidator(_address)] | None = None  # the address of a Dask cluster for the runs
+    tls_ca_file: Place | None = None  # for a tls:// scheduler: the files for Dask's options of these names
     tls_cert: Place | None = None
     tls_key: Place | None = None
-    dashboard: bool = False  # Dask's own, of the workers of this machine
-    progress: Literal["bar", "lines"] | None = None  # None: a bar where somebody looks, else a line a minute
+    dashboard: bool = False  # whether Dask serves its dashboard of this machine's workers
+    progress: Literal["bar", "lines"] | None = None  # None: a bar in a terminal or notebook, else a line a minute
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
-    report_dir: Place | None = None  # of the suite, for a chapter: its report's folder,
-    chapter: str = ""  # the chapter's name,
-    used_runs: Place | None = None  # and a file for the keys of the runs that it rests on
+    report_dir: Place | None = None  # set by the suite for a chapter: the folder of its report
+    chapter: str = ""  # set by the suite: the chapter's name
+    used_runs: Place | None = None  # set by the suite: the file for the keys of the runs that the chapter uses
 
 
 def settings(**given: Any) -> Settings:
-    """The settings as the environment, or `given`, has them now; raises `InputError` for a value that cannot be."""
+    """The settings as `given`, else as the environment has them now; raises `InputError` for a wrong value."""
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -66,7 +66,7 @@ def settings(**given: Any) -> Settings:
 
 
 def pin_settings(**given: Any) -> None:
-    """Check the settings and put them into the environment, folders absolute: kernels and workers run elsewhere."""
+    """Check the settings and write them, folders absolute, to the environment: kernels and workers run elsewhere."""
     for name, value in settings(**given).model_dump(exclude_unset=True).items():
         os.environ[f"KD_{name.upper()}"] = str(value)
     if os.environ.get("TMPDIR"):
@@ -74,13 +74,13 @@ def pin_settings(**given: Any) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> Path:
-    """Write `content` to `path`, its folders made: a reader finds the old file or the new one, never half of one.
+    """Write `content` to `path`, in folders made as needed; a reader finds the old file or the new one, never a part.
 
-    Raises `InputError` that names the folder where it cannot be written, a full disk included, or `path` where a folder
-    or a device lies there.
+    Raises `InputError`, which names the folder if it cannot be written (for example because the disk is full), or
+    `path` if that is a folder or a device.
     """
     draft, failure = path.with_name(f".{uuid4().hex}.draft"), None
-    for _ in range(3):  # who has finished the same run removes the folder of its checkpoint, perhaps right now
+    for _ in range(3):  # another process that has finished the same run may just be removing its folder
         try:
             if path.exists() and not path.is_file():
                 raise InputError(f"{path} is there and is no file: give the name of a file")

@@ -1,6 +1,6 @@
-"""What a run is: frozen, strict descriptions that are data, compare by value and hash by content.
+"""The specs of runs: frozen, strict descriptions that compare by value and hash by content.
 
-A student's spec contains its teachers' specs, so the graph of what depends on what is the data itself.
+A student's spec contains its teachers' specs, so a spec itself is the graph of the runs that depend on each other.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from kdutils.values import Seed, Value
 
 
 class DataSpec(Value):
-    """Which images are trained on, chosen and tested with, and how they are shown."""
+    """Which images a run trains, validates and tests on, and how they are normalised and augmented."""
 
-    name: str  # of `DATASETS`, or one's own, with
-    classes: Annotated[int, Field(ge=2)] | None = None  # its number of classes
-    digest: str | None = None  # and its `Dataset.digest`
-    train_size: Count | None = None  # None: all that validation leaves
+    name: str  # one of `DATASETS`, or the name of one's own data set
+    classes: Annotated[int, Field(ge=2)] | None = None  # of one's own data set: its number of classes
+    digest: str | None = None  # of one's own data set: its `Dataset.digest`
+    train_size: Count | None = None  # None: all images that validation leaves
     val_size: Annotated[int, Field(ge=0)] = 0
     test_size: Count | None = None  # None: the whole test set
     split_seed: Seed = 0
@@ -42,7 +42,7 @@ class DataSpec(Value):
 
     @property
     def split(self) -> tuple[int | None, int, int]:
-        """What `kdutils.data.views.split_indices` takes after the labels: numbers of images, and the seed."""
+        """The arguments of `kdutils.data.views.split_indices` after the labels: numbers of images, and the seed."""
         return self.train_size, self.val_size, self.split_seed
 
     @property
@@ -52,16 +52,16 @@ class DataSpec(Value):
 
     @property
     def version(self) -> str:
-        """Of one's own data set, for messages, its digest."""
+        """The digest of one's own data set as a phrase for messages; empty for other data sets."""
         return f", digest {self.digest}" if self.digest else ""
 
     def has_images_of(self, other: DataSpec) -> bool:
-        """Whether both draw from the same data set: one's own may have been replaced under its name."""
+        """Whether both use the same data set; digests count, as one's own may have been replaced under its name."""
         return (self.name, self.digest) == (other.name, other.digest)
 
 
 class ModelSpec(Value):
-    """A network of `kdutils.networks.registry`, with that factory's own options; defaults among them are left out."""
+    """A network of `kdutils.networks.registry`, with those options of its factory that differ from their defaults."""
 
     name: str
     options: dict[str, str | int | float | bool] = Field({}, validate_default=True)
@@ -107,7 +107,7 @@ class Distillation(Value):
 
 
 class Bayesian(Value):
-    """The losses of a network with "bonn" layers (`kdutils.distillation.bayesian`), with BONN's values for CIFAR."""
+    """The losses of a network with "bonn" layers (`kdutils.distillation.bayesian`); defaults are BONN's for CIFAR."""
 
     kernel_weight: Annotated[float, Field(ge=0)] = 1e-4  # lambda
     nu: Annotated[float, Field(gt=0)] = 1e-4
@@ -115,11 +115,11 @@ class Bayesian(Value):
 
 
 class RunSpec(Value):
-    """One training run, complete: the same spec on the same data is the same run, known by `key`.
+    """The complete description of one training run: the same spec on the same data is the same run, named by `key`.
 
-    `init` may be another run: then this one goes on from that one's trained weights, without its classifier where that
-    one learnt another data set. Or "file:PATH", a state dict (`kdutils.networks.weights.load_weights_file`); then
-    `epochs` may be 0, which only evaluates it. `test_curve` also evaluates the test set after every epoch, for
+    If `init` is a run, this run starts from its trained weights, without the classifier if their data sets differ.
+    If `init` is "file:PATH", this run starts from a state dict (`kdutils.networks.weights.load_weights_file`); `epochs`
+    may then be 0, which only evaluates the weights. `test_curve` also evaluates the test set after every epoch, for
     documents whose figures show that; nothing is ever chosen by it.
     """
 
@@ -160,8 +160,8 @@ class RunSpec(Value):
                     for run in (self, self.init)
                 )
                 raise ValueError(
-                    f"a run of {ours} goes on from a run of the same network (and, but for a ResNet, on the same "
-                    f"data set), not of {other}"
+                    f"a run of {ours} goes on from a run of the same network (and, unless that is a ResNet, on the "
+                    f"same data set), not of {other}"
                 )
         if not self.epochs and (self.weights_file is None or self.distillation):
             raise ValueError(
@@ -181,7 +181,7 @@ class RunSpec(Value):
 
     @property
     def weights_file(self) -> Path | None:
-        """The file that the weights start from, if `init` names one."""
+        """The absolute path of the file that `init` names, or None if it names none."""
         is_file = isinstance(self.init, str) and self.init.startswith("file:")
         return absolute(self.init.removeprefix("file:")) if is_file else None
 
@@ -194,7 +194,7 @@ class RunSpec(Value):
     def needs(self) -> tuple[RunSpec, ...]:
         """The runs that must be finished before this one: its teachers, and the run that it goes on from.
 
-        A teacher with a frozen backbone answers from that backbone's features, so what those start from is among them.
+        The logits of a teacher with a frozen backbone rest on its features: the run these start from is needed, too.
         """
         backbones = [teacher for teacher in self.teachers if teacher.has_frozen_backbone]
         return self.teachers + tuple(run.init for run in (self, *backbones) if isinstance(run.init, RunSpec))

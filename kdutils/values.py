@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's legacy generator takes
-Temperature = Annotated[float, Field(ge=0.01, le=1000)]  # beyond, T^2 KL has no digits left, or overflows
+Temperature = Annotated[float, Field(ge=0.01, le=1000)]  # beyond these limits T^2 KL loses all its digits, or overflows
 Temperatures = Annotated[tuple[Temperature, ...], Field(min_length=1)]
 
 
@@ -20,11 +20,11 @@ Distinct = AfterValidator(_distinct)  # of a list or a tuple of seeds
 
 
 def explain(error: ValidationError) -> str:
-    """The first thing that is wrong in `error`, as one sentence."""
+    """The first problem that `error` reports, as one sentence."""
     first = error.errors()[0]
     where = ".".join(part for part in map(str, first["loc"]) if "[" not in part)  # without the members of a union
     message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    message = message.replace("valid tuple", "valid list")  # as which chapters give them
+    message = message.replace("valid tuple", "valid list")  # chapters give lists
     if not where:
         return message
     got = first["input"]
@@ -37,11 +37,11 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     def with_(self, **changes: Any) -> Self:
-        """The same value with other fields, checked as a new one is."""
+        """A copy of the value with `changes` to its fields, validated like a new one."""
         return type(self)(**dict(self) | changes)
 
     def canonical(self) -> str:
-        """The value as JSON, without what has its default (but for names): the same text for equal values."""
+        """The value as JSON, without fields that have their default (except `name`); equal values give equal text."""
         return json.dumps(_plain(self), sort_keys=True)
 
     def __hash__(self) -> int:
@@ -57,4 +57,4 @@ def _plain(content: Any) -> Any:
         return [_plain(value) for value in content]
     if isinstance(content, dict):
         return {name: _plain(value) for name, value in content.items()}
-    return content + 0.0 if isinstance(content, float) else content  # -0.0 equals 0.0, and prints otherwise
+    return content + 0.0 if isinstance(content, float) else content  # -0.0 equals 0.0, but prints differently
