@@ -1,8 +1,8 @@
 """Data sets as resident uint8 arrays.
 
-A data set is a folder `KD_DATA_DIR/<name>/` of memory-mappable arrays, `{train,test}_{images,labels}.npy`, in the order
-of the SHA-256 of an image's bytes, ties by label: whatever the source, a seed draws the same split. Images are uint8,
-and so are labels, int16 of more than 256 classes. One's own data sets (`kdutils.data.own`) have the same form.
+A data set is a folder `KD_DATA_DIR/<name>/` of memory-mappable arrays, `{train,test}_{images,labels}.npy`. They are
+sorted by the SHA-256 of each image's bytes, ties by label, so a seed draws the same split whatever the source. Images
+are uint8; labels are uint8, or int16 for more than 256 classes. One's own (`kdutils.data.own`) have the same form.
 """
 
 import errno
@@ -33,7 +33,7 @@ TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 TITLES |= {"synthetic": "synthetic data", "synthetic-other": "other synthetic data"}
 
 OWN_NAME = re.compile(r"(?!cifar|synthetic|(imagenet|auto|add)$)[a-z][a-z0-9_-]{0,39}")
-"""What one's own data set may be called."""
+"""The names that one's own data set may have."""
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _OFFICIAL = {"cifar10": "f99afd6c7b0b5c92", "cifar100": "7cf44ec435d6774a"}  # `Dataset.digest` of the whole sets
@@ -63,7 +63,7 @@ class Dataset:
 
 @contextmanager
 def on_disk():
-    """Raises `InputError` for what goes wrong in reading and writing files, which says nothing about their content."""
+    """A context that turns errors of reading and writing files (not of their content) into `InputError`."""
     try:
         yield
     except OSError as error:
@@ -75,7 +75,7 @@ def on_disk():
 
 @contextmanager
 def fetching(what: str):
-    """Raises `Unavailable` for what goes wrong in a download, `InputError` for a disk; waits 20 s for every answer."""
+    """A context for downloads: failures raise `Unavailable`, disk errors `InputError`; it waits 20 s an answer."""
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)
     try:
@@ -91,15 +91,15 @@ def fetching(what: str):
 
 @on_disk()
 def load_dataset(name: str) -> Dataset:
-    """The data set `name`, one's own or one of `DATASETS`, which is built on first use where it is not cached yet.
+    """The data set `name`: one's own, or one of `DATASETS`, which is built and cached on first use.
 
-    CIFAR's archive, packed or not, is used where it lies in `KD_DATA_DIR` or in the set's folder, else downloaded.
-    Raises `Unavailable` where that fails, `InputError` for an unknown name, files that cannot be read, damaged ones.
+    CIFAR's archive, packed or unpacked, is taken from `KD_DATA_DIR` or the set's folder, or downloaded if not there.
+    Raises `Unavailable` if that fails, and `InputError` for an unknown name or for unreadable or damaged files.
     """
     if not (name in DATASETS or OWN_NAME.fullmatch(name)):
         raise _unknown(name)
     folder = settings().data_dir / name
-    with suppress(OSError):  # where it cannot be written, what is there is read
+    with suppress(OSError):  # if the folder cannot be written, it is read as it is
         _put_in_place(folder)
     if not is_cached(name):
         build_dataset(name)
@@ -119,7 +119,7 @@ def own_datasets() -> list[str]:
 
 
 def available(name: str) -> bool:
-    """Whether data set `name` lies here or can be fetched, which is then done; raises `InputError` for damage."""
+    """Whether data set `name` is here or can be fetched (it then is); raises `InputError` if it is damaged."""
     try:
         return load_dataset(name).name == name
     except Unavailable:
@@ -135,9 +135,9 @@ def is_cached(name: str) -> bool:
 
 @on_disk()
 def build_dataset(name: str, own: tuple[list[np.ndarray], tuple[str, ...]] | None = None) -> None:
-    """Build the cache of `name` anew; it takes the place of the old one when it is whole. Raises as `load_dataset`.
+    """Build the cache of `name` anew; it replaces the old one once it is complete. Raises as `load_dataset`.
 
-    own: one's own images and labels to train with, the same to test with, and the names of the classes.
+    own: training images, training labels, test images, test labels of one's own data set; the names of its classes.
     """
     if not (name in DATASETS or own):
         raise _unknown(name)
@@ -154,12 +154,12 @@ def build_dataset(name: str, own: tuple[list[np.ndarray], tuple[str, ...]] | Non
         if rebuild or not is_cached(name):  # else another process was quicker
             folder.mkdir(exist_ok=True)
             os.replace(new, folder / f"new{work.name}")
-            _load.cache_clear()  # Windows replaces no file that is open
+            _load.cache_clear()  # Windows cannot replace an open file
             _put_in_place(folder)
 
 
 def _put_in_place(folder: Path) -> None:
-    """Move the files of a whole new set to where they are read; goes on where a process was killed in doing so."""
+    """Move the files of a complete new set to where they are read, also those that a killed process left behind."""
     for new in sorted(folder.glob("new.*")):
         for path in sorted(new.iterdir()):
             with suppress(FileNotFoundError):  # another process does the same
@@ -168,7 +168,7 @@ def _put_in_place(folder: Path) -> None:
 
 
 def _cifar(name: str, folder: Path, work: Path) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    """The arrays and the classes of a CIFAR set, from what was placed by hand or from a download, checked by MD5."""
+    """The arrays and class names of a CIFAR set, from files placed by hand or from a download, checked by MD5."""
     import torchvision.datasets
 
     source, arrays = getattr(torchvision.datasets, name.upper()), []
@@ -178,7 +178,7 @@ def _cifar(name: str, folder: Path, work: Path) -> tuple[list[np.ndarray], tuple
         if (place / source.filename).is_file():
             shutil.copy(place / source.filename, work)
     wanted = f"(put {source.filename} there, or take --dataset synthetic)"
-    with fetching(f"{TITLES[name]} lies whole neither in {folder} nor in {folder.parent} {wanted}"):
+    with fetching(f"{TITLES[name]} is complete neither in {folder} nor in {folder.parent} {wanted}"):
         for train in (True, False):
             split = source(work, train=train, download=True)
             arrays += in_canonical_order(split.data, np.array(split.targets, dtype=np.uint8))
@@ -204,7 +204,7 @@ def _load(name: str, folder: Path, written: tuple[int, ...]) -> Dataset:
         arrays.append(array)
     digests = [_sha256(array) for array in arrays]
     digest = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
-    if digest != _OFFICIAL.get(name):  # what is no official set must come back as it was built or first read
+    if digest != _OFFICIAL.get(name):  # a set that is not official must be as it was when built or first read
         note = folder / "SHA256"
         noted = note.read_text(errors="replace").split() if note.is_file() else digests
         if len(noted) != len(digests):
@@ -215,7 +215,7 @@ def _load(name: str, folder: Path, written: tuple[int, ...]) -> Dataset:
         if name in _OFFICIAL and (len(arrays[0]), len(arrays[2])) == _WHOLE:
             raise InputError(f"{folder} is damaged: its images are not those of {TITLES[name]}; {remedy}")
         if not note.is_file():
-            with suppress(InputError):  # a folder that can only be read is good enough to read from
+            with suppress(InputError):  # a read-only folder can still be read from
                 write_atomic(note, "\n".join(digests).encode())
     count = DATASETS.get(name) or 1 + max(int(array.max()) for array in arrays[1::2])
     classes = (folder / "classes.txt").read_text(encoding="utf-8", errors="replace").split("\n")[:count]
@@ -225,20 +225,20 @@ def _load(name: str, folder: Path, written: tuple[int, ...]) -> Dataset:
 
 
 def _sha256(array: np.ndarray) -> str:
-    if isinstance(array, np.memmap) and array.flags.c_contiguous:  # past the map: its pages would count as held
-        with open(array.filename, "rb") as file:
+    if isinstance(array, np.memmap) and array.flags.c_contiguous:
+        with open(array.filename, "rb") as file:  # not through the map, whose pages would count as held memory
             file.seek(array.offset)
             return hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
 def in_canonical_order(images: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
-    """Both, [N, ...] and [N], sorted by the SHA-256 of an image's bytes, ties by label."""
+    """`images` [N, ...] and `labels` [N], sorted by the SHA-256 of each image's bytes, ties by label."""
     order = sorted(range(len(labels)), key=lambda i: (hashlib.sha256(images[i].tobytes()).digest(), labels[i]))
     return [images[order], labels[order]]
 
 
 def first_test_images(dataset: Dataset, count: int, normalisation: str = "imagenet") -> torch.Tensor:
-    """The first `count` test images, or all, as they are, normalised: float32 [at most count, 3, 32, 32]."""
+    """The first `count` test images (at most all), not augmented, normalised: float32 [at most count, 3, 32, 32]."""
     count = min(count, len(dataset.test_images))
     return render(dataset.test_images, torch.arange(count), torch.full((count,), IDENTITY_VIEW), normalisation)

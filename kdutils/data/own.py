@@ -1,9 +1,9 @@
-"""One's own images as a data set: FOLDER/<class>/* or FOLDER/{train,test}/<class>/*, as torchvision's ImageFolder.
+"""One's own images as a data set: FOLDER/<class>/* or FOLDER/{train,test}/<class>/*, as for torchvision's ImageFolder.
 
 Images are PNG, JPEG or WebP files of any size and mode. Each is turned as its EXIF says, 16-bit greys become 8-bit,
-what is transparent lies on white, and its central square is resized to 32 x 32 pixels (bicubic, antialiased). Classes
-are numbered by name. Without train/ and test/, a fifth of every class tests, drawn by a seed from images and labels.
-What is hidden (a dot begins its name) is passed over.
+transparency is laid on white, and the central square is resized to 32 x 32 pixels (bicubic, antialiased). Classes are
+numbered by name. Without train/ and test/, a fifth of every class becomes test images, drawn by a seed from images and
+labels. Hidden files and folders (those whose names begin with a dot) are skipped.
 """
 
 import os
@@ -23,15 +23,15 @@ from kdutils.settings import settings
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _LAYOUT = "images lie in FOLDER/<class>/, or all in FOLDER/train/<class>/ and FOLDER/test/<class>/"
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientations as Pillow's `Transpose`
-_MARKUP = re.compile(r"[\\$<>*`|\[\]{}]")  # formulas and tables take these as signs
+_MARKUP = re.compile(r"[\\$<>*`|\[\]{}]")  # these have a meaning in formulas and tables
 
 
 @on_disk()
 def add(name: str, folder: Path, replace: bool = False) -> Counter:
-    """Make the data set `name` of the images in `folder`; returns how many files were skipped as no images, by suffix.
+    """Make the data set `name` from the images in `folder`; returns how many other files were skipped, by suffix.
 
-    Raises `InputError`, and leaves everything as it was, for a name that is taken (unless to `replace` it) or not
-    allowed, a folder of another layout, classes that are too many, too few, too small or alike, unreadable images.
+    Raises `InputError`, and changes nothing, for a name that is not allowed or that is taken (unless `replace`), a
+    folder of another layout, classes that are too many, too few, too small or too alike, and unreadable images.
     """
     place = settings().data_dir / name
     if not OWN_NAME.fullmatch(name):
@@ -69,7 +69,7 @@ def add(name: str, folder: Path, replace: bool = False) -> Counter:
 
 
 def _listed(folder: Path) -> tuple[dict[str, dict[str, list[Path]]], Counter]:
-    """By split ("" where there is none), then by class folder, the image files; and the other files' suffixes."""
+    """The image files by split ("" if there is none) and class folder; and counts of the other files by suffix."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: {_LAYOUT}")
     inside = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
@@ -95,7 +95,7 @@ def _fail(error: OSError) -> None:
 
 
 def _checked(splits: dict[str, dict[str, list[Path]]]) -> list[str]:
-    """The names of the classes, sorted, after `splits` was given them in the place of the folders'."""
+    """The sorted names of the classes, which also replace the names of the folders in `splits`."""
     least = 1 if len(splits) > 1 else 2
     for split, found in splits.items():
         named = {folder: " ".join(unicodedata.normalize("NFC", folder).split()) for folder in found}
@@ -127,7 +127,7 @@ def _pixels(path: Path) -> np.ndarray:
 
     if not path.is_file():  # reading a named pipe would wait for ever
         raise OSError("no file")
-    with warnings.catch_warnings(action="ignore"):  # what is odd about EXIF says nothing of the pixels
+    with warnings.catch_warnings(action="ignore"):  # warnings about EXIF say nothing about the pixels
         with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as file:
             turn = file.getexif().get(0x0112)
             image = file.transpose(_TURNS[turn]) if turn in _TURNS else file.copy()
@@ -140,7 +140,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def _test_images(labels: np.ndarray) -> np.ndarray:
-    """Which images test, bool [N]: a fifth of every class and at least one, drawn from NumPy's frozen legacy stream."""
+    """The test images, bool [N]: a fifth of every class and at least one, drawn from NumPy's frozen legacy stream."""
     random, test = np.random.RandomState(0), np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = random.permutation(np.flatnonzero(labels == label))

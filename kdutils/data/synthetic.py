@@ -1,9 +1,9 @@
 """Embedded data sets: ten classes of textured shapes each, drawn from nothing but a seed.
 
-They stand in where photographs cannot be had. An image's class is the outline, of five, and the surface, of two, of
-its one large object. All else is drawn without looking at the label: position, size, stretch, rotation, colours, the
+They replace photographs that cannot be had. An image's class is the outline (one of five) and the surface (one of two)
+of its one large object. All else is drawn without regard to the label: position, size, stretch, rotation, colours, the
 ground, a small distractor behind the object and one in front of it, uneven light, noise. A flip, or a crop after
-padding by a few pixels, keeps the class. "synthetic-other" shows other outlines and surfaces: for pretraining.
+padding by a few pixels, keeps the class. "synthetic-other" has other outlines and surfaces, for pretraining.
 
 Reproducible: the random numbers are raw PCG64 words, a stream that NumPy promises never to change, and every float32
 operation on them (+, -, *, /, sqrt, comparisons, rounding) is exactly specified by IEEE 754; no sine, no sum over an
@@ -23,7 +23,7 @@ _X, _Y = _AXIS[None, None, :], _AXIS[None, :, None]  # of the pixels, from the i
 
 
 class Family(NamedTuple):
-    """What a data set shows, by the names of `_outlines` and `_surfaces`, and the seeds of its two splits."""
+    """The outlines and surfaces of a data set, as named in `_outlines` and `_surfaces`; the seeds of its splits."""
 
     outlines: tuple[str, ...]
     surfaces: tuple[str, ...]
@@ -37,7 +37,7 @@ FAMILIES = {
 
 
 def synthesise(name: str) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    """Images uint8 [N, 32, 32, 3] and labels uint8 [N] to train with, the same to test with; the classes' names."""
+    """Training images uint8 [N, 32, 32, 3] and labels uint8 [N], test images and labels likewise; the class names."""
     family, arrays = FAMILIES[name], []
     classes = tuple(f"{surface} {outline}" for outline in family.outlines for surface in family.surfaces)
     for count, seed in zip(SIZES, family.seeds, strict=True):
@@ -55,19 +55,19 @@ class _Painter:
         self.family, self.source = family, np.random.PCG64(seed)
 
     def bits(self, *shape: int) -> np.ndarray:
-        """Int64 `shape`, uniform in 0 .. 2**24 - 1: as many bits as float32 holds exactly."""
+        """Random int64 array of `shape`, uniform in 0 .. 2**24 - 1, because float32 holds 24 bits exactly."""
         return (self.source.random_raw(math.prod(shape)) >> np.uint64(40)).astype(np.int64).reshape(shape)
 
     def uniform(self, low: float, high: float, *shape: int) -> np.ndarray:
-        """Float32 `shape`, uniform between low and high."""
+        """Random float32 array of `shape`, uniform between low and high."""
         return low + (high - low) * (self.bits(*shape).astype(np.float32) / 2**24)
 
     def choice(self, options: int, *shape: int) -> np.ndarray:
-        """Int64 `shape`, uniform in 0 .. options - 1."""
+        """Random int64 array of `shape`, uniform in 0 .. options - 1."""
         return self.bits(*shape) * options >> 24
 
     def rotation(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine and sine, float32 [count, 1, 1] each, of random angles, nearly uniform: by half-angle formulas."""
+        """Cosine and sine, float32 [count, 1, 1] each, of random, nearly uniform angles, by half-angle formulas."""
         t = self.uniform(-1, 1, count, 1, 1)
         sign = 1 - 2 * self.choice(2, count, 1, 1).astype(np.float32)
         return sign * (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
@@ -86,7 +86,7 @@ class _Painter:
         return self.paint(canvas, outline, surface, radius=(3, 6), reach=14)
 
     def paint(self, canvas: np.ndarray, outline: np.ndarray, surface: np.ndarray, radius: tuple, reach: int):
-        """The canvas with one shape on each; int64 [n] choices; radii and the centre's farthest shift in pixels."""
+        """The canvas with a shape on each image; int64 [n] choices; range of radii and its centre's reach in pixels."""
         n = len(canvas)
         size = self.uniform(*radius, n, 1, 1)
         x, y = (axis - self.uniform(-reach, reach, n, 1, 1) for axis in (_X, _Y))
@@ -98,7 +98,7 @@ class _Painter:
         return canvas + cover * (self.surface(surface, contrast=0.3) - canvas)
 
     def surface(self, surface: np.ndarray, contrast: float) -> np.ndarray:
-        """Patterns of two random colours, float32 [n, 3, 32, 32], of the surfaces int64 [n]."""
+        """Patterns in two random colours, float32 [n, 3, 32, 32], for the surfaces, int64 [n]."""
         n = len(surface)
         cosine, sine = self.rotation(n)
         frequency = self.uniform(0.16, 0.26, n, 1, 1)
@@ -118,7 +118,7 @@ class _Painter:
 
 
 def _outlines(u: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
-    """How far out each point is, below 1 inside an outline; u and v, float32 [n, 32, 32], in units of the radius."""
+    """How far out each point is, by outline: below 1 inside; u and v, float32 [n, 32, 32], in units of the radius."""
     across, along, distance = np.abs(u), np.abs(v), np.sqrt(u * u + v * v)
     box, bar = np.maximum(across, along) / 0.86, np.maximum(across, along / 0.4)
     return {  # the triangle's 0.866 and 0.5 turn its first side by 120 degrees
@@ -136,7 +136,7 @@ def _outlines(u: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _surfaces(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
-    """Patterns in -1 .. 1 of stripes a and of stripes b that cross them, float32 [n, 32, 32]."""
+    """Patterns in -1 .. 1, by surface, of stripes a and stripes b that cross them; all float32 [n, 32, 32]."""
     return {"striped": a, "checked": a * b, "dotted": np.minimum(a, b), "netted": np.maximum(a, b)}
 
 

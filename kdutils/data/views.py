@@ -8,7 +8,7 @@ import torch
 from kdutils.errors import InputError
 
 VIEWS = 162
-"""Random crop with padding 4 and a flip have exactly 9 x 9 x 2 views of an image."""
+"""The number of views of an image: a random crop with padding 4 and a flip give exactly 9 x 9 x 2."""
 
 NORMALISATION = {  # per-channel mean and standard deviation of pixels in [0, 1], RGB
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -24,10 +24,10 @@ IDENTITY_VIEW = (_PADDING * 9 + _PADDING) * 2
 def split_indices(
     labels: np.ndarray | torch.Tensor, train_size: int | None, val_size: int = 0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint, sorted indices of the training and the validation images, stratified by class; None: all others.
+    """Disjoint, sorted indices of training and validation images, stratified by class; train_size None: all others.
 
-    Drawn from NumPy's frozen legacy stream, so the same on every machine. Where the data set is balanced, the classes'
-    numbers differ by at most one in training, by two in validation. Raises `InputError` for what cannot be drawn.
+    They come from NumPy's frozen legacy stream, the same on every machine. If the data set is balanced, the numbers of
+    images per class differ by at most one in training, two in validation. Raises `InputError` if they cannot be drawn.
     """
     labels = np.asarray(labels)
     wanted = len(labels) - val_size if train_size is None else train_size
@@ -40,7 +40,7 @@ def split_indices(
     if not 0 <= seed < 2**32:
         raise InputError(f"a split's seed is a whole number from 0 to 4,294,967,295, got {seed}")
     order = np.random.RandomState(seed).permutation(len(labels))
-    # interleave the classes: position of an image within its class, so that every prefix is balanced
+    # interleave the classes by each image's position within its class, so that every prefix is balanced
     rank = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = order[labels[order] == label]
@@ -85,7 +85,7 @@ def render(
     side = torch.arange(32, device=images.device)
     rows = (views // 18)[:, None] + side
     columns = (views // 2 % 9)[:, None] + torch.where((views % 2 == 1)[:, None], side.flip(0), side)
-    first = torch.arange(len(indices), device=images.device) * 1600  # of an image's 40 x 40 padded pixels
+    first = torch.arange(len(indices), device=images.device) * 1600  # start of an image's 40 x 40 padded pixels
     where = first[:, None, None] + rows[:, :, None] * 40 + columns[:, None, :]
     pixels = batch.view(-1, 3).index_select(0, where.view(-1))
     mean, std = _constants(normalisation, images.device)

@@ -225,7 +225,7 @@ def test_an_archive_that_is_not_whole_is_not_used_and_said_so(by_hand):
     data, archives = by_hand
     (data / archives["cifar10"].name).write_bytes(archives["cifar10"].read_bytes()[:-1])
     assert not available("cifar10")
-    with pytest.raises(Unavailable, match="CIFAR-10 lies whole neither in .*data.* and cannot be downloaded"):
+    with pytest.raises(Unavailable, match="CIFAR-10 is complete neither in .*data.* and cannot be downloaded"):
         load_dataset("cifar10")
     assert [path.name for path in data.iterdir()] == [archives["cifar10"].name]
 
@@ -270,7 +270,7 @@ def test_a_download_is_stored_in_canonical_order(empty, monkeypatch):
 def test_without_network_cifar_is_not_available_and_leaves_nothing(empty):
     for name, title in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100")):
         assert not available(name)
-        with pytest.raises(Unavailable, match=f"{title} lies .*{empty}.* cannot be downloaded"):
+        with pytest.raises(Unavailable, match=f"{title} is complete .*{empty}.* cannot be downloaded"):
             load_dataset(name)
     assert list(empty.iterdir()) == []
 
