@@ -25,7 +25,7 @@ def kernel_loss(
 
     over all entries: the quantisation error, and minus the log-likelihood of a Gaussian with two modes at +mu and
     -mu. (log sigma^2 counts once for each entry of a kernel: it is the log-determinant of the kernel's covariance.)
-    Of L layers of one shape, [L, O, ...], [L] and [L, O], it is the loss of each, [L].
+    For L layers of one shape, [L, O, ...], [L] and [L, O], the result is the loss of each layer, [L].
     """
     kernels, scale = weights.flatten(mu.dim()), modulation[..., None, None]
     error = (sign(kernels.detach()) - scale * kernels).square().sum((-2, -1))
@@ -59,7 +59,7 @@ def feature_loss(
 
 
 class FeaturePrior(nn.Module):
-    """What `feature_loss` knows of each class: centres [classes, D], which follow the features, and learned sigmas."""
+    """The parameters of `feature_loss`, [classes, D] each: centres, which follow the features, and learned sigmas."""
 
     def __init__(self, num_classes: int, features: int):
         super().__init__()
@@ -72,7 +72,7 @@ class FeaturePrior(nn.Module):
         return F.softplus(self.raw_sigma) + SIGMA_FLOOR
 
     def forward(self, features: torch.Tensor, labels: torch.Tensor, feature_weight: float) -> torch.Tensor:
-        """The loss of features [B, D] of classes labels [B], whose centres then move towards them.
+        """The feature loss of features [B, D] with class labels [B]; the centres then move towards the features:
 
         c_j -= rate * sum_{y=j} (c_j - f) / (1 + n_j) (Wen et al., "A Discriminative Feature Learning Approach", ECCV
         2016, eq. 4).

@@ -1,9 +1,9 @@
-"""What distillation minimises: pure functions of tensors, computed in float32, or in float64 where that is given.
+"""The losses of distillation: pure functions of tensors, computed in float32, or in float64 for float64 tensors.
 
 A method's formula takes student logits z_s [B, classes], teacher logits z_t [B, classes] ([teachers, B, classes] for a
 method of several) and labels y, int64 [B]. It returns scalars by name (nats, means over the batch): `kd`, the whole
 term of distillation, and its parts. Throughout, p_T = softmax(z_t / T), q_T = softmax(z_s / T), p = p_1 and q = q_1.
-Parameters that are not given are the authors'; where theirs differ by pair, those of ResNet32x4 and ResNet8x4.
+Parameters have the authors' values as defaults, those for ResNet32x4 and ResNet8x4 where they differ by pair.
 `kdutils.distillation.methods` makes methods of the formulas, and adds the cross-entropy.
 """
 
@@ -25,7 +25,7 @@ def teacher_log_probabilities(
 ) -> torch.Tensor:
     """The soft targets of one or several teachers as log-probabilities, float [B, classes].
 
-    teacher_logits: [B, classes], or [teachers, B, classes] for several, which count the same:
+    teacher_logits: [B, classes], or [teachers, B, classes] for several, averaged with equal weights:
 
     - "logits": log softmax(mean_m z_m / T), the geometric mean of the softened distributions;
     - "probabilities": log mean_m softmax(z_m / T), their arithmetic mean.
@@ -61,18 +61,18 @@ def standardise(logits: torch.Tensor) -> torch.Tensor:
 
 
 def lskd(student, teacher, labels, temperature: Temperature = 2.0) -> Terms:
-    """KD of standardised logits, which no longer asks the student for its teacher's scale: `kd` after `standardise`."""
+    """KD of standardised logits (`kd` after `standardise`): the student need not match its teacher's scale."""
     return kd(standardise(student), standardise(teacher), labels, temperature)
 
 
 def dkd(student, teacher, labels, temperature: Temperature = 4.0, alpha: Weight = 1.0, beta: Weight = 8.0) -> Terms:
-    """T^2 (alpha TCKD + beta NCKD): whether it is the label, and which it is if not, with weights of their own.
+    """T^2 (alpha TCKD + beta NCKD): separate weights for label or not, and for which class if it is not the label.
 
-    TCKD = KL((p_T[y], 1 - p_T[y]) || (q_T[y], 1 - q_T[y])); NCKD = KL(p^ || q^), the softmax at T over the classes
-    other than y. In KD, which is T^2 (TCKD + (1 - p_T[y]) NCKD), a sure teacher silences NCKD.
+    TCKD = KL((p_T[y], 1 - p_T[y]) || (q_T[y], 1 - q_T[y])); NCKD = KL(p^ || q^), where p^ and q^ are the softmax at T
+    over the classes other than y. KD is T^2 (TCKD + (1 - p_T[y]) NCKD), where a sure teacher makes NCKD vanish.
 
-    Zhao et al., "Decoupled Knowledge Distillation" (CVPR 2022), eq. 7; here in log space, so that a sure network
-    leaves no infinity.
+    Zhao et al., "Decoupled Knowledge Distillation" (CVPR 2022), eq. 7; computed here in log space, so that a sure
+    network causes no infinity.
     """
     z_s, z_t = student / temperature, teacher / temperature
     tckd = _kl(_one_or_other(z_t, labels), _one_or_other(z_s, labels)).mean()
@@ -99,7 +99,7 @@ def dist(student, teacher, labels, temperature: Temperature = 4.0, beta: Weight 
 
 
 def ttm(student, teacher, labels, power: Positive = 0.1) -> Terms:
-    """KL(P || q) with P = softmax(power z_t): the teacher softened by a power, 1 / T, the student as it is; no T^2.
+    """KL(P || q) with P = softmax(power z_t): the teacher is softened by a power, 1 / T, the student is not; no T^2.
 
     Zheng, Yang, "Knowledge Distillation Based on Transformed Teacher Matching" (ICLR 2024), section 3.
     """
@@ -124,11 +124,11 @@ def rld(
     alpha: Weight = 1.0,
     beta: Weight = 8.0,
 ) -> Terms:
-    """alpha SCD + beta MCD: how sure to be of the label, and the order of the classes that the teacher puts below it.
+    """alpha SCD + beta MCD: the confidence in the label, and the order of the classes that the teacher puts below it.
 
-    SCD = T_c^2 KL((max p, rest) || (q[y], rest)) at the confidence temperature T_c: the teacher's confidence in its own
-    top class, asked of the student for the label. MCD = T^2 KL at T over the classes with z_t[k] < z_t[y] alone, which
-    leaves out whatever a wrong teacher prefers. Sun et al., "Knowledge Distillation with Refined Logits" (ICCV 2025).
+    SCD = T_c^2 KL((max p, rest) || (q[y], rest)) at the confidence temperature T_c: the student's confidence in the
+    label is to equal the teacher's in its top class. MCD = T^2 KL at T over only the classes with z_t[k] < z_t[y],
+    without those that a wrong teacher prefers. Sun et al., "Knowledge Distillation with Refined Logits" (ICCV 2025).
     """
     top = _one_or_other(teacher / confidence_temperature, teacher.argmax(1))
     scd = confidence_temperature**2 * _kl(top, _one_or_other(student / confidence_temperature, labels)).mean()
@@ -155,8 +155,8 @@ def mlkd_weak(student, teacher, labels, temperatures: Temperatures = (4.0, 3.0, 
     """sum_T f T^2 KL(p_T || q_T) + bc + cc: KD at several temperatures, and the Gram matrices of images and classes.
 
     bc = sum_T f |P P' - Q Q'|^2 / B and cc = sum_T f' |P' P - Q' Q|^2 / classes, P = p_T and Q = q_T [B, classes]. f is
-    the share of images whose greatest p is at most the batch's median, f' that of the classes by their sum of p: about
-    a half, a factor and no selection in the authors' code. Jin, Wang, Lin, "Multi-Level Logit Distillation" (CVPR
+    the share of images whose greatest p is at most the batch's median, f' that of classes by their sum of p: both about
+    half, in the authors' code a factor and not a selection. Jin, Wang, Lin, "Multi-Level Logit Distillation" (CVPR
     2023), without its strongly augmented view: the form that the authors of `rld` compare with.
     """
     softened = torch.stack([student.new_full((1, 1), temperature) for temperature in temperatures])
@@ -172,13 +172,13 @@ def mlkd_weak(student, teacher, labels, temperatures: Temperatures = (4.0, 3.0, 
 def mt_average(student, teachers, labels, temperature: Temperature = 4.0) -> Terms:
     """mean_m T^2 KL(p_T,m || q_T): the average of the losses, not the loss of an averaged teacher.
 
-    Both have one gradient where `kd` averages probabilities. You et al. (KDD 2017).
+    Both have the same gradient if `kd` averages probabilities. You et al. (KDD 2017).
     """
     return {"kd": _divergences(student, teachers, temperature).mean()}
 
 
 def mt_ebkd(student, teachers, labels, temperature: Temperature = 4.0) -> Terms:
-    """mean_m,i w_m,i T^2 KL_m,i with w_m,i = 1 - H_m,i / sum_n H_n,i: who hesitates (entropy H of p) counts less.
+    """mean_m,i w_m,i T^2 KL_m,i with w_m,i = 1 - H_m,i / sum_n H_n,i: unsure teachers (entropy H of p) count less.
 
     Kwon et al., "Adaptive Knowledge Distillation Based on Entropy" (ICASSP 2020). Weights sum to teachers - 1.
     """
@@ -186,10 +186,10 @@ def mt_ebkd(student, teachers, labels, temperature: Temperature = 4.0) -> Terms:
 
 
 def mt_camkd(student, teachers, labels, temperature: Temperature = 4.0) -> Terms:
-    """mean_m,i w_m,i T^2 KL_m,i with w_m,i = (1 - softmax_m(CE_m,i)) / (teachers - 1): who is wrong counts less.
+    """mean_m,i w_m,i T^2 KL_m,i with w_m,i = (1 - softmax_m(CE_m,i)) / (teachers - 1): wrong teachers count less.
 
     CE_m,i is the teacher's own cross-entropy. Zhang, Chen, Wang, "Confidence-Aware Multi-Teacher Knowledge
-    Distillation" (ICASSP 2022), the part on logits. Weights sum to 1, and the mean divides by the teachers once more.
+    Distillation" (ICASSP 2022), the part on logits. Weights sum to 1, and the mean divides by their number once more.
     """
     return {"kd": (confidence_weights(teachers, labels) * _divergences(student, teachers, temperature)).mean()}
 
@@ -209,7 +209,7 @@ def mt_aekd(
 def entropy_weights(teachers: torch.Tensor) -> torch.Tensor:
     """The weights of `mt_ebkd` from logits [teachers, B, classes]: [teachers, B]."""
     log_p = F.log_softmax(teachers, 2)
-    entropies = (log_p.exp() * -log_p).sum(2).clamp_min(torch.finfo(log_p.dtype).tiny)  # all sure: all the same
+    entropies = (log_p.exp() * -log_p).sum(2).clamp_min(torch.finfo(log_p.dtype).tiny)  # all 0: equal weights
     return 1 - entropies / entropies.sum(0)
 
 
@@ -220,19 +220,19 @@ def confidence_weights(teachers: torch.Tensor, labels: torch.Tensor) -> torch.Te
 
 
 def teacher_gradients(student: torch.Tensor, teachers: torch.Tensor, temperature: float) -> torch.Tensor:
-    """How each teacher's T^2 KL pulls at the student's logits [B, classes]: T (q_T - p_T,m), mean over the batch."""
+    """Gradients of each teacher's T^2 KL by the student's logits [B, classes]: T (q_T - p_T,m), mean over the batch."""
     return temperature * ((student / temperature).softmax(1) - (teachers / temperature).softmax(2)).mean(1)
 
 
 def agreement_weights(gradients: torch.Tensor, C: float) -> torch.Tensor:
-    """argmin_w |sum_m w_m g_m|^2 with sum w = 1 and 0 <= w_m <= C, of gradients [teachers, classes]: [teachers].
+    """The w [teachers] that minimises |sum_m w_m g_m|^2, sum w = 1, 0 <= w_m <= C, for gradients g [teachers, classes].
 
-    C is at least 1 / teachers. Solved as non-negative least squares in w and the slacks C - w, with equations for
-    both that weigh so much that they hold to 1e-7.
+    C must be at least 1 / teachers. Solved as non-negative least squares in w and the slacks C - w; the constraints
+    are equations with such large weights that they hold to 1e-7.
     """
     from scipy.optimize import nnls
 
-    if not gradients.isfinite().all():  # of a run that has diverged: its loss says so
+    if not gradients.isfinite().all():  # the run has diverged, as its loss will show
         return torch.full_like(gradients[:, 0], 1 / len(gradients))
     many, firm, g = len(gradients), 1e4, gradients.cpu().double().numpy()
     toward = np.linalg.qr(g.T / max(abs(g).max(), 1e-30), mode="r")  # [teachers, teachers]: as long as the gradients

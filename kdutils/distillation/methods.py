@@ -1,4 +1,4 @@
-"""The methods of distillation by name: each a frozen value with its parameters, and the one function of their loss."""
+"""The methods of distillation by name: each is a frozen value with its parameters; and the function of their loss."""
 
 import inspect
 import math
@@ -15,14 +15,14 @@ from kdutils.errors import InputError
 from kdutils.values import Temperature, Value, explain
 
 _WEIGHT = TypeAdapter(Weight, config=Value.model_config)
-SEVERAL = (2, math.inf)  # teachers
+SEVERAL = (2, math.inf)  # the fewest and the most teachers
 
 
 class Method(Value):
     """What every method has: the loss ce_weight CE + kd_weight min(epoch / warmup, 1) kd, with epochs counted from 1.
 
-    `formula` gives `kd` from logits and the parameters that a method adds to these. A method also says how many
-    teachers it takes, and how few classes and images of a batch leave its loss something to learn from.
+    `formula` computes `kd` from the logits and the parameters that a method adds to those below. A method also says
+    how many teachers it takes, and the fewest classes and images of a batch that its loss can learn from.
     """
 
     formula: ClassVar[Callable[..., Terms]]
@@ -33,18 +33,18 @@ class Method(Value):
     name: str
     ce_weight: Weight = 1.0
     kd_weight: Weight = 1.0
-    warmup: PositiveInt = 1  # epochs; 1: none
+    warmup: PositiveInt = 1  # epochs; 1: no warm-up
 
     def check(self, teachers: int, classes: int, images: int) -> None:
-        """Raise `InputError` where the method cannot learn from so many teachers, classes, or images of a batch."""
+        """Raise `InputError` if the method cannot learn from so many teachers, classes, or images of a batch."""
         fewest, most = self.teachers
         if not fewest <= teachers <= most:
             takes = "one teacher" if most == 1 else f"at least {fewest} teachers"
             suited = [name for name, of in METHODS.items() if of.teachers[0] <= teachers <= of.teachers[1]]
-            raise InputError(f"{self.name} takes {takes}, got {teachers}: {', '.join(suited)} take so many")
+            raise InputError(f"{self.name} takes {takes}, got {teachers}: {', '.join(suited)} take that many")
         if classes < self.classes:
             raise InputError(
-                f"{self.name} needs at least {self.classes} classes, got {classes}: what it says of the classes other "
+                f"{self.name} needs at least {self.classes} classes, got {classes}: its part for the classes other "
                 "than the label vanishes, take kd"
             )
         if images < self.images:
@@ -65,13 +65,13 @@ class KD(Method):
     @model_validator(mode="before")
     @classmethod
     def _complement(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        fields = {"temperature": 4.0, "kd_weight": 0.9} | fields  # no defaults: runs are keyed by all but defaults
+        fields = {"temperature": 4.0, "kd_weight": 0.9} | fields  # not field defaults, which run keys leave out
         if fields.get("ce_weight") is not None:
             return fields
         try:
             weight = _WEIGHT.validate_python(fields["kd_weight"])
         except ValidationError:
-            return fields | {"ce_weight": 0.0}  # kd_weight is what will be refused
+            return fields | {"ce_weight": 0.0}  # validation then refuses the kd_weight
         if weight > 1:
             raise ValueError(f"a kd_weight above 1 needs a ce_weight of its own (got kd_weight {weight})")
         return fields | {"ce_weight": round(1.0 - weight, 12)}
@@ -85,9 +85,9 @@ def method_class(
     images: int = 1,
     **defaults: float,
 ) -> type[Method]:
-    """The class `name` of the method that is called as its formula, whose signature names its parameters and defaults.
+    """The `Method` class `name`; the method has its formula's name, and the parameters and defaults of its signature.
 
-    teachers, classes, images: as in `Method`; defaults: those of `Method`'s parameters that differ from its own.
+    teachers, classes, images: as in `Method`; defaults: of `Method`'s parameters, where they differ from its own.
     Raises `InputError` for a parameter of the formula that has no type or no default.
     """
     own = list(inspect.signature(formula).parameters.values())[3:]
@@ -120,7 +120,7 @@ class MTAEKD(method_class("MTAEKD", losses.mt_aekd, SEVERAL, kd_weight=0.9)):
     """Several teachers weighed by what their gradients agree on (`losses.mt_aekd`)."""
 
     def check(self, teachers: int, classes: int, images: int) -> None:
-        """As for every method; and C must leave the weights of so many teachers a sum of 1."""
+        """The same as for every method; C must also be large enough for the weights of all teachers to sum to 1."""
         super().check(teachers, classes, images)
         if self.C * teachers < 1:
             raise InputError(f"C must be at least {1 / teachers:.3g} for {teachers} teachers, got {self.C}")
@@ -134,9 +134,9 @@ METHODS: dict[str, type[Method]] = {method.model_fields["name"].default: method 
 
 
 def build_method(name: str, **parameters: Any) -> Method:
-    """The method `name` with `parameters`, the authors' where none is given.
+    """The method `name` with `parameters`; those not given have the authors' values.
 
-    Raises `InputError` for a name, a parameter or a value that cannot be, naming those that can.
+    Raises `InputError`, which names what is allowed, for an unknown name or parameter or a value that is not allowed.
     """
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}: allowed are {', '.join(METHODS)}")
@@ -159,10 +159,10 @@ def method_loss(
 ) -> tuple[torch.Tensor, Terms]:
     """The loss of a batch in epoch `epoch`, counted from 1, and its terms without weights: `ce`, `kd` and kd's parts.
 
-    method: a value, or a name with `parameters` (`build_method`); student_logits: [B, classes]; teacher_logits: the
-    same or [teachers, B, classes], no gradient flows into them; labels: integers [B]. Scalars, float64 if any logits
-    are, else float32 (nats), under autocast too. Raises `InputError` where the method cannot be or cannot learn from
-    these shapes.
+    method: a `Method`, or a name with `parameters` (`build_method`); student_logits: [B, classes]; teacher_logits: the
+    same or [teachers, B, classes], no gradient flows into them; labels: integers [B]. Returns scalars (nats), float64
+    if any logits are, else float32, under autocast too. Raises `InputError` if the method is not allowed or cannot
+    learn from these shapes.
     """
     if isinstance(method, str):
         method = build_method(method, **parameters)
@@ -189,6 +189,6 @@ def method_loss(
     student, teachers, labels = student_logits.to(dtype), teachers.detach().to(dtype), labels.long()
     taught = teachers if method.teachers[1] > 1 else teachers[0]
     own = {name: value for name, value in method if name not in Method.model_fields}
-    with torch.autocast(student.device.type, enabled=False):  # else it would multiply matrices in half precision
+    with torch.autocast(student.device.type, enabled=False):  # else matrix products would have half precision
         terms = {"ce": F.cross_entropy(student, labels)} | type(method).formula(student, taught, labels, **own)
     return method.ce_weight * terms["ce"] + method.kd_weight * min(epoch / method.warmup, 1.0) * terms["kd"], terms

@@ -1,6 +1,6 @@
-"""Exact cached teachers: a teacher's logits are a function of (image, view), so each is computed once, ever.
+"""Exact caches of teachers: a teacher's logits are a function of (image, view), so each is computed only once.
 
-A table [images, 162 views, columns] on disk is filled lazily, only where a run will look. One filled entry serves
+A table [images, 162 views, columns] on disk is filled lazily, only where runs look it up. One filled entry serves
 every student, temperature, weight and seed. The features of a frozen backbone are cached the same way, and give the
 logits of every head that was trained on them.
 """
@@ -31,24 +31,24 @@ FILL_BATCH = 128  # always full: kernels are chosen by batch size, and an entry 
 class ViewTable:
     """float16 values [images, 162, columns] in `folder`, memory-mapped and shared by all processes.
 
-    Each entry has a checksum (CRC-32), 0 where it is not filled. Both arrays are sparse: only filled entries take room
-    on disk. Values are on the disk before their checksums are, so a process killed in between, or a lost machine,
-    leaves entries to be computed again, never wrong ones; so does what has changed on the disk.
+    Each entry has a checksum (CRC-32), 0 if it is not filled. Both arrays are sparse: only filled entries take room on
+    disk. Values are on the disk before their checksums are, so if a process is killed in between, or a machine is lost,
+    entries are never wrong but are computed again; so are entries that have changed on the disk.
 
-    Processes fill entries side by side, of one page of the file too. Several machines may do so only on a file system
-    that keeps maps coherent between them (Lustre, GPFS, CephFS); NFS writes whole pages back, and would lose entries.
+    Processes may fill entries at the same time, even in one page of the file; several machines only on a file system
+    that keeps maps coherent between them (Lustre, GPFS, CephFS): NFS writes whole pages back, and would lose entries.
     """
 
     def __init__(self, folder: Path, images: int, columns: int):
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "checksums.npy").exists() and not (folder / "values.npy").exists():  # which would be made of zeros
+        if (folder / "checksums.npy").exists() and not (folder / "values.npy").exists():  # a new one would be all zeros
             raise InputError(f"{folder} has lost its values.npy: remove the folder, and it is filled again")
         self.folder = folder
         self.values = _open(folder / "values.npy", np.float16, (images, VIEWS, columns))
         self.checksums = _open(folder / "checksums.npy", np.uint32, (images, VIEWS))
 
     def missing(self, codes: np.ndarray) -> np.ndarray:
-        """Those of the entry codes (image * 162 + view), int64, that are not filled; sorted, each once."""
+        """The entry codes (image * 162 + view), int64, among `codes` that are not filled; sorted, each once."""
         codes = np.unique(codes)
         return codes[self.checksums.reshape(-1)[codes] == 0]
 
@@ -62,10 +62,10 @@ class ViewTable:
         runtime: Runtime,
         report: Callable[[float], None] = lambda fraction: None,
     ) -> int:
-        """Compute the missing ones of `codes` with `model` in evaluation mode; how many there were.
+        """Compute the missing entries among `codes` with `model` in evaluation mode; returns how many there were.
 
-        `report(fraction)` is called at the start and after every batch, from 0 to 1. Raises `InputError` where the disk
-        is too full, or a value too large.
+        `report(fraction)` is called at the start and after every batch, from 0 to 1. Raises `InputError` if the disk
+        is too full or a value is too large for float16.
         """
         missing = self.missing(codes)
         if not len(missing):
@@ -100,16 +100,16 @@ class ViewTable:
         return len(missing)
 
     def seconds(self, entries: int) -> float:
-        """What so many of the entries took to compute, at the mean of all that were; 0 where none is known."""
+        """The seconds that so many entries take, at the mean of those computed so far; 0 if none were."""
         file = self.folder / "seconds.txt"
         lines = [line.split() for line in file.read_text().splitlines()] if file.is_file() else []
         shards = [(int(line[0]), float(line[1])) for line in lines if len(line) == 2]  # a full disk cuts a line short
         return entries * sum(took for _, took in shards) / max(1, sum(count for count, _ in shards))
 
     def _check_space(self, entries: int) -> None:
-        """A full disk under a sparse mapped file kills the process; so ask before.
+        """Raise `InputError` if the disk is too full, because writing to the sparse mapped file would kill the process.
 
-        An entry may claim its own size and a 4 kB block more, for it begins anywhere in one, and its checksum a block.
+        An entry may take its own size and one 4 kB block more, as it may begin anywhere in a block; a checksum, one.
         """
         needed = min(entries * (4096 + 2 * self.values.shape[2]), self.values.nbytes)
         needed += min(entries * 4096, self.checksums.nbytes)
@@ -119,9 +119,9 @@ class ViewTable:
             )
 
     def lookup(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
-        """Values of the given entries, float32 [B, columns].
+        """The values of the given entries, float32 [B, columns]; indices and views: int64 [B].
 
-        Raises `InputError` if one is not filled, or is not what was written: then it counts as not filled.
+        Raises `InputError` if an entry is not filled, or differs from what was written; it then counts as not filled.
         """
         where = indices.numpy(), views.numpy()
         values, checksums = self.values[where], self.checksums[where]
@@ -148,12 +148,12 @@ class HeadTable:
 
 
 def _checksums(values: np.ndarray) -> np.ndarray:
-    """CRC-32 of each row, uint32; 1 in the place of 0, which is that of no entry."""
+    """CRC-32 of each row, uint32; 1 in place of 0, because 0 stands for an entry that is not filled."""
     return np.maximum(np.fromiter(map(zlib.crc32, values), np.uint32, len(values)), 1)
 
 
 def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    """The array at `path`, created full of zeros (and without taking room) if it is not there."""
+    """The array at `path`, mapped for writing; if it is not there, it is created full of zeros, without taking room."""
     if not path.exists():
         draft = path.with_name(f".{path.name}-{uuid4().hex}")  # machines that share the store may share process ids
         np.lib.format.open_memmap(draft, mode="w+", dtype=dtype, shape=shape)
