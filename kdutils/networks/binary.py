@@ -1,7 +1,7 @@
 """Binary convolutions: the estimators, the layer and the Bayesian losses of networks with 1-bit weights.
 
 Sources: XNOR-Net (Rastegari et al., ECCV 2016), Bi-Real Net (Liu et al., ECCV 2018) and BONN, "Bayesian Optimized 1-Bit
-CNNs" (Gu et al., ICCV 2019). sign(0) is +1 everywhere: a bit has two values.
+CNNs" (Gu et al., ICCV 2019). sign(0) is +1 everywhere, as a bit has two values.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 Mode = Literal["xnor", "bonn", "stem"]
-SIGMA_FLOOR = 1e-3  # standard deviations stay above it: else log sigma^2 falls for ever
+SIGMA_FLOOR = 1e-3  # standard deviations stay above it, else log sigma^2 falls without end
 UNDECAYED = ("log_modulation", "mu", "raw_sigma")  # parameters that weight decay leaves alone
 
 
@@ -43,7 +43,7 @@ def _bi_real(activations: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
 def sign_activations(activations: torch.Tensor) -> torch.Tensor:
     """sign(a) with Bi-Real Net's pseudo-gradient, dL/da = dL/dsign * max(0, 2 - 2|a|); any shape, any floating dtype.
 
-    It is the slope of the polynomial that approximates sign to second order (Liu et al., ECCV 2018, eq. 7 and 8).
+    This is the slope of the polynomial that approximates sign to second order (Liu et al., ECCV 2018, eq. 7 and 8).
     """
     return _Sign.apply(activations, _bi_real)
 
@@ -76,7 +76,7 @@ class PReLU(nn.PReLU):
 def sign_weights(weights: torch.Tensor) -> torch.Tensor:
     """sign(x) with the pseudo-gradient dL/dx = dL/dsign * 1{|x| <= 1} (Rastegari et al., ECCV 2016, section 3.1).
 
-    Given w X it is BONN's estimator: dL/dX = dL/dsign * 1{|w X| <= 1} * w and dL/dw = sum dL/dsign * 1{|w X| <= 1} * X
+    For w X this is BONN's estimator: dL/dX = dL/dsign * 1{|w X| <= 1} * w and dL/dw = sum dL/dsign * 1{|w X| <= 1} * X
     (Gu et al., ICCV 2019, section 3.4).
     """
     return _Sign.apply(weights, lambda weights, gradient: gradient * (weights.abs() <= 1))
@@ -85,26 +85,26 @@ def sign_weights(weights: torch.Tensor) -> torch.Tensor:
 def mean_magnitude(weights: torch.Tensor) -> torch.Tensor:
     """XNOR-Net's scale, the mean of |W| of each output channel: [O, ...] -> [O, 1, ...] (ECCV 2016, eq. 6).
 
-    Its derivative is sign(W) / n with sign(0) = +1, so that scale * `sign_weights(W)`, where g is the gradient, gives
+    Its derivative is sign(W) / n with sign(0) = +1, so that scale * `sign_weights(W)`, whose gradient is g, gives
     dL/dW_i = (1/n) sign(W_i) sum_j [g_j sign(W_j)] + g_i scale 1{|W_i| <= 1}.
     """
     return (weights * sign(weights.detach())).mean(dim=tuple(range(1, weights.dim())), keepdim=True)
 
 
 class BinaryConv2d(nn.Conv2d):
-    """A convolution whose weights count by their signs alone: float [B, C, H, W] -> [B, O, H', W'], no bias.
+    """A convolution with the signs of its weights and a scale: float [B, C, H, W] -> [B, O, H', W'], no bias.
 
-    The latent weights X (`weight`, full precision) are what the optimiser moves. By mode:
+    The optimiser moves the latent weights X (`weight`, full precision). The output, by mode, for inputs A:
 
     - "xnor": sign(A) conv sign(X), times mean|X| of each output channel;
     - "bonn": sign(A) conv sign(X), divided by the layer's modulation scalar w, which is learned and starts at its
-      optimum sum|X| / sum X^2. (The paper's algorithm 1 multiplies by w; its residual |sign(X) - w X| wants 1 / w.)
+      optimum sum|X| / sum X^2. (The paper's algorithm 1 multiplies by w; its residual |sign(X) - w X| implies 1 / w.)
     - "stem": A conv sign(X), times the layer's modulation scalar, which is learned and starts at mean|X|. The inputs
       stay as they are: this is for a network's first convolution.
 
-    w > 0 is kept as `log_modulation`. In "bonn" mode `mu` and `raw_sigma` [O] describe the prior of each kernel, see
-    `kernel_loss`. In evaluation mode the scale follows the convolution, whose values are then whole numbers, exact in
-    float32 up to 2^24.
+    w > 0 is stored as `log_modulation`. In "bonn" mode `mu` and `raw_sigma` [O] describe the prior of each kernel, see
+    `kernel_loss`. In evaluation mode the scale is applied after the convolution, whose values are then whole
+    numbers, exact in float32 up to 2^24.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class BinaryConv2d(nn.Conv2d):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Put the modulation, mu and sigma where the latent weights have their optimum."""
+        """Set the modulation, mu and sigma to their optimum for the present latent weights."""
         magnitudes = self.weight.abs()
         if self.mode == "stem":
             self.log_modulation.copy_(magnitudes.mean().log())
@@ -152,7 +152,7 @@ class BinaryConv2d(nn.Conv2d):
         if self.mode != "stem":
             inputs = sign_activations(inputs)
         signs, scale = self.signs_and_scale()
-        if self.training:  # on the small weights rather than on the large output
+        if self.training:  # scale the small weights rather than the large output
             return self._conv_forward(inputs, scale * signs, None)
         return self._conv_forward(inputs, signs, None) * (scale.flatten()[:, None, None] if scale.dim() else scale)
 

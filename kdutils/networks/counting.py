@@ -1,4 +1,4 @@
-"""What networks weigh: parameters, bytes, multiply-accumulates, layers."""
+"""The size and cost of networks: parameters, bytes, multiply-accumulates, layers."""
 
 import contextlib
 import copy
@@ -29,8 +29,8 @@ def forward_macs(name: str, num_classes: int, **options: str | int | float | boo
 
 
 def _macs(model: nn.Module) -> dict[str, int]:
-    """What `forward_macs` counts, by the layer's name, and as "Global" in all; `model` stays as it is."""
-    from torch.utils.flop_counter import FlopCounterMode  # which imports a compiler
+    """The operations that `forward_macs` counts, by layer name, and their sum as "Global"; `model` is unchanged."""
+    from torch.utils.flop_counter import FlopCounterMode  # imported here because it imports a compiler
 
     copied = copy.deepcopy(model).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -60,7 +60,7 @@ def layer_summary(model: nn.Module) -> tuple[pd.DataFrame, dict[str, float]]:
 
 
 def accounting(model: nn.Module) -> pd.DataFrame:
-    """What each layer of a network weighs in inference, a row for each layer that holds numbers or multiplies.
+    """The size and cost of each layer of a network in inference, a row for each that holds numbers or multiplies.
 
     Columns: layer; kind; precision ("1 bit" or "32 bit", of its weights); parameters (weights, biases, slopes, and the
     scales of binary layers; not the latent weights and priors that only training needs); statistics (of batch norms);
@@ -83,7 +83,7 @@ def accounting(model: nn.Module) -> pd.DataFrame:
 
 
 def accounting_totals(table: pd.DataFrame) -> pd.DataFrame:
-    """The sums of an `accounting` table by precision, and in all."""
+    """The sums of an `accounting` table by precision, and over all layers."""
     numbers = ["parameters", "statistics", "bytes", "float bytes", "MACs"]
     sums = table.groupby("precision", sort=True)[numbers].sum().reset_index()
     return pd.concat([sums, pd.DataFrame([{"precision": "all", **table[numbers].sum()}])], ignore_index=True)

@@ -1,7 +1,7 @@
 """Binary networks at one bit for each binary weight: stored in one file, and run by XNOR and popcount.
 
 The file holds two flat tensors and a header: `bits`, the signs of all binary layers, and `values`, every other number
-as float32. Where each belongs follows from building the network that the header names.
+as float32. Building the network that the header names shows where each number belongs.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _CHUNK = 8  # images whose popcounts are held at a time
 
 
 def stored(module: nn.Module) -> list[torch.Tensor]:
-    """What of one layer is stored as float32: of a binary one its scale; else parameters and statistics."""
+    """The tensors of one layer that are stored as float32: a binary layer's scale; else parameters and statistics."""
     if isinstance(module, BinaryConv2d):
         return [module.signs_and_scale()[1].detach().flatten()]
     tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
@@ -46,7 +46,7 @@ def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def pack(model: nn.Module, network: dict, path: Path) -> None:
     """Write a trained binary network to `path`, whole or not at all; the same bytes every time.
 
-    network: what builds it again, `{name, options, num_classes}`, and the `normalisation` of its images. Raises
+    network: `{name, options, num_classes}` to build it again, and the `normalisation` of its images. Raises
     `InputError` if the network has no binary layer, or the file cannot be written.
     """
     if not any(binary_layers(model)):
@@ -108,7 +108,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 @torch.no_grad()
 def _fill(model: nn.Module, bits: np.ndarray, values: torch.Tensor) -> None:
-    """Put the stored numbers in their places, and a `PackedConv2d` in that of every binary layer."""
+    """Put the stored numbers in their places, and replace every binary layer by a `PackedConv2d`."""
     for name, layer in [*weighted_layers(model)]:
         places = stored(layer)
         *own, values = values.split([*map(torch.numel, places), len(values) - sum(map(torch.numel, places))])
@@ -132,10 +132,10 @@ def _check_images(_, inputs: tuple) -> None:
 class PackedConv2d(nn.Module):
     """A binary convolution on bits, equal to `BinaryConv2d` bit for bit: float32 [B, C, H, W] -> [B, O, H', W'].
 
-    The products of n signs sum to n - 2 popcount(inputs XOR weights). What a kernel sees lies in words of 64 bits;
-    unused bits are 0 on both sides. Zero padding is neither sign: it counts as -1, the bit 0, and what that adds at the
-    borders, which depends on the weights alone, is taken off again. In mode "stem" the inputs are no signs: there the
-    weights become +1 and -1 again and a float convolution follows.
+    The products of n signs sum to n - 2 popcount(inputs XOR weights). The inputs of a kernel are packed into words of
+    64 bits; unused bits are 0 in inputs and weights. Zero padding has no sign: it counts as -1, the bit 0, and its part
+    in the sums, which depends on the weights alone, is removed again. In mode "stem" the inputs are not signs, so the
+    weights become +1 and -1 again for a float convolution.
     """
 
     def __init__(self, signs: np.ndarray, scale: torch.Tensor, layer: BinaryConv2d):
@@ -161,7 +161,7 @@ class PackedConv2d(nn.Module):
         outside = F.pad(torch.zeros(1, 1, *inputs.shape[2:]), (self.padding,) * 4, value=1.0)
         sums = torch.cat([self._padded_sums(part) for part in inputs.split(_CHUNK)])
         sums = sums + F.conv2d(outside, self.sums_of_signs, stride=self.stride)
-        # in the layout of the inputs, as a float convolution's: the layers that follow round differently in another
+        # in the inputs' memory layout, as from a float convolution, because later layers round differently in another
         rows_last = inputs.is_contiguous(memory_format=torch.channels_last)
         return sums.contiguous(memory_format=torch.channels_last if rows_last else torch.contiguous_format)
 
@@ -174,7 +174,7 @@ class PackedConv2d(nn.Module):
         images, height, width = seen.shape[:3]
         patches = _words(np.moveaxis(seen, 3, -1).reshape(images * height * width, size * size * bits.shape[-1]))
         differing = np.zeros((kernels, images * height * width), dtype=np.int32)
-        for word, weights in zip(patches, self.words, strict=True):  # long rows of positions: NumPy is fastest there
+        for word, weights in zip(patches, self.words, strict=True):  # long rows of positions, on which NumPy is fastest
             differing += np.bitwise_count(word ^ weights)
         sums = torch.from_numpy(channels * size * size - 2 * differing).float()
         return sums.view(kernels, images, height, width).transpose(0, 1)
@@ -187,7 +187,7 @@ def _words(rows: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def check_exactness(model: nn.Module, packed: nn.Module, images: torch.Tensor) -> pd.DataFrame:
-    """Both forms of every binary layer on the inputs that the float network feeds it, and both networks' logits.
+    """Compare both forms of every binary layer, on the inputs it has in the float network, and both networks' logits.
 
     model: a float network in evaluation mode; packed: the same from `load_packed`; images: float32 [B, 3, 32, 32].
     Columns: layer, its weights' shape, outputs compared, how many differ, the largest difference.

@@ -1,6 +1,6 @@
 """Plain convolutional networks; parameter counts stand in the docstrings and are tested.
 
-Pooling comes before ReLU, which commute: so ReLU has a quarter of the work.
+Pooling comes before ReLU: the two commute, and ReLU then has a quarter of the work.
 """
 
 from itertools import pairwise
@@ -32,7 +32,7 @@ def small_cnn(num_classes: int) -> nn.Module:
 
 
 def reduced_cnn(num_classes: int, dropout: Dropout = 0.5) -> nn.Module:
-    """Three of conv3x3 + BN + ReLU + max-pool (64, 128, 256), two linear ones: 4,577,290 parameters for 10 classes."""
+    """Three conv3x3 + BN + ReLU + max-pool (64, 128, 256), two linear layers: 4,577,290 parameters for 10 classes."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise((3, 64, 128, 256)):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.MaxPool2d(2), nn.ReLU()]
@@ -41,7 +41,7 @@ def reduced_cnn(num_classes: int, dropout: Dropout = 0.5) -> nn.Module:
 
 
 def sparse_cnn(num_classes: int) -> nn.Module:
-    """Three of conv3x3 + ReLU (32, 64, 128), max-pooled twice and then averaged: 94,538 parameters for 10 classes."""
+    """Three conv3x3 + ReLU (32, 64, 128), max-pooled twice and then averaged: 94,538 parameters for 10 classes."""
     first = [nn.Conv2d(3, 32, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
     second = [nn.Conv2d(32, 64, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
     averaged = [nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]

@@ -18,8 +18,8 @@ IMAGENET_NETWORKS = {
     "resnet50": "resnet50-0676ba61.pth",
     "resnet101": "resnet101-63fe2227.pth",
 }
-"""Those that ImageNet weights exist for, and whose parts can be frozen; with the files of torchvision's IMAGENET1K_V1,
-written out: to look for a file takes a moment, to import torchvision seconds."""
+"""The networks that have ImageNet weights, and whose parts can be frozen, with the files of torchvision's
+IMAGENET1K_V1. The file names are written out here because importing torchvision takes seconds."""
 
 _PLAIN, _WIDE = (small_cnn, reduced_cnn, sparse_cnn, cnn4), (wrn_16_7, wrn_16_1, wrn_10_1, wrn_22)
 _RESIDUAL = (resnet18, resnet50, resnet101, resnet32x4, resnet8x4)
@@ -32,7 +32,7 @@ def default_options(name: str) -> dict[str, Any]:
 
 
 def normal_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """`options` in the one form that all equal ones have: the factory's own types, sorted, without its defaults.
+    """`options` in a form that is the same for all equal ones: the factory's types, sorted, without its defaults.
 
     Raises `InputError` for a network or an option that does not exist, naming those that do, and for a value that is
     not allowed; a whole float counts as the integer it equals, a bool as no number.

@@ -1,6 +1,6 @@
 """ResNets: torchvision's under four stems, and the distillation literature's for CIFAR.
 
-torchvision takes as long to import as PyTorch does, so it is imported where a network is built.
+torchvision takes as long to import as PyTorch does, so it is imported only when a network is built.
 """
 
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from torch import nn
 
 Stem = Literal["imagenet", "resized", "cifar_pool", "cifar"]
 FROZEN_STEMS = ("imagenet", "resized")
-"""Those that ImageNet's weights fit as they are: where the head alone trains, what lies below it is constant."""
+"""The stems that ImageNet's weights fit unchanged: if only the head trains, the layers below it are constant."""
 Pixels = Annotated[int, Field(ge=32, le=512)]
 
 
@@ -38,7 +38,7 @@ def resnet101(num_classes: int, stem: Stem = "imagenet", size: Pixels = 96) -> n
 
 
 class _CifarResNet(nn.Module):
-    """A 3x3 stem of 32 channels and three stages of basic blocks, 64, 128, 256 wide; torchvision's names."""
+    """A 3x3 stem of 32 channels and three stages of basic blocks, 64, 128, 256 wide, named as in torchvision."""
 
     def __init__(self, num_classes: int, blocks: int):
         super().__init__()

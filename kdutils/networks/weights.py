@@ -1,4 +1,4 @@
-"""Weights that a network starts from: ImageNet's, or a state dict as public codes save them."""
+"""Weights that a network starts from: ImageNet's, or a state dict as public code saves it."""
 
 import argparse
 import hashlib
@@ -25,15 +25,15 @@ KNOWN_WEIGHTS = {  # SHA-256 of files whose origin is known; any other file is n
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "weights")
 _PREFIXES = re.compile(r"^((module|_orig_mod|model|net|network|backbone)\.)+")
-_COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # of batch norms, averaging, profilers
-_NUMPY = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]  # what unpickles its scalars and arrays
-_HARMLESS = [argparse.Namespace, np.ndarray, np.dtype]  # read beside the weights, and then ignored
+_COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # from batch norms, averaging, profilers
+_NUMPY = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]  # functions that unpickle its scalars and arrays
+_HARMLESS = [argparse.Namespace, np.ndarray, np.dtype]  # may lie beside the weights, and are then ignored
 _HARMLESS += [(of, f"numpy.{core}.multiarray.{of.__name__}") for of in _NUMPY for core in ("core", "_core")]
 _HARMLESS += {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"}
 
 
 def available(name: str) -> bool:
-    """Whether ImageNet weights of network `name` lie here or can be fetched, which is then done; raises for damage."""
+    """Whether ImageNet weights of `name` are here or can be fetched (they then are); raises `InputError` for damage."""
     try:
         path = _imagenet_file(name, fetch=True) if name in IMAGENET_NETWORKS else None
     except Unavailable:
@@ -44,13 +44,13 @@ def available(name: str) -> bool:
 
 
 def imagenet_digest(name: str) -> str | None:
-    """The digest of the file that `load_imagenet` would read, None where it is not here."""
+    """The digest of the file that `load_imagenet` would read; None if it is not on this machine."""
     path = _imagenet_file(name, fetch=False)
     return file_digest(path) if path.is_file() else None
 
 
 def _imagenet_file(name: str, fetch: bool) -> Path:
-    """Where the ImageNet weights of `name` lie or would lie: this machine's own, or torchvision's cached."""
+    """Where the ImageNet weights of `name` are or would be: in the data folder, else in torchvision's cache."""
     own = settings().data_dir / "imagenet" / f"{name}.safetensors"
     if own.is_file():
         return own
@@ -82,14 +82,14 @@ def load_imagenet(model: nn.Module, name: str) -> str:
 
 
 def load_weights_file(model: nn.Module, path: Path) -> str:
-    """Put the state dict in `path` into `model`, whole; returns the file's name and digest as one phrase.
+    """Load the whole state dict in `path` into `model`; returns the file's name and digest as one phrase.
 
-    A safetensors file, or one of `torch.save`, of which nothing is run. The state dict may lie under "model",
-    "state_dict", "net" or another of `_WRAPPERS`, several times, beside an optimiser's state and the like. Names lose
-    "module.", "model." and so on, and "student." before them; where there are such of a student, those beside it are
-    left out. ResNet32x4 and ResNet8x4 have the names of the public ones of CRD, DKD and SimKD (`layer1.0.downsample.0`,
-    `fc`); `shortcut` and `linear` stand for these. Raises `InputError` where the file cannot be read, or names the keys
-    that differ.
+    The file is a safetensors one, or of `torch.save`, of which no code is run. The state dict may lie under "model",
+    "state_dict", "net" or another of `_WRAPPERS`, even nested, beside an optimiser's state and the like. The prefixes
+    "module.", "model." and so on, and "student.", are removed from names; if there are names with "student.", the
+    others are ignored. ResNet32x4 and ResNet8x4 have the names of the public ones of CRD, DKD and SimKD
+    (`layer1.0.downsample.0`, `fc`); `shortcut` and `linear` are read as these. Raises `InputError` if the file cannot
+    be read, or if keys differ, which the message names.
     """
     content, digest = _read(path)
     expected = model.state_dict()
@@ -115,7 +115,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _read(path: Path) -> tuple[object, str]:
-    """What a file of weights holds, by its bytes a safetensors file or one of `torch.save`, and its digest."""
+    """The content of a file of weights (its bytes tell safetensors from `torch.save`), and its digest."""
     content = _bytes(path)
     try:
         if content[8:9] == b"{":
@@ -134,7 +134,7 @@ def _read(path: Path) -> tuple[object, str]:
 
 def _tensors(content: object, expected: dict) -> dict[str, torch.Tensor]:
     """The tensors of a state dict by the names that the network has, out of their wrappers."""
-    for _ in range(8):  # not for ever: a dict may hold itself
+    for _ in range(8):  # a limit, because a dict may contain itself
         inner = [content[key] for key in _WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)]
         content = inner[0] if inner else content
     items = content.items() if isinstance(content, dict) else ()
@@ -151,7 +151,7 @@ def _tensors(content: object, expected: dict) -> dict[str, torch.Tensor]:
 
 
 def _put(model: nn.Module, expected: dict, tensors: dict[str, torch.Tensor], problem: str) -> None:
-    """Load `tensors`, which must have the names and shapes of `expected`, but for the counters of batch norms."""
+    """Load `tensors`, which must have the names and shapes of `expected`, except for counters of batch norms."""
     shapes = [
         (name, *(list(of[name].shape) if name in of else "nothing" for of in (expected, tensors)))
         for name in sorted(expected.keys() | tensors.keys())

@@ -30,7 +30,7 @@ class _Block(nn.Module):
 
 
 class _BinaryUnit(nn.Module):
-    """BONN's order, BN -> sign -> conv3x3 -> add shortcut -> PReLU: a batch norm after it would cancel the scale."""
+    """BONN's order, BN -> sign -> conv3x3 -> add shortcut -> PReLU: BN after the convolution would cancel its scale."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, mode: str):
         super().__init__()
@@ -75,7 +75,7 @@ def wrn_16_7(num_classes: int, precision: Precision = "full", dropout: Dropout =
     """WideResNet-16-7 (Zagoruyko and Komodakis, BMVC 2016): 8,395,994 parameters in full precision for 10 classes.
 
     precision: "full"; "stem", the first convolution binary; "xnor" or "bonn", the blocks' 3x3 convolutions binary, in
-    BONN's block order. dropout is that of the features before the classifier.
+    BONN's block order. dropout: of the features before the classifier.
     """
     return _WideResNet(num_classes, 2, (16, 112, 224, 448), precision, dropout)
 
