@@ -1,4 +1,4 @@
-"""Checkpoints: a killed run goes on where it was, from the same inputs alone."""
+"""Checkpoints: a killed run goes on from its last one, but only with the same inputs."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file of a run's state; `facts` are the digests of all that the run rests on, `seconds` the time between two."""
+    """The file of a run's state; `facts`: digests of all that the run depends on; `seconds`: the time between two."""
 
     path: Path
     facts: dict
@@ -41,7 +41,7 @@ class Checkpoint:
         write_atomic(self.path, save(tensors, header | {"digest": _digest(header["progress"], tensors)}))
 
     def resume(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
-        """Load what `save` wrote; the start where there is none, or it is damaged, or of another network or inputs."""
+        """Load what `save` wrote; a new `Progress` if it is missing, damaged, or of another network or inputs."""
         try:
             with safe_open(self.path, "pt") as file:
                 header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
@@ -58,7 +58,7 @@ class Checkpoint:
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():  # what is left is the optimiser's
             _, index, entry = name.split(".")
-            if tensor.dim():  # in its weight's memory layout: fused optimisers step through both without looking
+            if tensor.dim():  # in its weight's memory layout, which fused optimisers assume unchecked
                 tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
             state.setdefault(int(index), {})[entry] = tensor
         optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
@@ -66,7 +66,7 @@ class Checkpoint:
 
 
 def _digest(progress: str, tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of what a run would go on from."""
+    """SHA-256 of a checkpoint's progress and tensors."""
     found = hashlib.sha256(progress.encode())
     for name in sorted(tensors):
         found.update(name.encode() + tensors[name].cpu().numpy().tobytes())

@@ -22,7 +22,7 @@ def freeze(model: nn.Module, policy: str) -> None:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Training mode, except for the top-level parts without a trainable parameter."""
+    """Put `model` in training mode, except for its top-level parts without a trainable parameter."""
     model.train()
     for child in model.children():
         if {parameter.requires_grad for parameter in child.parameters()} == {False}:

@@ -1,4 +1,4 @@
-"""What a run rests on, looked up once and handed down."""
+"""What a run depends on, looked up once and passed on."""
 
 from dataclasses import dataclass, field
 
@@ -16,11 +16,11 @@ NONE = np.array([], dtype=np.int64)
 
 @dataclass(frozen=True)
 class Inputs:
-    """A run's data set and split (int64 indices of training images), its machine, and what it need not compute.
+    """A run's data set and split (int64 indices of training images), its machine, and cached results.
 
-    tables: the teachers' logits, filled where the run looks; features: a frozen backbone's outputs, and the seconds
-    that these took to compute. facts: the digests of all of it and of the start weights, which its record and its
-    checkpoints keep.
+    tables: the teachers' logits, filled at the entries that the run looks up; features: a frozen backbone's outputs;
+    features_seconds: the seconds that these took to compute; facts: the digests of data, teachers and start weights,
+    which the run's record and its checkpoints keep.
     """
 
     dataset: Dataset
@@ -34,8 +34,8 @@ class Inputs:
 
 
 def looked_up(spec: RunSpec, train: np.ndarray, val: np.ndarray = NONE) -> np.ndarray:
-    """Every entry code (image * 162 + view), int64, that the run looks up in its teachers' tables, the same for all its
-    seeds; and in a table of features those of the validation images (int64 indices, as `train`) as they are."""
+    """The entry codes (image * 162 + view), int64, sorted, that the run looks up in its teachers' tables, the same for
+    all seeds; with a frozen backbone, also those of the unaugmented validation images. train, val: int64 indices."""
     entries = np.zeros((1 + max(train.max(initial=0), val.max(initial=0)), VIEWS), dtype=bool)
     for epoch in range(spec.epochs):
         indices, views = epoch_stream(train, spec.data.views, spec.seed, epoch)
@@ -46,7 +46,7 @@ def looked_up(spec: RunSpec, train: np.ndarray, val: np.ndarray = NONE) -> np.nd
 
 
 def check_teachers(spec: RunSpec, dataset: Dataset) -> None:
-    """Raise `InputError` where a run that this one rests on, maybe through others, saw images that validate this."""
+    """Raise `InputError` if a run that `spec` needs, even indirectly, was trained on images that validate `spec`."""
     val = split_indices(dataset.train_labels, *spec.data.split)[1]
     if not len(val):
         return

@@ -1,4 +1,4 @@
-"""The training loop: one, readable, for every network of the suite."""
+"""The training loop: a single readable one for every network of the suite."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _EVALUATION_BATCH = 250
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves: a row per epoch, final metrics by split, test logits and labels, and its cost.
+    """The result of a finished run: a row per epoch, final metrics by split, test logits and labels, and its cost.
 
-    A run whose loss is not finite ends with that epoch, `diverged`; its metrics are None.
+    A run whose loss is not finite ends with that epoch, the number in `diverged`; its metrics are None.
     """
 
     history: list[dict[str, float]]
@@ -54,12 +54,12 @@ def train(
 ) -> Outcome:
     """Train `model` in place as `spec` says and evaluate it; the test set is read once, after the last epoch.
 
-    (With `spec.test_curve` after every epoch too.) With `inputs.features` only the head, `model.fc`, is computed, and
-    the seconds that the features took count among the run's.
-    report(epochs) is called with the epochs that are done: at the start, after every 1,024 images and every epoch;
-    `checkpoint` is continued from if it is there.
+    (With `spec.test_curve`, also after every epoch.) With `inputs.features` only the head, `model.fc`, is computed, and
+    the seconds that its features took are added to the run's.
+    report(epochs) is called with the epochs that are done (a float): at the start, after every 1,024 images and every
+    epoch; if `checkpoint` has a file, training continues from it.
     """
-    torch.use_deterministic_algorithms(True, warn_only=True)  # GPUs have none for some operations: these warn
+    torch.use_deterministic_algorithms(True, warn_only=True)  # some GPU operations are not: they warn
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     keep_freed_memory()
     forget_peak_memory(inputs.runtime)
@@ -106,7 +106,7 @@ def train(
 def _outcome(progress: Progress, tested: torch.Tensor, test: _Feed, images: int, runtime: Runtime) -> Outcome:
     scores = test.scores(tested, "test_")
     last, diverged = progress.history[-1] | scores, progress.diverged
-    if not diverged and not math.isfinite(scores["test_loss"]):  # by the last step
+    if not diverged and not math.isfinite(scores["test_loss"]):  # in the last step
         diverged = progress.epoch
     metrics: dict[str, dict[str, float | None]] = {}
     for split in ("train", "val", "test"):
@@ -126,9 +126,9 @@ def _outcome(progress: Progress, tested: torch.Tensor, test: _Feed, images: int,
 
 
 class _Feed:
-    """What the trained part of a network is fed: views of images, or cached features; and how it is evaluated.
+    """The inputs of the trained part of a network, views of images or cached features, and its evaluation.
 
-    Of the training images, with those of validation to be predicted; or of the test images.
+    It has the training images, and predicts those of validation among them; or, if `is_test`, it has the test images.
     """
 
     def __init__(self, spec: RunSpec, inputs: Inputs, is_test: bool = False):
@@ -139,7 +139,7 @@ class _Feed:
         self.images, self.labels = images.to(self.runtime.device), labels.to(self.runtime.device).long()
 
     def inputs(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
-        """Of images `indices` in `views`, int64 [B] each: float32 [B, 3, 32, 32], or features [B, D]."""
+        """The images `indices` in `views`, int64 [B] each, as float32 [B, 3, 32, 32], or their features [B, D]."""
         if self.features:
             return self.features.lookup(indices, views).to(self.runtime.device)
         return render(self.images, *(codes.to(self.runtime.device) for codes in (indices, views)), self.normalisation)
@@ -155,7 +155,7 @@ class _Feed:
         return torch.cat(parts).cpu()
 
     def scores(self, logits: torch.Tensor, prefix: str) -> dict[str, float]:
-        """Mean cross-entropy (nats) and accuracy (%) of what `predict` gave."""
+        """Mean cross-entropy (nats) and accuracy (%) of logits that `predict` returned."""
         labels = self.labels[self.predicted].cpu()
         accuracy = 100 * (logits.argmax(1) == labels).double().mean().item()
         return {f"{prefix}loss": F.cross_entropy(logits, labels).item(), f"{prefix}accuracy": round(accuracy, 6)}
@@ -164,8 +164,8 @@ class _Feed:
 def _train_epoch(
     model, step: Step, optimiser, feed: _Feed, spec: RunSpec, inputs: Inputs, epoch: int, report: Callable
 ) -> dict[str, float]:
-    """One pass over the training images; the mean loss, its terms and the accuracy as they were while training."""
-    torch.manual_seed(int(np.random.RandomState([spec.seed, epoch, 1]).randint(2**31)))  # dropout, resumed or not
+    """Train for one pass over the images; returns the last learning rate, and means of loss, accuracy and terms."""
+    torch.manual_seed(int(np.random.RandomState([spec.seed, epoch, 1]).randint(2**31)))  # same dropout if resumed
     train_mode(model)
     indices, views = epoch_stream(inputs.train, spec.data.views, spec.seed, epoch)
     labels, batches = feed.labels[indices.to(inputs.runtime.device)], _batches(len(indices), spec.batch_size)
@@ -193,5 +193,5 @@ def _train_epoch(
 
 
 def _batches(count: int, size: int) -> list[slice]:
-    """Slices of `size`, the last one partial; a single left-over image joins it, for batch norm needs two."""
+    """Slices of `size`, the last partial; a single left-over image joins the one before, as batch norm needs two."""
     return [slice(start, stop) for start, stop in pairwise((0, *range(size, count - 1, size), count))]

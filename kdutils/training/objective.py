@@ -1,4 +1,4 @@
-"""What a run minimises: the one loss that the loop, the chapters and the tests call."""
+"""The loss that a run minimises: the only one, called by the loop, the chapters and the tests."""
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +18,12 @@ def objective(
     features: torch.Tensor | None = None,
     epoch: int = 1,
 ) -> tuple[torch.Tensor, Terms]:
-    """The loss of one batch of the optimiser, and the terms that it is made of, by name; scalars, float32 (nats).
+    """The loss of one batch, and the terms that it is made of, by name; scalars, float32 (nats).
 
     logits: float32 [B, classes] of `model`; labels: int64 [B]; teacher_logits: float32 [teachers, B, classes] where
-    `spec` distils; features: [B, D] before the classifier, where it has a Bayesian feature loss; epoch: counted from 1.
-    Terms: `ce` where it is not all; `kd` of distillation and its parts; `kernel` and `feature` of the Bayesian losses,
-    with their weights.
+    `spec` distils; features: [B, D] before the classifier, for a Bayesian feature loss; epoch: counted from 1.
+    Terms: `ce` if there are others; `kd` of distillation and its parts; `kernel` and `feature` of the Bayesian losses,
+    multiplied by their weights.
     """
     if spec.distillation:
         loss, terms = method_loss(spec.distillation.method, logits, teacher_logits, labels, epoch)

@@ -9,7 +9,7 @@ from kdutils.specs import OptimiserSpec
 
 
 def make_optimiser(spec: OptimiserSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """Of the trainable parameters; what describes a prior, and the logarithm of a scale, do not decay towards zero."""
+    """The optimiser of the trainable parameters; those of a prior and logarithms of scales do not decay to zero."""
     decayed, free = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -22,7 +22,7 @@ def make_optimiser(spec: OptimiserSpec, model: nn.Module) -> torch.optim.Optimiz
 
 
 def learning_rate(spec: OptimiserSpec, epoch: float, epochs: int) -> float:
-    """The learning rate after `epoch` (a fraction within an epoch) of `epochs`.
+    """The learning rate after `epoch`, which may be fractional, of `epochs` epochs.
 
     `step` multiplies by `factor` at every milestone; `one_cycle` rises linearly from a twentieth over the first 30%
     and falls linearly to zero.

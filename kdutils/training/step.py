@@ -1,4 +1,4 @@
-"""One step of training; on a GPU captured and replayed, as launching kernels one by one costs small networks more."""
+"""One step of training; captured and replayed on a GPU, because launching kernels one by one slows small networks."""
 
 import warnings
 
@@ -21,13 +21,13 @@ class Step:
     """
 
     def __init__(self, model: nn.Module, optimiser: torch.optim.Optimizer, spec: RunSpec, runtime: Runtime):
-        self.names: tuple[str, ...] = ()  # of what a step returns
+        self.names: tuple[str, ...] = ()  # of the values that a step returns
         self._model, self._optimiser, self._spec, self._runtime = model, optimiser, spec, runtime
         self._until_capture = _EAGER if runtime.device.type == "cuda" else float("inf")
         self._captured: tuple | None = None
 
     def __call__(self, batch: tuple[torch.Tensor, ...], epoch: int) -> torch.Tensor:
-        """Loss, accuracy (%) and the loss's terms, as `names` says, float32 on the device, before the update.
+        """Train on a batch; returns loss, accuracy (%) and terms, as in `names`, before the update: float32, on device.
 
         batch: inputs [B, ...], labels int64 [B] and, where the run has teachers, their logits float32 [teachers, B,
         classes]; epoch: counted from 1.
@@ -60,7 +60,7 @@ class Step:
             return None
         stage = min(epoch, self._spec.distillation.method.warmup) if self._spec.distillation else 1
         if not self._captured or self._captured[0] != stage:
-            self._captured = None  # its memory is for the next one
+            self._captured = None  # frees memory for the next one
             self._optimiser.zero_grad(set_to_none=True)  # so that the captured pass writes gradients, not adds to them
             held, graph = tuple(part.clone() for part in batch), torch.cuda.CUDAGraph()
             try:
