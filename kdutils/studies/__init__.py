@@ -24,9 +24,9 @@ STUDIES["methods"] = Methods
 def study(name: str, profile: str = "quick", own: dict | None = None, **given) -> Study:
     """The study `name` in a profile's sizes (smoke, quick, overnight, paper); nothing is looked up, loaded or run.
 
-    given: the study's fields by name, None for the profile's own; besides, `dataset` (its own, or synthetic) and one
-    `temperature` or `kd_weight` in the place of several. own: fields of the `DataSpec` of the user's own data set.
-    Raises `InputError` for what this study cannot be.
+    given: the study's fields by name, None for the profile's value; also `dataset` (the study's, or synthetic), and one
+    `temperature` or `kd_weight` instead of several. own: fields of the `DataSpec` of the user's own data set.
+    Raises `InputError` for values that this study cannot have.
     """
     for what, word, known in (("study", name, STUDIES), ("profile", profile, PROFILES)):
         if word not in known:
@@ -40,7 +40,7 @@ def study(name: str, profile: str = "quick", own: dict | None = None, **given) -
         others = f"; one's own data are for {', '.join(each for each in STUDIES if STUDIES[each].TAKES_OWN_DATA)}"
         allowed = f"allowed are auto, cifar, {usual.name} and synthetic"
         raise InputError(f"dataset of study {name}: {allowed}, got {dataset!r}{others * bool(own)}")
-    sizes = kind.PROFILES.get(profile, {})  # the paper's are the defaults
+    sizes = kind.PROFILES.get(profile, {})  # the field defaults are the paper's
     try:
         data = usual.with_(**{"name": dataset} | sizes.get("data", {}) | (own or {}))
         return kind(**sizes | {"profile": profile, "data": data} | given)

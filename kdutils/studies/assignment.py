@@ -37,8 +37,8 @@ class Assignment(Study):
     cnn: Training = Training(optimiser=ADAM, epochs=30)  # the document names no optimiser
     fine_tuning: Training = Training(optimiser=ADAM.with_(learning_rate=1e-4), epochs=20)
     from_random: Training = Training(optimiser=ONE_CYCLE, epochs=20)  # of ResNets without ImageNet's weights
-    sizes: tuple[Count, ...] = (32, 64, 96)  # pixels, of what a frozen ResNet sees
-    policy_epochs: Count = 20  # of the ResNet18s that are fine-tuned from ImageNet's weights to be compared
+    sizes: tuple[Count, ...] = (32, 64, 96)  # pixels a side, of the images that a frozen ResNet sees
+    policy_epochs: Count = 20  # of those ResNet18s of `policies` that are fine-tuned from ImageNet's weights
     temperatures: Temperatures = (2.0, 4.0, 8.0)
     kd_weights: Weights = (0.3, 0.5, 0.7, 0.9)
     weighing: tuple[str, ...] = tuple(WEIGHING)  # methods that weigh two teachers
@@ -50,12 +50,12 @@ class Assignment(Study):
 
     @property
     def tuning(self) -> Training:
-        """How more than a head of a ResNet is trained."""
+        """How a ResNet is trained if more than its head trains."""
         return self.fine_tuning if self.init == "imagenet" else self.from_random
 
     @property
     def compared(self) -> Training:
-        """How the ResNet18s of `policies` are trained whose head is not all that trains."""
+        """How the ResNet18s of `policies` are trained if more than their head trains."""
         return self.tuning.with_(epochs=self.policy_epochs) if self.init == "imagenet" else self.tuning
 
     def small_cnn(self, seed: int = 0) -> RunSpec:
@@ -70,15 +70,15 @@ class Assignment(Study):
         return self._resnet(name, self.tuning, seed, **start)
 
     def policies(self) -> dict[str, RunSpec]:
-        """What may train in a ResNet18, side by side: a head at several sizes, the last block, all layers.
+        """Runs that compare what trains in a ResNet18: a head at several sizes, the last block, all layers.
 
-        And in a ResNet50: its head at the largest size; where the teachers are fine-tuned, all its layers.
+        And in a ResNet50: its head at the largest size; if the teachers are fine-tuned, also all its layers.
         """
         seed, tuning = self.teacher_seeds[0], self.compared
         runs = {f"head, {size} pixels": self._head("resnet18", seed, size) for size in self.sizes}
         runs["last block, 3x3 stem"] = self._resnet("resnet18", tuning, seed, "last_block")
         runs["all layers, 3x3 stem"] = self._resnet("resnet18", tuning, seed)
-        if self.init == "imagenet":  # on random weights, one network's heads show all there is to see
+        if self.init == "imagenet":  # on random weights, the heads of one network are enough
             runs[f"ResNet50: head, {self.sizes[-1]} pixels"] = self._head("resnet50", seed, self.sizes[-1])
         return runs if self.frozen else runs | {"ResNet50: all layers, 3x3 stem": self.resnet("resnet50", seed)}
 
@@ -110,9 +110,9 @@ class Assignment(Study):
         return [policies, grids, self.arms(first, first), self.weighed(first)]
 
     def weighed(self, both: KD) -> dict[str, list[RunSpec]]:
-        """Students of two teachers that are weighed (`WEIGHING`), at the temperature and the weights of `both`.
+        """Students of two weighted teachers, by `WEIGHING`, at the temperature and the weights of `both`.
 
-        Factors that the methods leave (`losses`) are taken back: as in an average, the teachers' weights sum to one.
+        Factors in the methods' formulas (`losses`) are undone, so the teachers' weights sum to one as in an average.
         """
         arms = {}
         for name in self.weighing:

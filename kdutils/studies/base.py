@@ -1,4 +1,4 @@
-"""What all studies share: sizes by profile, runs on one data set, and the grid of methods that is chosen from."""
+"""What all studies share: sizes by profile, runs on one data set, and the grid of methods to choose from."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -30,13 +30,13 @@ ADAM = OptimiserSpec(name="adam", learning_rate=1e-3)
 ONE_CYCLE = ADAM.with_(schedule="one_cycle")
 SGD_CYCLE = OptimiserSpec(name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, schedule="one_cycle")
 FROM_RANDOM = Training(optimiser=ONE_CYCLE.with_(learning_rate=2e-3), epochs=12)
-"""Of ResNets in "quick" where ImageNet's weights cannot be had: enough to be better than their students."""
+"""For ResNets in "quick" if ImageNet's weights are unavailable: enough to make them better than their students."""
 
 
 class Study(Value):
-    """A study in its sizes: its methods return the specs of its runs. It runs nothing and loads nothing.
+    """A study with its sizes; its methods return the specs of its runs. It runs nothing and loads nothing.
 
-    The defaults of its fields are the full protocol, profile "paper"; `PROFILES` names what the others change, their
+    The defaults of its fields are the full protocol, profile "paper"; `PROFILES` says what the others change, their
     optimisers included. `init` says where the ResNets start. All taught runs share the teacher of the first teacher
     seed.
     """
@@ -53,12 +53,12 @@ class Study(Value):
     kd_weights: Weights
     init: Literal["imagenet", "random"] = "imagenet"
     head: Training = Training(optimiser=ONE_CYCLE, epochs=30, batch_size=64)  # of a linear layer on a frozen ResNet
-    frozen: bool = False  # teachers: a linear layer on a frozen ResNet, or more of the network trained
+    frozen: bool = False  # whether teachers are linear layers on frozen ResNets; else more of each trains
     resnet_tests: Count | None = None  # test images of the ResNets, where they are fewer than the students'
 
     @property
     def cells(self) -> list[KD]:
-        """Every temperature with every kd_weight, the cells of a grid; the first is the only one if none is chosen."""
+        """Every temperature with every kd_weight, the cells of a grid; where none is chosen, only the first is used."""
         return [KD(temperature=t, kd_weight=w) for t in self.temperatures for w in self.kd_weights]
 
     @property
@@ -72,14 +72,14 @@ class Study(Value):
         raise NotImplementedError
 
     def all_arms(self) -> list[dict[str, list[RunSpec]]]:
-        """Every run of the study's chapters; where they choose a cell, that of the first one stands for it."""
+        """Every run of the study's chapters; where a chapter chooses a cell, the run of the first one stands for it."""
         raise NotImplementedError
 
     def _run(self, model: ModelSpec, training: Training, seed: int, **fields) -> RunSpec:
         return RunSpec(**{"data": self.data, "model": model, "seed": seed} | dict(training) | fields)
 
     def _resnet(self, name: str, training: Training, seed: int, trainable: str = "all", **stem) -> RunSpec:
-        """A ResNet from `init`, under the stem that `stem` gives as options."""
+        """A ResNet that starts from `init`; `stem`: the options of its stem."""
         data = self.data.with_(test_size=self.resnet_tests or self.data.test_size)
         model = ModelSpec(name=name, options=stem)
         return self._run(model, training, seed, data=data, init=self.init, trainable=trainable)
@@ -91,5 +91,5 @@ class Study(Value):
 
 
 def taught(student: RunSpec, method: Method, *teachers: RunSpec) -> RunSpec:
-    """`student` with teachers; alone and taught, runs of one seed differ in nothing but their loss."""
+    """`student` with teachers; with and without them, runs of one seed differ only in their loss."""
     return student.with_(distillation=Distillation(teachers=teachers, method=method))

@@ -16,8 +16,8 @@ _SHORT = dict(seeds=(0, 1), teacher_seeds=(0,), network=ModelSpec(name="wrn_10_1
 class Binary(Study):
     """Study B: WideResNets with 1-bit weights (phase 1), and what a ResNet18 teaches them and a reduced CNN (phase 2).
 
-    Momentum, and one cycle that ends at zero, are ours where the document is silent. Its dropout stands before the
-    classifier. BONN's lambda alone is looked at on validation images; test losses are shown, the last epoch counts.
+    Where the document is silent, momentum and a cycle that ends at zero are ours. Its dropout comes before the
+    classifier. Only BONN's lambda is compared on validation images; test losses are shown, the last epoch counts.
     """
 
     imagenet_networks: ClassVar = ("resnet18",)
@@ -41,14 +41,14 @@ class Binary(Study):
     }
 
     data: DataSpec = DataSpec(name="cifar10")
-    network: ModelSpec = ModelSpec(name="wrn_16_7", options={"dropout": 0.5})  # of phase 1, but for its precision
+    network: ModelSpec = ModelSpec(name="wrn_16_7", options={"dropout": 0.5})  # of phase 1, without its precision
     precisions: tuple[Precision, ...] = tuple(LABELS)
     wide: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
     tuning_epochs: Count = 10  # of fine-tuning with the feature loss
-    kernel_weight: float = 1e-6  # BONN's lambda, of a loss that is summed over all entries
-    kernel_weights: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4)  # looked at on validation; the last is the paper's
-    lambda_images: Count | None = None  # to train on where lambda is looked at; None: all
-    lambda_epochs: Count | None = None  # and epochs; None: as many as elsewhere
+    kernel_weight: float = 1e-6  # BONN's lambda, for a loss that is summed over all entries
+    kernel_weights: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4)  # compared on validation; the last is the paper's
+    lambda_images: Count | None = None  # training images of the runs that compare lambda; None: all
+    lambda_epochs: Count | None = None  # epochs of these runs; None: as many as elsewhere
     cnn: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
     tuning: Training = Training(optimiser=_SGD, epochs=50, batch_size=64)
     widths: tuple[int, ...] = (16, 64)  # of WRN-22, beyond the document
@@ -84,8 +84,8 @@ class Binary(Study):
         return [taught(student, self.cells[0], self.teacher(self.teacher_seeds[0])) for student in students]
 
     def lambdas(self) -> dict[str, list[RunSpec]]:
-        """BONN's network by lambda, judged on validation images with the first seed, beside XNOR; under either
-        optimiser, for the distance between BONN and XNOR depends on it."""
+        """BONN's network by lambda, judged on validation images with the first seed, beside XNOR; with both
+        optimisers, because the distance between BONN and XNOR depends on them."""
         data = self.data if self.data.val_size else self.data.with_(val_size=5000)
         data, arms = data.with_(train_size=self.lambda_images or data.train_size), {}
         for name, optimiser in {"Adam": _ADAM, "SGD": SGD_CYCLE}.items():
@@ -102,7 +102,7 @@ class Binary(Study):
         return {name: [self.wide_resnet(precision, seed) for seed in self.seeds] for name, precision in arms.items()}
 
     def fine_tuning(self) -> dict[str, list[RunSpec]]:
-        """BONN's network, and gone on at a tenth of the learning rate without and with BONN's feature loss."""
+        """BONN's network, also trained on at a tenth of the learning rate, without and with BONN's feature loss."""
         trained = [self.wide_resnet("bonn", seed) for seed in self.seeds]
         slow = self.wide.optimiser.with_(learning_rate=self.wide.optimiser.learning_rate / 10)
         arms = {"BONN, before": trained}

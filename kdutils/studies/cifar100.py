@@ -20,7 +20,7 @@ class Cifar100(Study):
     """Study D: a ResNet32x4 teaches a four-layer CNN; temperature and kd_weight come from a grid.
 
     Our teacher is trained, or read from `teacher_file`; short profiles take a ResNet18 from ImageNet's weights. The
-    runs of the grid leave out the validation images that judge it; the last ones train on these, too, if `retrain`.
+    runs of the grid do not train on the validation images that judge it; the last runs do, if `retrain`.
     """
 
     PROFILES: ClassVar = {
@@ -45,12 +45,12 @@ class Cifar100(Study):
     teacher_seeds: Seeds = (0,)
     network: str = "resnet32x4"  # of the teacher
     teacher_training: Training = STEPS
-    frozen_size: Count = 96  # pixels, of what a frozen ResNet18 sees
+    frozen_size: Count = 96  # pixels a side, of the images that a frozen ResNet18 sees
     teacher_file: str | None = None  # the state dict of a public ResNet32x4, which then teaches as it is
     cnn: Training = Training(optimiser=_SGD.with_(milestones=(30, 60, 90)), epochs=100, batch_size=128)
     temperatures: Temperatures = (1.0, 2.0, 4.0, 8.0)
     kd_weights: Weights = (0.25, 0.5, 0.75)  # beside 0, the student alone
-    retrain: bool = True  # what is compared in the end trains on the validation images, too, as in the document
+    retrain: bool = True  # the runs compared in the end train on the validation images, too, as in the document
     beyond_epochs: int = 240  # of ResNet8x4 as the literature's student; 0: not run
     init: Literal["imagenet", "random"] = "random"
 
@@ -70,7 +70,7 @@ class Cifar100(Study):
         return self._run(ModelSpec(name="cnn4"), self.cnn, seed)
 
     def teacher(self, seed: int = 0) -> RunSpec:
-        """The teacher: from a file, as it is there; a head on a frozen ResNet18; or trained, on all views."""
+        """The teacher: from a file, unchanged; a head on a frozen ResNet18; or trained, on all views."""
         if self.teacher_file:
             file = dict(init=f"file:{self.teacher_file}", epochs=0, data=self.data.with_(views=VIEWS))
             return self._run(ModelSpec(name="resnet32x4"), self.teacher_training, seed, **file)
@@ -80,7 +80,7 @@ class Cifar100(Study):
         return spec.with_(data=spec.data.with_(views=VIEWS))
 
     def taught(self, method: Method, seed: int = 0) -> RunSpec:
-        """The four-layer CNN with the teacher."""
+        """The four-layer CNN, taught by the teacher with `method`."""
         return taught(self.student(seed), method, self.teacher(self.teacher_seeds[0]))
 
     def grid(self) -> list[RunSpec]:
@@ -89,7 +89,7 @@ class Cifar100(Study):
 
     @property
     def _last(self) -> "Cifar100":
-        """The study whose runs are compared in the end: where it retrains, no image is left out to choose by."""
+        """The study whose runs are compared in the end: if `retrain`, without validation images."""
         train_size = self.data.train_size and self.data.train_size + self.data.val_size
         return self.with_(data=self.data.with_(train_size=train_size, val_size=0)) if self.retrain else self
 

@@ -23,23 +23,23 @@ TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
     "nkd": (dict(temperature=3.0, gamma=3.5), dict(), dict(temperature=2.0, gamma=3.5), dict(temperature=3.0)),
     "mlkd_weak": (dict(), dict(kd_weight=0.3), dict(temperatures=(4.0,)), dict(temperatures=(2.0, 3.0, 4.0))),
 }
-"""The cells that each method is tried in, its authors' values for ResNet32x4 and ResNet8x4 or for CIFAR-100 first.
+"""The cells that each method is tried in; the first has its authors' values for ResNet32x4 and ResNet8x4 or CIFAR-100.
 
-The others are the authors' for other pairs of networks, or stand around theirs. What is not named has their value, but
-a warm-up takes the twelfth of the epochs that it took there.
+The others are the authors' for other pairs of networks, or lie around theirs. Parameters that are not named have the
+authors' values, but a warm-up takes a twelfth of the epochs, as it did there.
 """
 
 _CNN = Training(optimiser=ONE_CYCLE, epochs=20, batch_size=64)
-"""By Adam: by SGD with a peak of 0.05, 11 of 20 trials diverged or learnt nothing."""
+"""With Adam, because with SGD at a peak of 0.05, 11 of 20 trials diverged or learnt nothing."""
 
 _TITLES = {"dkd_lskd": "DKD + LSKD", "mlkd_weak": "MLKD, weak view"}
 
 
 class Methods(Cifar100):
-    """Study E: the four-layer CNN with study D's teacher, by one method of distillation after the other.
+    """Study E: the four-layer CNN with study D's teacher, by each of several methods of distillation.
 
     Every method has the same number of trials, judged on the validation images with the first seed. All students are
-    also tested after every epoch, to tell what a choice by test images would have claimed; nothing is chosen by that.
+    also tested after every epoch, to show what a choice by test images would have claimed; nothing is chosen by that.
     """
 
     PROFILES: ClassVar = {
@@ -53,7 +53,7 @@ class Methods(Cifar100):
     cnn: Training = _CNN.with_(epochs=240)  # as long as the literature trains
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(TRIALS)
     trials: Annotated[Count, Field(le=4)] = 4  # of each method
-    retrain: Literal[False] = False  # single seeds of the trials are among the students that are compared
+    retrain: Literal[False] = False  # the students that are compared include runs of the trials
 
     @field_validator("methods")
     @classmethod
@@ -65,7 +65,7 @@ class Methods(Cifar100):
         return methods
 
     def student(self, seed: int = 0) -> RunSpec:
-        """As in study D, and tested after every epoch."""
+        """The student as in study D, but tested after every epoch."""
         return super().student(seed).with_(test_curve=True)
 
     def tried(self) -> dict[str, list[RunSpec]]:
@@ -75,7 +75,7 @@ class Methods(Cifar100):
         }
 
     def students(self, chosen: dict[str, Method]) -> dict[str, list[RunSpec]]:
-        """All seeds: of the student alone, of KD in its usual cell, and of what was chosen, by `tried`'s names."""
+        """Runs of all seeds: the student alone, KD in its usual cell, and the `chosen` methods, by `tried`'s names."""
         taught = {"KD, untuned": self.cells_of("kd")[0]} | chosen
         alone = {"student alone": [self.student(seed) for seed in self.seeds]}
         return alone | {name: [self.taught(cell, seed) for seed in self.seeds] for name, cell in taught.items()}

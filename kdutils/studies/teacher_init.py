@@ -12,7 +12,7 @@ _TEACHER = Training(optimiser=SGD_CYCLE.with_(learning_rate=0.02), epochs=10, ba
 
 
 class TeacherInit(Study):
-    """Study C: one network as teacher twice, from random and from pretrained weights, and the students of both.
+    """Study C: one network twice as teacher, from random and from pretrained weights, and the students of both.
 
     Optimisers, batch and stem are ours, the same for both teachers and for all students; all else is the document's.
     Nothing is selected, so there are no validation images; test curves are shown, the last epoch counts.
@@ -34,7 +34,7 @@ class TeacherInit(Study):
     size: Count | None = None  # pixels that ImageNet's networks see; None: images as they are, under a 3x3 stem
     student_training: Training = _STUDENT
     teacher_training: Training = _TEACHER
-    from_random: Training | None = None  # of teachers where ImageNet's weights cannot be had; None: the same
+    from_random: Training | None = None  # of teachers without ImageNet's weights; None: as `teacher_training`
     temperatures: Temperatures = (2.0,)
     kd_weights: Weights = (0.5,)
     init: Literal["imagenet", "pretrain:cifar100"] = "imagenet"  # where the pretrained weights come from
@@ -62,9 +62,9 @@ class TeacherInit(Study):
         return self._run(ModelSpec(name="sparse_cnn"), self.student_training, seed, test_curve=True)
 
     def teacher(self, pretrained: bool, seed: int = 0) -> RunSpec:
-        """A ResNet of which all layers train, on all 162 views.
+        """The teacher, a ResNet: all its layers train, on all 162 views.
 
-        Pretrained without ImageNet, it goes on from the same training on other classes.
+        If pretrained without ImageNet, it starts from a run of the same training on other classes.
         """
         stem = {"stem": "resized", "size": self.size} if self.resizes else {"stem": "cifar_pool"}
         data, model = self.data.with_(views=VIEWS), ModelSpec(name=self.network, options=stem)
