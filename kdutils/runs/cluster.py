@@ -1,6 +1,6 @@
 """Workers that do jobs through Dask: processes of this machine, or of many.
 
-Every fit worker has one job at a time, so one that dies costs and accuses its own job alone. All share the run store.
+A fit worker has one job at a time, so its death costs that job alone and shows which it was. All share the run store.
 """
 
 import atexit
@@ -38,11 +38,11 @@ from kdutils.settings import ROOT, settings
 _CONNECT_SECONDS = 10
 _ANSWER_SECONDS = 300  # before its first answer a worker imports PyTorch and reads the data
 _POLL_SECONDS = 1.0
-_INCOHERENT = ("nfs", "cifs", "smb", "9p", "fuse.sshfs")  # where machines lose each other's mapped writes
+_INCOHERENT = ("nfs", "cifs", "smb", "9p", "fuse.sshfs")  # on these, machines lose each other's mapped writes
 
 
 class Cluster(Pool):
-    """A slot for each fit worker of a scheduler; a worker that joins is asked, and gets no job if it is unfit."""
+    """A slot for each fit worker of a scheduler: a worker that joins is checked (`_ask`), an unfit one gets no job."""
 
     def __init__(self, client: Any, address: str, progress: Progress | None, question: tuple):
         super().__init__(progress)
@@ -57,7 +57,7 @@ class Cluster(Pool):
         client.subscribe_topic(self._topic, self._hear)
 
     def free(self) -> list[str]:
-        """Raises `InputError` while there has been no fit worker, and none is to be expected."""
+        """The fit workers without a job; raises `InputError` if no worker has been fit and none is to be expected."""
         if time.monotonic() - self._looked > _POLL_SECONDS:
             self._look()
         answered = [worker for worker in self._found if self._complaints[worker].done()]
@@ -95,7 +95,7 @@ class Cluster(Pool):
             self.progress.advance(self.running[worker][0], fraction)
 
     def _look(self) -> None:
-        """See which workers there are, and ask new ones what they have."""
+        """See which workers there are, and begin to check new ones."""
         found = None
         with suppress(OSError):  # not client.scheduler_info(): it may return a later answer without the workers
             found = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
@@ -136,7 +136,7 @@ class Cluster(Pool):
 
 
 def _result(future: Any) -> Any:
-    """What a job returned or raised; a `Death` where its worker cannot tell any more."""
+    """What a job returned or raised; a `Death` if its worker can no longer tell."""
     from distributed import KilledWorker
 
     try:
@@ -155,7 +155,7 @@ class _Call(tuple):
 
 
 def _attend(function: Callable, arguments: tuple, topic: str) -> Any:
-    """In a worker: do a job and tell how far it is, at most once a second; ends where nobody waits for it any more."""
+    """In a worker, do a job and tell how far it is, at most once a second; ends if nobody waits for it any more."""
     from distributed import get_worker
 
     worker, told = get_worker(), 0.0
@@ -173,7 +173,7 @@ def _attend(function: Callable, arguments: tuple, topic: str) -> Any:
 
 
 def _facts(data: list[str], networks: list[str], files: list[Path], token: Path) -> tuple[dict, dict]:
-    """What must be the same in a worker and in the process that gives it runs, by name; and where they are."""
+    """What must be the same in a worker and in the process that gives it runs, by name; and where this process is."""
     same = {
         "code": f"kdutils {kdutils.__version__} ({records.CODE.partition(',')[0]})",
         "run store": str(token.parent) if token.is_file() else f"another one, {settings().runs_dir},",
@@ -195,36 +195,36 @@ def connect(
     files: Iterable[Path] = (),
     progress: Progress | None = None,
 ) -> Iterator[Pool]:
-    """Where jobs on these data sets, ImageNet weights (of `networks`) and files are done: a cluster, or this process.
+    """The pool for jobs on these data sets, ImageNet weights (of `networks`) and files: a cluster, or this process.
 
-    Raises `InputError` where the store cannot be written, or the scheduler not be reached, or has no fit worker.
+    Raises `InputError` if the store cannot be written, or the scheduler cannot be reached or has no fit worker.
     """
     if not (address := scheduler()):
         yield Pool(progress)
         return
     try:
         with records.writing(f"the run store {store.folder}"):
-            token = tempfile.NamedTemporaryFile(prefix=".cluster-", dir=store.folder)  # by it, workers know the store
+            token = tempfile.NamedTemporaryFile(prefix=".cluster-", dir=store.folder)  # shows workers which store it is
         with token, _client(address) as client:
             question = sorted(data), sorted(networks), sorted(files), Path(token.name)
             cluster = Cluster(client, address, progress, question)
             while not cluster.free():
                 cluster.ended()
             yield cluster
-    except BaseException:  # what runs in workers of this process would go on
+    except BaseException:  # else jobs in workers of this process would go on
         _own.close()
         raise
 
 
 def _client(address: str) -> Any:
-    """A client of the scheduler there; raises `InputError` where none answers."""
+    """A client of the scheduler at `address`; raises `InputError` if none answers."""
     from distributed import Client, Security
 
-    for name in ("distributed", "distributed.client"):  # what they would tell is said in one sentence
+    for name in ("distributed", "distributed.client"):  # their messages become one sentence
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
     class Started(Client):
-        """Closed at once where it cannot start: Python, closing it within the next one's start, waits for ever."""
+        """Closed at once if it cannot start: Python, closing it during the next one's start, would wait for ever."""
 
         def start(self, **options: Any) -> None:
             try:
@@ -250,7 +250,7 @@ def _client(address: str) -> Any:
 
 
 def _knock(address: str) -> None:
-    """Raise `OSError` where nobody speaks first, as a scheduler does: Dask's client would wait for ever for that."""
+    """Raise `OSError` if nobody there sends first, as a scheduler does: Dask's client would wait for that for ever."""
     scheme, host, port = re.fullmatch(r"(\w+)://\[?(.*?)\]?:(\d+)", address).groups()
     with socket.create_connection((host, int(port)), _CONNECT_SECONDS) as connection:
         if scheme == "tcp" and not connection.recv(1):
@@ -273,14 +273,14 @@ def local_cluster(count: int, threads: int) -> Iterator[str]:
     if os.name == "posix" and len(tempfile.gettempdir()) > 60:
         environment["TMPDIR"] = "/tmp"  # a Unix socket's name has at most 107 characters
     code = f"from kdutils.runs.serve import serve; serve({count}, {threads}, {settings().dashboard})"
-    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"  # it ends with its parent, and the system tidies up
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"  # the tracker ends with its parent
     command = [sys.executable, "-P", "-W", quiet, "-c", code]
-    with subprocess.Popen(  # another process: it starts no main module again, and no key interrupts it
+    with subprocess.Popen(  # a process of its own imports no main module again, and no key interrupts it
         command, stdin=-1, stdout=-1, text=True, env=environment, start_new_session=True
     ) as process:
         address = process.stdout.readline().strip()
         if not address:
-            raise InputError("the worker processes do not start: what they say is above; KD_WORKERS=1 needs none")
+            raise InputError("the worker processes do not start: see their messages above; KD_WORKERS=1 needs none")
         yield address
 
 
@@ -290,9 +290,9 @@ atexit.register(_own.close)
 
 
 def scheduler() -> str | None:
-    """The address of the scheduler that `KD_SCHEDULER` names, else of this process's own; None where one worker is all.
+    """The address of the scheduler that `KD_SCHEDULER` names, else of this process's own; None if one worker is enough.
 
-    Its own has `workers()` processes, is kept warm, and started anew when the settings change.
+    This process's own has `workers()` processes, is kept running, and is started anew if the settings change.
     """
     given, number = settings(), workers()
     if given.scheduler or number == 1:

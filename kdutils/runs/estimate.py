@@ -1,4 +1,4 @@
-"""What runs will take here that are not recorded yet: measured on a few batches of each network, before they begin."""
+"""Estimates of the time and disk space of runs that are not recorded yet, measured on a few batches of each network."""
 
 import tempfile
 import time
@@ -31,7 +31,7 @@ class Estimate:
 
 
 def estimate(specs: Iterable[RunSpec]) -> Estimate:
-    """Of the specs that are not recorded, and of what they need. Table entries that are filled already count, too."""
+    """The estimate for specs that are not recorded and what they need; table entries already filled count, too."""
     _, todo = missing(specs, Store())
     datasets = {name: load_dataset(name) for name in {spec.data.name for spec in todo.values()}}
     _, tables = plan(todo, datasets)
@@ -50,8 +50,8 @@ def estimate(specs: Iterable[RunSpec]) -> Estimate:
 
 
 def _few(spec: RunSpec) -> RunSpec:
-    """A run of one batch that costs for an image what `spec` does, on data that need no download."""
-    batch = FILL_BATCH if spec.has_frozen_backbone else spec.batch_size  # what else is computed with it is padding
+    """A run of one batch that costs as much per image as `spec`, on data that need no download."""
+    batch = FILL_BATCH if spec.has_frozen_backbone else spec.batch_size  # a table pads its batches to this
     data = DataSpec(name="synthetic", train_size=batch, val_size=0, test_size=10)
     kept = {name: getattr(spec, name) for name in ("model", "trainable", "bayesian")}
     return RunSpec(data=data, epochs=1, batch_size=batch, **kept)
@@ -59,7 +59,7 @@ def _few(spec: RunSpec) -> RunSpec:
 
 @cache
 def _rate(few: RunSpec) -> float:
-    """Seconds for a unit of work (`run_work`): what two more batches cost, as start-up is not to count."""
+    """Seconds per unit of work (`run_work`), from what two more batches cost, so that start-up does not count."""
     seconds, threads = [], torch.get_num_threads()
     torch.set_num_threads(max(1, cores() // workers()))
     try:

@@ -1,10 +1,10 @@
-"""What workers compute with, imported once by the process that they are forked from."""
+"""The modules that workers compute with, imported once by the process that they are forked from."""
 
 import atexit
 import gc
 import os
 
-gc.disable()  # none of it is garbage, and it is much to look through
+gc.disable()  # the imports leave no garbage, and searching them takes time
 import distributed  # noqa: E402, F401
 import torchvision  # noqa: E402, F401
 
@@ -15,8 +15,8 @@ gc.enable()
 
 
 def _end(process: int) -> None:
-    if os.getpid() == process:  # not one that was forked from it
-        os._exit(0)  # with nothing taken apart: it has nothing of its own
+    if os.getpid() == process:  # not in a process that was forked from it
+        os._exit(0)  # without cleaning up, as it holds nothing of its own
 
 
 atexit.register(_end, os.getpid())

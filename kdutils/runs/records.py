@@ -65,7 +65,7 @@ class Record:
 
     @property
     def diverged(self) -> bool:
-        """Whether its loss was not finite: then it ended with that epoch, and its metrics are NaN."""
+        """Whether the run's loss was not finite; it then ended with that epoch, and its metrics are NaN."""
         return bool(self.summary.get("diverged"))
 
     def metric(self, split: str, name: str = "accuracy") -> float:
@@ -75,7 +75,7 @@ class Record:
 
     @property
     def network(self) -> dict:
-        """What builds the network again, and how its images are normalised (`kdutils.networks.packed.pack`)."""
+        """What `kdutils.networks.packed.pack` stores to build the network again, and how its images are normalised."""
         data, model = self.spec.data, self.spec.model
         named = {"name": model.name, "options": model.options}
         return named | {"num_classes": data.num_classes, "normalisation": data.normalisation}
@@ -126,7 +126,7 @@ def _read_summary(path: Path) -> dict:
 
 @contextmanager
 def writing(what: str, remedy: str = "free space there or set KD_RUNS_DIR") -> Iterator[None]:
-    """Raises `InputError` with the `remedy` where what is written in the store cannot be."""
+    """A context that raises `InputError` with the `remedy` if `what` cannot be written in the store."""
     try:
         yield
     except OSError as error:
@@ -135,7 +135,7 @@ def writing(what: str, remedy: str = "free space there or set KD_RUNS_DIR") -> I
 
 @dataclass(frozen=True)
 class Store:
-    """The folder of records, checkpoints and teacher tables, by default that of `KD_RUNS_DIR`; made where it is not."""
+    """The folder of records, checkpoints and teacher tables, by default that of `KD_RUNS_DIR`; made if missing."""
 
     folder: Path = field(default_factory=lambda: settings().runs_dir)
 
@@ -144,7 +144,7 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def read(self, name: str) -> Record:
-        """The record whose key or folder is `name`; raises `InputError` where there is none, or it is not whole."""
+        """The record whose key or folder is `name`; raises `InputError` if there is none or it is not whole."""
         path = Path(name) if Path(name).is_dir() else self.folder / name
         try:
             return read_record(path.absolute())
@@ -156,9 +156,9 @@ class Store:
             ) from None
 
     def find(self, spec: RunSpec) -> Record | None:
-        """The spec's record, or None; one that is damaged or rests on other inputs is set aside with a warning.
+        """The record of `spec`, or None; if it is damaged or rests on other inputs, it is set aside with a warning.
 
-        Raises `InputError` where it cannot be read: then nothing is known of it.
+        Raises `InputError` if the record cannot be read, because nothing is then known about it.
         """
         path = self.folder / spec.key
         if not path.is_dir():
@@ -171,7 +171,7 @@ class Store:
         except OSError as error:
             raise InputError(f"the record {path} cannot be read ({error}): mend that and try again") from None
         except (ValueError, KeyError, TypeError) as error:
-            if record and isinstance(error, InputError):  # data or weights, which say nothing of it, cannot be read
+            if record and isinstance(error, InputError):  # unreadable data or weights say nothing about it
                 raise
             aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
             with suppress(FileNotFoundError):  # another process was quicker
@@ -180,7 +180,7 @@ class Store:
             return None
 
     def _check_sources(self, spec: RunSpec, summary: dict) -> None:
-        """Raise `ValueError` where a record, or one it rests on, was made from other data or weights than are here."""
+        """Raise `ValueError` if a record, or one it rests on, was made from other data or weights than are here."""
         made_from = summary["data"]["digest"]
         here = spec.data.digest or (load_dataset(spec.data.name).digest if is_cached(spec.data.name) else made_from)
         if here != made_from:
@@ -192,7 +192,7 @@ class Store:
         for key, digest in (summary["teachers"] | summary.get("start", {})).items():
             try:
                 theirs = _read_summary(self.folder / key)
-            except (FileNotFoundError, ValueError):  # what is gone or damaged says nothing of this one
+            except (FileNotFoundError, ValueError):  # a lost or damaged record says nothing about this one
                 continue
             if theirs["files"]["model.safetensors"] != digest:
                 raise ValueError(f"{key}, which it rests on, has been trained anew")
@@ -201,8 +201,8 @@ class Store:
     def save(self, spec: RunSpec, model: nn.Module, outcome: Outcome, runtime: Runtime, facts: dict) -> Record:
         """Write the record of a finished run; `facts` (digests of all it rests on) join its summary.
 
-        Raises `InputError` that names the folder where the disk is full or the folder cannot be written; the store then
-        holds what it held before.
+        Raises `InputError`, which names the folder, if the disk is full or the folder cannot be written; the store is
+        then unchanged.
         """
         path = self.folder / spec.key
         with (
@@ -214,7 +214,7 @@ class Store:
             pd.DataFrame(outcome.history).to_csv(draft / "history.csv", index=False)
             np.savez_compressed(draft / "predictions.npz", logits=outcome.logits, labels=outcome.labels)
             tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-            (draft / "model.safetensors").write_bytes(save(tensors))  # `save_file` would keep it from other users
+            (draft / "model.safetensors").write_bytes(save(tensors))  # `save_file` would let no other user read it
             files = {"files": {name: _sha256(draft / name) for name in _FILES}}
             summary = _summary(spec, model, outcome, runtime) | facts | files
             summary["digest"] = _digest(summary)
@@ -262,7 +262,7 @@ def environment(runtime: Runtime) -> dict[str, str]:
 
 
 def _code_version() -> str:
-    """A digest of the package's sources; where they lie in a repository of their own, its commit, clean or changed."""
+    """A digest of the package's sources; in a repository of its own, also the commit and whether they have changed."""
     package = ROOT / "kdutils"
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))).hexdigest()[:12]
 
@@ -284,7 +284,7 @@ CODE = _code_version()  # of the code that was loaded, whatever happens to the f
 
 
 def _digest(summary: dict) -> str:
-    """SHA-256 of a summary's content, but for this digest itself."""
+    """SHA-256 of a summary's content without this digest itself."""
     content = {name: value for name, value in summary.items() if name != "digest"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What a run rests on: its network as it starts, its data, its teachers' answers, all resolved once."""
+"""What a run depends on: its network at the start, its data and its teachers' logits, all resolved once."""
 
 import hashlib
 from collections.abc import Callable
@@ -21,9 +21,9 @@ from kdutils.training.inputs import NONE, Inputs, check_teachers, looked_up
 
 
 def resolve(spec: RunSpec, needed: dict[str, Record], store: Store) -> tuple[nn.Module, Inputs]:
-    """The network as it starts, and all that its training rests on; what it looks up is computed where it is missing.
+    """The network at the start, and all that its training depends on; missing table entries are computed.
 
-    needed: the records of the runs that come before this one, by key. Raises `InputError` where one of them diverged,
+    needed: the records of the runs that come before this one, by key. Raises `InputError` if one of them diverged,
     or a teacher was trained on images that validate its student.
     """
     for record in needed.values():
@@ -61,7 +61,7 @@ def resolve(spec: RunSpec, needed: dict[str, Record], store: Store) -> tuple[nn.
 
 
 def start(spec: RunSpec, store: Store) -> tuple[nn.Module, str | None]:
-    """The network as its training begins, and where its weights come from, with their digest; None for random ones."""
+    """The network as its training begins, and the origin of its weights, with their digest; None for random weights."""
     torch.manual_seed(spec.seed)
     model = build_model(spec.model.name, spec.data.num_classes, **spec.model.options)
     if spec.weights_file:
@@ -71,7 +71,7 @@ def start(spec: RunSpec, store: Store) -> tuple[nn.Module, str | None]:
     if spec.init == "random":
         return model, None
     record = store.find(spec.init)
-    same = spec.data.has_images_of(spec.init.data)  # another data set has other classes: their classifier stays behind
+    same = spec.data.has_images_of(spec.init.data)  # another data set has other classes: its classifier is not used
     state = record.load_model().state_dict()
     kept = {name: value for name, value in state.items() if same or not name.startswith("fc.")}
     model.load_state_dict(kept, strict=same)
@@ -79,7 +79,7 @@ def start(spec: RunSpec, store: Store) -> tuple[nn.Module, str | None]:
 
 
 def table_name(spec: RunSpec) -> str:
-    """What `spec`'s table is called in a plan: runs of one name share it."""
+    """The name of `spec`'s table in a plan; specs with the same name share the table."""
     if not spec.has_frozen_backbone:
         return f"table of {spec.key}"
     begun = spec.init if isinstance(spec.init, str) else spec.init.key
@@ -89,10 +89,10 @@ def table_name(spec: RunSpec) -> str:
 
 
 def open_table(spec: RunSpec, store: Store) -> tuple[ViewTable, Callable[[], nn.Module]]:
-    """The table of what `spec`'s network says, and what gives that network.
+    """The table of the outputs of `spec`'s network, and a function that returns this network.
 
-    Its logits, after its training; or, of a frozen backbone, the features that its head is trained on, which need no
-    training. A table is known by the weights, the data and the arithmetic that it is computed in.
+    Outputs are the logits of the trained network; or, of a frozen backbone, the features that its head is trained on,
+    which need no training. A table is named by the weights, the data and the arithmetic that it is computed with.
     """
     dataset, runtime = load_dataset(spec.data.name), detect_runtime()
     made_in = dataset.digest, spec.data.normalisation, runtime.name
@@ -102,7 +102,7 @@ def open_table(spec: RunSpec, store: Store) -> tuple[ViewTable, Callable[[], nn.
         label, network = f"{spec.model.name}-features", lambda: _backbone(spec, store)[0]
     else:
         record = store.find(spec)
-        weights = [record.digest] + [spec.model.canonical()] * (not spec.epochs)  # else its options changed its weights
+        weights = [record.digest] + [spec.model.canonical()] * (not spec.epochs)  # trained weights differ by options
         columns, name = spec.data.num_classes, _hash(*weights, *made_in)
         label, network = spec.model.name, record.load_model
     return ViewTable(store.folder / "tables" / f"{label}-{name}", len(dataset.train_labels), columns), network
@@ -110,7 +110,7 @@ def open_table(spec: RunSpec, store: Store) -> tuple[ViewTable, Callable[[], nn.
 
 @cache  # else every student would build and hash the backbones of its teachers
 def _features(spec: RunSpec, store: Store, source: str | None, made_in: tuple[str, ...]) -> tuple[int, str]:
-    """How many features `spec`'s backbone gives an image, and what their table is named after.
+    """The number of features that `spec`'s backbone gives an image, and the hash that names their table.
 
     source: the digest of the weights that it starts from, as they are now.
     """
@@ -121,7 +121,7 @@ def _features(spec: RunSpec, store: Store, source: str | None, made_in: tuple[st
 
 
 def _backbone(spec: RunSpec, store: Store) -> tuple[nn.Module, int]:
-    """The network as its training begins, but for its head, and how many features that would take."""
+    """The network as its training begins, without its head, and the number of features that the head would take."""
     model = start(spec, store)[0]
     columns, model.fc = model.fc.in_features, nn.Identity()
     return model, columns

@@ -1,4 +1,4 @@
-"""The ways to a record: `run` one spec, `run_all` many."""
+"""Functions that return records: `run` for one spec, `run_all` for many."""
 
 import shutil
 from collections.abc import Callable, Iterable
@@ -49,18 +49,18 @@ def run(spec: RunSpec, store: Store | None = None, report: Report = lambda fract
 
 
 def _note_use(*keys: str) -> None:
-    """Tell the suite, if it asks, which records a notebook rests on."""
+    """Note for the suite, if it asks, the keys of the records that a notebook uses."""
     if path := settings().used_runs:
         with path.open("a", encoding="utf-8") as file:
             file.writelines(f"{key}\n" for key in keys)
 
 
 def run_all(specs: Iterable[RunSpec], store: Store | None = None) -> list[Record]:
-    """The records of `specs`, in their order, equal ones run once, with progress and the time left.
+    """The records of `specs`, in their order; equal specs are run once. Shows progress and the time left.
 
-    What is not recorded yet is run, on the cluster of `KD_SCHEDULER` or in `KD_WORKERS` processes of this machine: each
-    run after those that it needs, and after the tables of its teachers, which are filled in shards. Raises `InputError`
-    for what is no list of specs.
+    Specs that are not recorded yet are run on the cluster of `KD_SCHEDULER` or in `KD_WORKERS` processes of this
+    machine, each after the runs that it needs and the tables of its teachers, which are filled in shards. Raises
+    `InputError` if `specs` is not a list of specs.
     """
     store, wanted = store or Store(), list(specs)
     if strange := [type(given).__name__ for given in wanted if not isinstance(given, RunSpec)]:
@@ -74,7 +74,7 @@ def run_all(specs: Iterable[RunSpec], store: Store | None = None) -> list[Record
 
 
 def missing(wanted: Iterable[RunSpec], store: Store) -> tuple[dict[str, Record], dict[str, RunSpec]]:
-    """Of these runs, and of what they need: what is recorded, and what is to be run, by key."""
+    """Of the `wanted` runs and what the missing ones need: the records that exist, and the specs to be run, by key."""
     found, todo, stack = {}, {}, list(wanted)
     while stack:
         spec = stack.pop()
@@ -90,7 +90,7 @@ def missing(wanted: Iterable[RunSpec], store: Store) -> tuple[dict[str, Record],
 
 
 def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Store) -> None:
-    """Run the specs `todo`, by key, into `found`, which holds what else they need."""
+    """Run the specs `todo` and add their records to `found`, which holds the others that they need; both by key."""
     datasets = {name: load_dataset(name) for name in {spec.data.name for spec in todo.values()}}
     graph, tables = plan(todo, datasets)
     work = {key: run_work(spec, datasets[spec.data.name]) for key, spec in todo.items()}
@@ -103,7 +103,7 @@ def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Stor
         spec, bits = tables[node]
         absent, cost = NONE, image_work(spec)
         rests_on = [spec.init] if spec.has_frozen_backbone else [spec]
-        if not any(found[run.key].diverged for run in rests_on if isinstance(run, RunSpec)):  # else others say so
+        if not any(found[run.key].diverged for run in rests_on if isinstance(run, RunSpec)):  # else `resolve` raises
             absent = open_table(spec, store)[0].missing(np.flatnonzero(np.unpackbits(bits)))
         progress.correct(len(absent) * cost - work[node])
         shards = [absent[first : first + SHARD] for first in range(0, len(absent), SHARD)]
@@ -124,9 +124,9 @@ def _run_missing(todo: dict[str, RunSpec], found: dict[str, Record], store: Stor
 
 
 def plan(todo: dict[str, RunSpec], datasets: dict[str, Dataset]) -> tuple[dict[str, set[str]], dict[str, tuple]]:
-    """What each run and table needs of the others; by table whose it is, and a bit for each entry that is looked up.
+    """What each run and table needs of the others; by table, its spec and a bit for each entry that is looked up.
 
-    Raises `InputError` where a run was trained on images that validate one that rests on it.
+    Raises `InputError` if a run was trained on images that validate another run, which rests on it.
     """
     graph, tables, alike = {}, {}, {}
     for key, spec in todo.items():
@@ -137,7 +137,7 @@ def plan(todo: dict[str, RunSpec], datasets: dict[str, Dataset]) -> tuple[dict[s
         for node, other in theirs.items():
             graph[node] = {run.key for run in (other.needs if other.has_frozen_backbone else (other,))} & todo.keys()
             same = spec.data.name, spec.data.split, spec.data.views, spec.epochs, spec.has_frozen_backbone
-            alike.setdefault(same, {})[node] = spec, other  # these look up the same, whatever their seeds
+            alike.setdefault(same, {})[node] = spec, other  # these look up the same entries, whatever their seeds
     for those in alike.values():
         for spec, _ in those.values():
             check_teachers(spec, datasets[spec.data.name])
@@ -165,7 +165,7 @@ def run_arms(arms: dict[str, list[RunSpec]]) -> dict[str, list[Record]]:
 
 
 def recorded_arms(arms: dict[str, list[RunSpec]]) -> dict[str, list[Record]]:
-    """As `run_arms`, but nothing is run: an arm of which a record is missing is left out."""
+    """Like `run_arms`, but nothing is run: an arm with a missing record is left out."""
     store = Store()
     _note_use(*(spec.key for specs in arms.values() for spec in specs))
     found = {name: [store.find(spec) for spec in specs] for name, specs in arms.items()}
@@ -173,7 +173,7 @@ def recorded_arms(arms: dict[str, list[RunSpec]]) -> dict[str, list[Record]]:
 
 
 def run_work(spec: RunSpec, dataset: Dataset) -> float:
-    """The run's cost in forward passes, for the ETA: backward costs twice forward; of a frozen backbone, its test."""
+    """The run's cost for the ETA, by `image_work`: backward costs twice forward; a frozen backbone only tests."""
     if spec.has_frozen_backbone:
         return (spec.data.test_size or len(dataset.test_labels)) * image_work(spec)
     images = spec.data.train_size or len(dataset.train_labels) - spec.data.val_size

@@ -1,4 +1,4 @@
-"""Jobs in their order, each begun again where its worker died, with progress; and this process as their one worker."""
+"""Does jobs in order, again if their worker died, and shows progress; and the pool whose worker is this process."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tqdm import tqdm
 from kdutils.errors import InputError
 from kdutils.settings import settings
 
-_TRIES = 3  # how often a job begins, each time but the first after its worker died
+_TRIES = 3  # how often a job may begin: once, and again each time its worker died
 _LINE_SECONDS = 60  # between two lines in a log
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """`function(*arguments, report)`, where it calls report(fraction) as it advances, for `node` of a graph.
+    """The call `function(*arguments, report)` for `node` of a graph; it calls report(fraction) as it advances.
 
-    `work` is its expected cost. It begins again where its worker died, so it must cost nothing once it is done.
+    `work` is its expected cost. A job begins again if its worker died, so it must cost nothing once it is done.
     """
 
     node: str
@@ -39,7 +39,7 @@ class Job:
 
 
 class Death(Exception):
-    """What a job raised whose worker died."""
+    """The result of a job whose worker died."""
 
 
 def execute(
@@ -47,11 +47,11 @@ def execute(
 ) -> None:
     """Do the jobs of every node after those of the nodes it needs; `work` is what each node is expected to cost.
 
-    Of those that can begin the ones with the costliest chain (`chains`) come first, so that what others wait for is not
-    left to the end; then the costliest.
+    Of the jobs that can begin, those with the costliest chain (`chains`) come first, so that what others wait for is
+    not left to the end; among equal ones, the costliest job comes first.
 
-    `jobs_of(node)` is asked when the node can begin; `finish(job, result)` takes what a job returned. Raises at the end
-    what the first failing job raised; what needs it is left out, all else is done.
+    `jobs_of(node)` is called when the node can begin; `finish(job, result)` takes what a job returned. Raises at the
+    end what the first failing job raised; nodes that need it are left out, all others are done.
     """
     order, waiting, number, left, deaths, failures = TopologicalSorter(graph), [], count(), {}, Counter(), []
     chain, progress = chains(graph, work), pool.progress
@@ -78,7 +78,7 @@ def execute(
             if died and deaths[job] < _TRIES:
                 progress.fractions.pop(job, None)
                 what = f"a worker process died (death {deaths.total()}): {job.title} ({job.node}) begins again"
-                warnings.warn(what, stacklevel=3)  # counted, because Python tells the same sentence only once
+                warnings.warn(what, stacklevel=3)  # numbered, because Python shows equal warnings only once
                 heappush(waiting, (-float("inf"), 0.0, next(number), job))
                 continue
             progress.end(job)
@@ -115,7 +115,7 @@ def _explain(error: Exception, job: Job) -> Exception:
 
 
 class Progress:
-    """All work of a suite of runs on standard error, with the time gone and left: a bar, or lines in a log."""
+    """Shows the progress of all runs on standard error, with the time gone and left: a bar, or lines in a log."""
 
     def __init__(self, work: float, runs: int):
         self.fractions: dict[Job, float] = {}  # how far the running jobs are
@@ -135,7 +135,7 @@ class Progress:
         self._bar.total = max(self._bar.total + difference, 1.0)
 
     def advance(self, job: Job, fraction: float) -> None:
-        """Note how far a job is; its first report of all tells where it begins, which took no time here."""
+        """Note how far a job is; its first report says where it begins, as work done before took no time here."""
         if job not in self._begun:
             self._begun.add(job)
             self._bar.initial += job.work * fraction
@@ -157,14 +157,14 @@ class Progress:
 
 
 class _Lines(io.StringIO):
-    """Standard error without control characters: what tqdm would draw over itself, each in a line."""
+    """Standard error without control characters: each state that tqdm would draw over the last becomes a line."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(f"{text.strip()}\n") if text.strip() else 0
 
 
 class Pool:
-    """Where jobs are done. This one has one slot, this process: `begin` returns when the job has ended."""
+    """Where jobs are done. This pool has one slot, this process: `begin` returns when the job has ended."""
 
     def __init__(self, progress: Progress | None):
         self.progress = progress

@@ -1,6 +1,6 @@
-"""A Dask scheduler and workers of this machine, in a process that ends when its standard input does: with its parent.
+"""A Dask scheduler and workers of this machine, in a process that ends with its parent (with its standard input).
 
-Light to import: what workers compute with is loaded once, where there are forks, by the server they are forked from.
+It imports little: where processes can be forked, the server that workers are forked from loads their modules once.
 """
 
 import logging
@@ -16,8 +16,8 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _OPTIONS = {
     "distributed.nanny.pre-spawn-environ": {},  # workers have the environment of this process
     "distributed.scheduler.worker-ttl": None,  # a machine that slept would find all workers dead
-    "distributed.worker.profile.enabled": False,  # else Dask observes itself a hundred times a second,
-    "distributed.admin.tick.interval": "1s",  # and a run waits for the interpreter's lock
+    "distributed.worker.profile.enabled": False,  # else Dask profiles itself a hundred times a second,
+    "distributed.admin.tick.interval": "1s",  # and runs wait for the interpreter's lock
     "distributed.admin.system-monitor.interval": "5s",
 }
 
@@ -28,7 +28,7 @@ def serve(workers: int, threads: int, dashboard: bool) -> None:
     workers: processes with one Dask thread each; a dead one is started again; threads: what PyTorch may use in each.
     """
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what workers print is for people
+    os.dup2(2, 1)  # what workers print goes to standard error
     os.environ.update(dict.fromkeys(_THREADS, str(threads)))
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     if method == "forkserver":
@@ -44,7 +44,7 @@ def serve(workers: int, threads: int, dashboard: bool) -> None:
     cluster = LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
-        memory_limit=0,  # Dask would count the mapped tables, which all workers share, to each of them
+        memory_limit=0,  # Dask would count the mapped tables, which all workers share, for each of them
         host="127.0.0.1",
         dashboard_address="127.0.0.1:0",
         scheduler_kwargs={"dashboard": dashboard},
@@ -54,6 +54,6 @@ def serve(workers: int, threads: int, dashboard: bool) -> None:
     with suppress(BrokenPipeError), answer:  # whoever started this may have been killed meanwhile
         answer.write(f"{cluster.scheduler_address}\n")
     sys.stdin.read()
-    for made in (folder, util.get_temp_dir()):  # the second has the socket by which workers were forked
+    for made in (folder, util.get_temp_dir()):  # the second holds the socket for forking workers
         shutil.rmtree(made, ignore_errors=True)
     os._exit(0)  # at once, and the workers with it, whatever they do
