@@ -1,12 +1,12 @@
 # make report        set up, run the suite on the quick profile, say where the report is
 # make test          set up, check the format, run the tests on all cores
-# make check         set up, check format and lint alone; `ruff format` and `ruff check --fix` mend most
-# make drills        set up, kill workers and the command within whole smoke reports: equal numbers (long)
+# make check         set up, check only format and lint; `ruff format` and `ruff check --fix` mend most
+# make drills        set up, kill workers and the command during smoke reports, expect the same numbers (long)
 # make fuzz          set up, send 500 random notebooks through both exporters
 # make lab           set up, open the notebooks in JupyterLab
 # make benchmark     set up, measure training speed against the usual loop
 # make cluster-demo  set up, run the smoke report on a Dask scheduler and two workers of this machine
-# make clean         remove the environment and the made reports; recorded runs, data and reports on one's own data stay
+# make clean         remove the environment and built reports; recorded runs, data and reports on one's own data stay
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -39,8 +39,8 @@ benchmark: $(READY)
 cluster-demo: $(READY)
 	$(BIN)/python -m tests.benchmarks.cluster_demo $(ARGS)
 
-# uv installs the same wheels as pip, with several downloads at once. They are compiled here, as pip does it: where Python
-# may write no bytecode (PYTHONDONTWRITEBYTECODE), each process would compile PyTorch anew, longer than most take to run
+# uv installs the same wheels as pip, with several downloads at once. They are compiled here, as by pip: where Python may
+# write no bytecode (PYTHONDONTWRITEBYTECODE), each process would compile PyTorch anew, which takes longer than most run
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] < (3, 11) and 'Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12' % sys.version_info[:2])"
 	$(PYTHON) -m venv .venv
