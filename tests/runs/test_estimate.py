@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kdutils.data.datasets import load_dataset
 from kdutils.distillation.methods import KD
 from kdutils.distillation.tables import FILL_BATCH
 from kdutils.runs import estimate as estimates
@@ -33,6 +34,12 @@ def test_a_student_alone_is_its_passes_and_its_weights(rate):
     found = estimate([ALONE, ALONE])
     assert found.runs == 1 and found.seconds == 3 * 40 * 2 * image_work(ALONE) / 2
     assert found.size == 4 * PARAMETERS + 4 * 10 * 30
+
+
+def test_validation_images_are_not_trained_on(rate):
+    rest = len(load_dataset("synthetic").train_labels) - 20
+    whole = ALONE.with_(data=DATA.with_(train_size=None))
+    assert estimate([whole]).seconds == 3 * rest * 2 * image_work(ALONE) / 2
 
 
 def test_what_a_run_needs_counts_and_so_does_its_table(rate):
