@@ -38,7 +38,7 @@ class Runtime:
 
 
 def detect_runtime() -> Runtime:
-    """The runtime: CUDA, else Apple's GPU, else the CPU; bfloat16 where the hardware computes in it, else float32."""
+    """The runtime: CUDA, else Apple's GPU, else the CPU; bfloat16 if CUDA or the CPU computes in it, else float32."""
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # only a fixed one makes cuBLAS deterministic
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,4 +1,4 @@
-"""Binary convolutions: the estimators, the layer and the Bayesian losses of networks with 1-bit weights.
+"""Binary convolutions: the estimators and the layer of networks with 1-bit weights.
 
 Sources: XNOR-Net (Rastegari et al., ECCV 2016), Bi-Real Net (Liu et al., ECCV 2018) and BONN, "Bayesian Optimized 1-Bit
 CNNs" (Gu et al., ICCV 2019). sign(0) is +1 everywhere, as a bit has two values.

@@ -35,7 +35,7 @@ def normal_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """`options` in a form that is the same for all equal ones: the factory's types, sorted, without its defaults.
 
     Raises `InputError` for a network or an option that does not exist, naming those that do, and for a value that is
-    not allowed; a whole float counts as the integer it equals, a bool as no number.
+    not allowed. A bool is no number.
     """
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}: allowed are {', '.join(MODELS)}")

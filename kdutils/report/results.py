@@ -19,8 +19,8 @@ class Arm(Value):
 
     spec: dict[str, JsonValue]  # of the first run, with its method, without its seed; other runs appear as keys
     runs: dict[str, str]  # keys, which name the files of records/, by seed
-    data: list[str]  # digests of the data, each once
-    weights: list[str]  # digests of the weights that the runs start from
+    data: list[str]  # titles of the data sets with their digests, each once
+    weights: list[str]  # where the runs' weights come from, with digests
     code: list[str]  # digests of the code that trained them
     metrics: dict[str, dict[str, Numbers]]  # split (train, val, test, best val), then accuracy (%) and loss (nats)
 
