@@ -128,7 +128,8 @@ def make_plan(values: dict, only: list[str] | None = None, given: Iterable[str] 
         raise InputError(f"a report has one profile, got {profile!r} and {others[0]!r}: give it by --profile")
     store = Store()  # raises `InputError` if it cannot be written
     with redirect_stdout(StringIO()) as said:  # chapters of one study all print the same stand-ins
-        plan = Plan(profile, {path: _resolve(path, offered[path], chapters[path]) for path in notebooks})
+        chapters = {path: chapters[path] | {"profile": profile} for path in notebooks}
+        plan = Plan(profile, {path: _resolve(path, offered[path], asked) for path, asked in chapters.items()})
     print(*dict.fromkeys(said.getvalue().splitlines(keepends=True)), sep="", end="", flush=True)
     if settings().scheduler:
         with connect(store, _datasets(plan.chapters)):  # raises `InputError` if no worker fits

@@ -263,6 +263,7 @@ def test_what_a_notebook_says_of_profile_and_data_holds_where_the_command_says_n
     here = 'profile = "smoke"\ndataset = "synthetic"\nseeds = None\n'
     write("00_a", parameters=(here,)), write("03_b", parameters=(here.replace("smoke", "quick"),))
     assert make_plan({}, ["00"]).folder == project / "reports" / "smoke"
+    assert make_plan({}, ["00"]) == make_plan({"profile": "smoke"}, ["00"]), "nothing of it need be made twice"
     assert make_plan({"profile": "quick"}, ["00"]).folder == project / "reports" / "quick"
     assert make_plan({"profile": "smoke"}).folder == project / "reports" / "smoke"
     with pytest.raises(InputError, match="one profile, got 'smoke' and 'quick': give it by --profile"):
