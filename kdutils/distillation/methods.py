@@ -88,9 +88,13 @@ def method_class(
     """The `Method` class `name`; the method has its formula's name, and the parameters and defaults of its signature.
 
     teachers, classes, images: as in `Method`; defaults: of `Method`'s parameters, where they differ from its own.
-    Raises `InputError` for a parameter of the formula that has no type or no default.
+    Raises `InputError` unless the formula takes two logits and `labels`, and then what has a type and a default.
     """
-    own = list(inspect.signature(formula).parameters.values())[3:]
+    given = list(inspect.signature(formula).parameters.values())
+    if [each.name for each in given[2:3]] != ["labels"]:
+        needed = "the student's and the teacher's logits, and labels"
+        raise InputError(f"{formula.__name__}: its first parameters are {needed}")
+    own = given[3:]
     values = defaults | {parameter.name: parameter.default for parameter in own}
     types = get_type_hints(Method, include_extras=True) | get_type_hints(formula, include_extras=True)
     if bare := [each.name for each in own if each.name not in types or each.default is each.empty]:

@@ -414,6 +414,12 @@ def test_an_unknown_method_of_a_spec_is_named_with_those_there_are():
         TypeAdapter(AnyMethod).validate_python({"name": "dkt"})
 
 
+@pytest.mark.parametrize("formula", [lambda s, t: {}, lambda s, t, delta=1.0: {}, lambda s, t, power, labels: {}])
+def test_a_formula_that_does_not_take_labels_third_is_refused(formula):
+    with pytest.raises(InputError, match="its first parameters are the student's and the teacher's logits, and labels"):
+        method_class("Other", formula)
+
+
 @pytest.mark.parametrize("formula", [lambda s, t, labels, delta: {}, lambda s, t, labels, delta=1.0: {}])
 def test_a_formulas_parameters_need_types_and_defaults(formula):
     with pytest.raises(InputError, match="its parameter 'delta' needs a type and a default"):
