@@ -174,10 +174,12 @@ def recorded_arms(arms: dict[str, list[RunSpec]]) -> dict[str, list[Record]]:
 
 def run_work(spec: RunSpec, dataset: Dataset) -> float:
     """The run's cost for the ETA, by `image_work`: backward costs twice forward; a frozen backbone only tests."""
+    tests = spec.data.test_size or len(dataset.test_labels)
     if spec.has_frozen_backbone:
-        return (spec.data.test_size or len(dataset.test_labels)) * image_work(spec)
+        return tests * image_work(spec)
     images = spec.data.train_size or len(dataset.train_labels) - spec.data.val_size
-    return 3.0 * images * spec.epochs * image_work(spec)
+    epoch = 3.0 * images + spec.data.val_size + tests * spec.test_curve
+    return (spec.epochs * epoch + tests * (not spec.test_curve)) * image_work(spec)
 
 
 def image_work(spec: RunSpec) -> float:

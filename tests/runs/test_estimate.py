@@ -32,20 +32,22 @@ def rate(monkeypatch):
 
 def test_a_student_alone_is_its_passes_and_its_weights(rate):
     found = estimate([ALONE, ALONE])
-    assert found.runs == 1 and found.seconds == 3 * 40 * 2 * image_work(ALONE) / 2
+    assert found.runs == 1 and found.seconds == (2 * (3 * 40 + 20) + 30) * image_work(ALONE) / 2
     assert found.size == 4 * PARAMETERS + 4 * 10 * 30
 
 
-def test_validation_images_are_not_trained_on(rate):
+def test_validation_and_test_images_are_only_predicted(rate):
     rest = len(load_dataset("synthetic").train_labels) - 20
     whole = ALONE.with_(data=DATA.with_(train_size=None))
-    assert estimate([whole]).seconds == 3 * rest * 2 * image_work(ALONE) / 2
+    assert estimate([whole]).seconds == (2 * (3 * rest + 20) + 30) * image_work(ALONE) / 2
+    watched = whole.with_(test_curve=True)
+    assert estimate([watched]).seconds == 2 * (3 * rest + 20 + 30) * image_work(ALONE) / 2  # tested after each epoch
 
 
 def test_what_a_run_needs_counts_and_so_does_its_table(rate):
     found, work = estimate([TAUGHT]), image_work(ALONE)
     assert found.runs == 2  # the teacher, too, though nobody asked for it
-    assert found.seconds == (2 * 3 * 40 * 2 + 40) * work / 2  # 40 images in one view are looked up
+    assert found.seconds == (2 * (2 * (3 * 40 + 20) + 30) + 40) * work / 2  # 40 images in one view are looked up
     assert found.size == 2 * (4 * PARAMETERS + 4 * 10 * 30) + 2 * 40 * 10
 
 
