@@ -163,14 +163,17 @@ def verdict_sentence(gains: dict[str, Gain]) -> str:
 
 
 def tuning_sentence(arms: Arms) -> str:
-    """Sentences: how tuning KD itself changes the advantage of the other methods."""
+    """Sentences: what KD gains over the student alone, and how tuning it changes the advantage of the other methods."""
     untuned, tuned = gains_over(arms, "KD, untuned"), gains_over(arms, "KD")
     others = [name for name in untuned if name != "KD"]
     chosen = {name: arms[name][0].spec.distillation.method for name in ("KD", "KD, untuned")}
-    said = f"Tuned, KD changes by {untuned['KD'].interval}"
-    said += "." if untuned["KD"].told else ", which cannot be told from zero."
+    first = gain(arms["KD, untuned"], arms["student alone"], ("KD, untuned", "student alone"))
+    said = f"Untuned, KD changes the student alone by {first.interval}. "
     if chosen["KD"] == chosen["KD, untuned"]:
-        said = "The validation images chose the usual cell for KD: untuned and tuned, it is the same."
+        said += "The validation images chose the usual cell for KD: untuned and tuned, it is the same."
+    else:
+        said += f"Tuned, KD changes by {untuned['KD'].interval}"
+        said += "." if untuned["KD"].told else ", which cannot be told from zero."
     if not others:
         return said
     for control, gains in {"untuned KD": untuned, "KD with as many trials as they had": tuned}.items():
