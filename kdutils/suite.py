@@ -248,7 +248,8 @@ def foretell(plan: Plan) -> Iterator[str]:
             specs.setdefault(name, []).extend(spec for group in arms for part in group.values() for spec in part)
     for name, wanted in specs.items():
         found = estimate(wanted)
-        yield f"{name}: {found.runs:,} runs to do, about {found.seconds / 3600:.1f} h, {found.size / 1e9:.1f} GB"
+        runs = f"{found.runs:,} run{'s' * (found.runs != 1)}"
+        yield f"{name}: {runs} to do, about {found.seconds / 3600:.1f} h, {found.size / 1e9:.1f} GB"
 
 
 def report(plan: Plan) -> list[Result]:
