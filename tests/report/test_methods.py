@@ -86,6 +86,8 @@ def test_a_cell_is_told_by_its_parameters():
 
 def test_gains_stand_beside_the_published_ones(arms):
     table = report.methods_table(arms).set_index("method")
+    known = table.attrs["results"]["gains"]
+    assert known["KD, untuned against student alone"]["mean"] == pytest.approx(12.1 / 3)  # 4, 4.1 and 4
     against = gain(arms["DKD"], arms["KD"], ("DKD", "KD"))
     assert table.loc["DKD", "95% CI"] == f"[{against.low:+.2f}, {against.high:+.2f}]"
     assert table.loc["DKD", ["over KD, untuned", "over KD"]].tolist() == ["+4.00", "+2.00"]
