@@ -219,7 +219,7 @@ def claims_sentence(claims: pd.DataFrame, gains: dict[str, Gain]) -> str:
         f"{cell.mean():.2f}, cell and epoch {both.mean():.2f} (up to {both.max():.2f})."
     )
     if np.allclose(epoch, 0):
-        said += " Here the last epoch was the best one in every run: so short a schedule does not show what it adds."
+        said += " Here the last epoch was the best one in every run: these runs do not show what such a choice can add."
     means = {name: each.mean for name, each in gains.items() if np.isfinite(each.mean) and name != "KD, untuned"}
     if not means:
         return said
